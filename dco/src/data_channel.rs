@@ -1,0 +1,134 @@
+//! The data channel contract: the operations that the kernel offers, and every implementation
+//! keeps.
+//!
+//! Semantics that hold for all implementations (one contract test suite checks them):
+//!
+//! - One peer at a time. [`DataChannel::new_peer`] on an occupied channel replaces the peer.
+//! - The primary slot encrypts, both slots decrypt, chosen by key id. Without a primary key nothing
+//!   is sent.
+//! - [`DataChannel::new_key`] replaces what is in the slot; packet ids start at 1 again.
+//! - [`DataChannel::swap_keys`] exchanges the slots; no packet in flight is lost.
+//! - Deleting an empty slot succeeds.
+//! - Pings are consumed, never delivered.
+//! - Commands for a peer that does not exist fail with [`crate::Error::NoSuchPeer`].
+//! - A peer that disappears by itself is told by exactly one [`DataEvent::PeerDeleted`]; deleting
+//!   or replacing it yourself tells nothing.
+
+use std::future::Future;
+
+use crate::error::Error;
+use crate::types::{Keepalive, KeyConfig, KeyId, KeySlot, PeerConfig, PeerStats};
+
+/// Why a peer disappeared. Numbers and names as in `include/uapi/linux/ovpn.h`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PeerDeletedReason {
+    /// The interface went away, or something else replaced the peer.
+    Teardown,
+    /// Another process deleted it.
+    Userspace,
+    /// Nothing authenticated was received for the keepalive timeout.
+    Expired,
+    /// The TCP stream broke or carried nonsense.
+    TransportError,
+    /// The transport socket was closed.
+    TransportDisconnect,
+}
+
+/// What a data channel tells by itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum DataEvent {
+    /// The peer is gone, with its keys.
+    PeerDeleted(PeerDeletedReason),
+    /// The key is near (or at) the end of its packet ids or usage limit: renegotiate now.
+    KeyExhausted(KeyId),
+    /// The server is reached at another address now.
+    Floated(std::net::SocketAddr),
+    /// The server said in-band that it exits (OCC EXIT; userspace only).
+    PeerExit,
+    /// The data path itself is gone (module removed, device deleted, worker dead): only another
+    /// data channel can go on.
+    Failed(String),
+}
+
+/// How the control channel reaches the server while a peer exists.
+///
+/// With the kernel the socket stays readable and writable for control packets, so the caller goes
+/// on using its own. In userspace one reader owns the socket: it hands every control packet over,
+/// and on TCP it is also the only writer.
+#[derive(Debug)]
+pub enum ControlPort {
+    /// Go on with your own descriptor. `tcp_packets`: on TCP, one `recv` gives exactly one packet
+    /// (length prefix included) instead of a byte stream.
+    Socket {
+        /// See the variant.
+        tcp_packets: bool,
+    },
+    /// Packets without TCP length prefix, both ways.
+    Channel {
+        /// Control packets received. Bounded; a full queue drops (the control channel
+        /// retransmits). Closed when the worker ends.
+        incoming: tokio::sync::mpsc::Receiver<Vec<u8>>,
+        /// Control packets to send.
+        outgoing: tokio::sync::mpsc::Sender<Vec<u8>>,
+    },
+}
+
+/// A data channel bound to one network interface.
+pub trait DataChannel: Send {
+    /// Name and index of the network interface that carries the tunnel's packets.
+    fn interface(&self) -> &Interface;
+
+    /// Starts (or replaces) the peer. `residue`: TCP bytes already read from the stream but not
+    /// used yet; must be empty for kernel implementations.
+    fn new_peer(
+        &mut self,
+        peer: PeerConfig,
+        residue: Vec<u8>,
+    ) -> impl Future<Output = Result<ControlPort, Error>> + Send;
+
+    /// Changes the keepalive and restarts its timers.
+    fn set_keepalive(
+        &mut self,
+        keepalive: Keepalive,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Installs a key in a slot.
+    fn new_key(
+        &mut self,
+        slot: KeySlot,
+        key: KeyConfig,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Exchanges the two slots.
+    fn swap_keys(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Empties a slot.
+    fn del_key(&mut self, slot: KeySlot) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// The peer's counters.
+    fn stats(&mut self) -> impl Future<Output = Result<PeerStats, Error>> + Send;
+
+    /// Sends the in-band exit notification (OCC EXIT), where the implementation can.
+    /// [`Error::Unsupported`] otherwise.
+    fn notify_exit(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Deletes the peer and its keys. When it returns the transport socket is the caller's alone.
+    fn del_peer(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// The next event. Cancel safe.
+    fn next_event(&mut self) -> impl Future<Output = DataEvent> + Send;
+
+    /// Deletes the peer and removes the network interface, if this channel created it.
+    fn close(self) -> impl Future<Output = Result<(), Error>> + Send
+    where
+        Self: Sized;
+}
+
+/// A network interface.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Interface {
+    /// Kernel name, at most 15 bytes.
+    pub name: String,
+    /// Kernel index.
+    pub index: u32,
+}

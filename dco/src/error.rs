@@ -1,0 +1,71 @@
+//! What can go wrong with a data channel operation.
+
+use crate::types::KeySlot;
+
+/// Why a data channel operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// This implementation cannot do what the configuration asks; another may.
+    #[error("{what} is not supported by {by}")]
+    Unsupported {
+        /// The feature, in the words of the OpenVPN manual.
+        what: String,
+        /// The implementation: `ovpn`, `ovpn-dco-v2` or `userspace`.
+        by: &'static str,
+    },
+    /// No module offers the generic netlink family.
+    #[error("no kernel module offers the generic netlink family {family}")]
+    NoSuchFamily {
+        /// The family that was looked up.
+        family: &'static str,
+    },
+    /// The peer does not exist (any more).
+    #[error("no such peer")]
+    NoSuchPeer,
+    /// The slot has no key.
+    #[error("the {0:?} key slot is empty")]
+    KeySlotEmpty(KeySlot),
+    /// The process lacks a privilege.
+    #[error("{operation} needs {needs}")]
+    NotPermitted {
+        /// What was tried.
+        operation: &'static str,
+        /// What is missing, e.g. `CAP_NET_ADMIN in the initial user namespace`.
+        needs: &'static str,
+    },
+    /// The kernel refused a request.
+    #[error("{operation}: {}{}", std::io::Error::from_raw_os_error(*errno),
+        message.as_deref().map(|m| format!(" ({m})")).unwrap_or_default())]
+    Kernel {
+        /// The command, e.g. `PEER_NEW`.
+        operation: &'static str,
+        /// Positive errno.
+        errno: i32,
+        /// The extended acknowledgement's text, where the kernel gave one.
+        message: Option<String>,
+    },
+    /// A system call or the netlink socket failed.
+    #[error("{operation}: {source}")]
+    Io {
+        /// What was tried.
+        operation: &'static str,
+        /// The operating system's error.
+        source: std::io::Error,
+    },
+    /// A message from the kernel does not make sense.
+    #[error("malformed {what}")]
+    Malformed {
+        /// The message or attribute.
+        what: String,
+    },
+    /// The worker that serves this channel has ended.
+    #[error("the data channel has ended")]
+    Closed,
+}
+
+impl Error {
+    /// Wraps an I/O error with what was tried.
+    pub fn io(operation: &'static str, source: std::io::Error) -> Self {
+        Self::Io { operation, source }
+    }
+}

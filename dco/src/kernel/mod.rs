@@ -1,0 +1,1 @@
+//! The kernel implementations over generic netlink.

@@ -1,0 +1,1 @@
+//! A scripted fake that records every call.

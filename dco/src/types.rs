@@ -1,0 +1,272 @@
+//! The words both data planes speak: peers, key slots, ciphers, keys, statistics.
+//!
+//! Nothing here knows a kernel constant; [`crate::kernel`] maps these types to each API's numbers.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+
+use zeroize::Zeroize;
+
+/// The 24-bit number that names a peer in DATA_V2 packets.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct PeerId(u32);
+
+impl PeerId {
+    /// The value that means "no peer-id" on the wire (0xFFFFFF).
+    pub const UNDEFINED: Self = Self(0x00ff_ffff);
+
+    /// `None` when `id` needs more than 24 bits.
+    pub const fn new(id: u32) -> Option<Self> {
+        if id <= Self::UNDEFINED.0 { Some(Self(id)) } else { None }
+    }
+
+    /// The number, below 2^24.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// The 3-bit key id in the first byte of every packet. The first key of a connection is 0; each
+/// soft reset takes the next one, and after 7 comes 1 (0 is never used again).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+pub struct KeyId(u8);
+
+impl KeyId {
+    /// The id of the first key of every connection.
+    pub const FIRST: Self = Self(0);
+
+    /// `None` when `id` is above 7.
+    pub const fn new(id: u8) -> Option<Self> {
+        if id <= 7 { Some(Self(id)) } else { None }
+    }
+
+    /// The key id in the low three bits of a packet's first byte.
+    pub const fn from_first_byte(byte: u8) -> Self {
+        Self(byte & 7)
+    }
+
+    /// The number, at most 7.
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+
+    /// The id the next soft reset uses.
+    pub const fn next(self) -> Self {
+        if self.0 >= 7 { Self(1) } else { Self(self.0 + 1) }
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// A peer's two key slots. The primary key encrypts; both decrypt, chosen by key id.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum KeySlot {
+    /// Encrypts and decrypts.
+    Primary,
+    /// Decrypts only, until the slots are swapped.
+    Secondary,
+}
+
+/// The data channel ciphers: the four AEAD ones that the kernel and the field's servers share.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Cipher {
+    /// `AES-128-GCM`
+    Aes128Gcm,
+    /// `AES-192-GCM`
+    Aes192Gcm,
+    /// `AES-256-GCM`
+    Aes256Gcm,
+    /// `CHACHA20-POLY1305`
+    ChaCha20Poly1305,
+}
+
+impl Cipher {
+    /// Every supported cipher.
+    pub const ALL: [Self; 4] =
+        [Self::Aes128Gcm, Self::Aes192Gcm, Self::Aes256Gcm, Self::ChaCha20Poly1305];
+
+    /// The name OpenVPN uses in options and peer info.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Aes128Gcm => "AES-128-GCM",
+            Self::Aes192Gcm => "AES-192-GCM",
+            Self::Aes256Gcm => "AES-256-GCM",
+            Self::ChaCha20Poly1305 => "CHACHA20-POLY1305",
+        }
+    }
+
+    /// Looks a cipher up by OpenVPN name (any case) or OpenSSL alias (`id-aes256-GCM`).
+    pub fn from_name(name: &str) -> Option<Self> {
+        let name = name.to_ascii_uppercase();
+        match name.as_str() {
+            "ID-AES128-GCM" => Some(Self::Aes128Gcm),
+            "ID-AES192-GCM" => Some(Self::Aes192Gcm),
+            "ID-AES256-GCM" => Some(Self::Aes256Gcm),
+            _ => Self::ALL.into_iter().find(|c| c.name() == name),
+        }
+    }
+
+    /// Length of the cipher key in bytes: 16, 24 or 32.
+    pub const fn key_len(self) -> usize {
+        match self {
+            Self::Aes128Gcm => 16,
+            Self::Aes192Gcm => 24,
+            Self::Aes256Gcm | Self::ChaCha20Poly1305 => 32,
+        }
+    }
+
+    /// Whether the AES-GCM usage limit (blocks plus packets below 2^36) applies.
+    pub const fn has_usage_limit(self) -> bool {
+        !matches!(self, Self::ChaCha20Poly1305)
+    }
+}
+
+impl fmt::Display for Cipher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Key material of one direction: cipher key and the 8-byte implicit IV ("nonce tail").
+///
+/// Wiped on drop; has no usable `Debug` output.
+#[derive(Clone, Zeroize, zeroize::ZeroizeOnDrop)]
+pub struct DirectionKey {
+    cipher_key: [u8; 32],
+    len: u8,
+    nonce_tail: [u8; 8],
+}
+
+impl DirectionKey {
+    /// Takes the first [`Cipher::key_len`] bytes of `cipher_key`; `None` when it is shorter.
+    pub fn new(cipher: Cipher, cipher_key: &[u8], nonce_tail: [u8; 8]) -> Option<Self> {
+        let len = cipher.key_len();
+        let mut key = [0; 32];
+        key.get_mut(..len)?.copy_from_slice(cipher_key.get(..len)?);
+        Some(Self { cipher_key: key, len: len as u8, nonce_tail })
+    }
+
+    /// The cipher key: 16, 24 or 32 bytes.
+    pub fn cipher_key(&self) -> &[u8] {
+        &self.cipher_key[..usize::from(self.len)]
+    }
+
+    /// The last 8 bytes of every nonce; the first 4 are the packet id.
+    pub fn nonce_tail(&self) -> &[u8; 8] {
+        &self.nonce_tail
+    }
+}
+
+impl fmt::Debug for DirectionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DirectionKey(..)")
+    }
+}
+
+/// One data channel key: its id, cipher and both directions.
+#[derive(Clone, Debug)]
+pub struct KeyConfig {
+    /// The key id that packets of this key carry.
+    pub key_id: KeyId,
+    /// The negotiated cipher.
+    pub cipher: Cipher,
+    /// Encrypts what we send.
+    pub encrypt: DirectionKey,
+    /// Decrypts what we receive.
+    pub decrypt: DirectionKey,
+}
+
+/// In-band keepalive. Seconds; 0 switches that half off.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Keepalive {
+    /// Send a ping when no data packet was sent for this long.
+    pub interval: u32,
+    /// Delete the peer ([`crate::PeerDeletedReason::Expired`]) when nothing authenticated was
+    /// received for this long.
+    pub timeout: u32,
+}
+
+/// Compression framing (never compression): how an uncompressed packet is marked inside the
+/// encrypted payload. Names and bytes: OpenVPN protocol, `comp-lzo` and `compress`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Framing {
+    /// The packet as it is.
+    #[default]
+    None,
+    /// `comp-lzo`: one byte 0xFA in front.
+    LzoStub,
+    /// `compress stub`, `compress lz4` sent uncompressed: first byte moved to the end, 0xFB in its
+    /// place.
+    Swap,
+    /// `compress stub-v2`: raw, or `50 00` in front when the packet starts with 0x50.
+    StubV2,
+}
+
+/// Largest TCP segment size that fits the tunnel, for clamping the MSS option of SYN packets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MssClamp {
+    /// For TCP over IPv4, bytes.
+    pub ipv4: u16,
+    /// For TCP over IPv6, bytes.
+    pub ipv6: u16,
+}
+
+/// The connected transport socket a peer is reached through.
+#[derive(Debug)]
+pub enum TransportSocket {
+    /// A bound UDP socket, connected to `remote` (see the float attack on `ovpn-dco-v2`).
+    Udp(OwnedFd),
+    /// An established TCP connection, read up to a packet boundary, with everything written.
+    Tcp(OwnedFd),
+}
+
+/// All that a new peer needs.
+#[derive(Debug)]
+pub struct PeerConfig {
+    /// The pushed peer-id. `None`: none was pushed, DATA_V1 packets (userspace only).
+    pub id: Option<PeerId>,
+    /// A duplicate of the transport socket's descriptor; the caller keeps its own.
+    pub socket: TransportSocket,
+    /// The server's address as the handshake used it.
+    pub remote: SocketAddr,
+    /// A particular source address to send from, where one is wanted.
+    pub local: Option<IpAddr>,
+    /// In-band keepalive.
+    pub keepalive: Keepalive,
+    /// Compression framing (userspace only).
+    pub framing: Framing,
+    /// MSS clamping (userspace only; the kernel path uses link MTU and route MSS).
+    pub mss: Option<MssClamp>,
+}
+
+/// Traffic counters of one peer since it was created.
+///
+/// `vpn_*` counts inner IP packets, `link_*` encrypted packets from the opcode byte on, without
+/// UDP/IP headers and without the TCP length. Control packets are in neither.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[expect(missing_docs, reason = "the names say it: direction as seen from this host")]
+pub struct PeerStats {
+    pub vpn_rx_bytes: u64,
+    pub vpn_tx_bytes: u64,
+    pub vpn_rx_packets: u64,
+    pub vpn_tx_packets: u64,
+    pub link_rx_bytes: u64,
+    pub link_tx_bytes: u64,
+    pub link_rx_packets: u64,
+    pub link_tx_packets: u64,
+    /// Packets that failed authentication (userspace only; the kernels do not tell).
+    pub decrypt_errors: u64,
+    /// Packets refused by the replay window (userspace only).
+    pub replay_errors: u64,
+}

@@ -1,0 +1,219 @@
+//! What goes into the control channel and what comes out.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ovpn_dco::{Cipher, KeyConfig, KeyId};
+
+use crate::profile::{ControlOptions, WrapOptions};
+use crate::secret::Credentials;
+use crate::tls::{TlsError, TlsFactory};
+
+/// What a control channel needs for one connection attempt.
+pub struct ControlConfig {
+    /// UDP or TCP (decides retransmission and exit notification).
+    pub transport: TransportKind,
+    /// The server's address is IPv6 (packet sizing).
+    pub ipv6: bool,
+    /// Timers and sizes.
+    pub options: ControlOptions,
+    /// Wrapping.
+    pub wrap: WrapOptions,
+    /// Makes TLS sessions.
+    pub tls: Arc<dyn TlsFactory>,
+    /// Sent in key method 2.
+    pub credentials: Credentials,
+    /// `auth-nocache`: forget the credentials once sent (a token is kept).
+    pub forget_credentials: bool,
+    /// OCC options string.
+    pub occ: String,
+    /// Peer info, lines with `\n`.
+    pub peer_info: String,
+    /// Unix time in seconds at the `now` of construction, for replay ids.
+    pub unix_time: u64,
+    /// Seed of the session id, randoms and jitter.
+    pub seed: [u8; 32],
+}
+
+/// Transport as far as the control channel cares.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TransportKind {
+    /// May lose, duplicate and reorder.
+    Udp,
+    /// Does not; no retransmission.
+    Tcp,
+}
+
+/// What the push reply decided, given back to the control channel so that it can derive data keys.
+#[derive(Clone, Debug)]
+pub struct NegotiatedParameters {
+    /// Data cipher.
+    pub cipher: Cipher,
+    /// Data keys from the TLS exporter.
+    pub tls_ekm: bool,
+    /// Wrap renegotiations with a key of their own.
+    pub dynamic_tls_crypt: bool,
+    /// `EXIT` may be sent as control message.
+    pub cc_exit: bool,
+    /// `reneg-sec` in force; `None` = never.
+    pub reneg: Option<Duration>,
+}
+
+/// Facts, in protocol words.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// The first authentic packet of the server arrived.
+    ServerContacted,
+    /// A TLS handshake completed.
+    TlsEstablished {
+        /// Of which key.
+        key_id: KeyId,
+        /// e.g. `TLSv1.3, TLS_AES_256_GCM_SHA384, X25519MLKEM768, peer CN=server`
+        description: String,
+    },
+    /// The first PUSH_REQUEST went out.
+    ConfigRequested,
+    /// The complete push reply (continuations joined): raw options in order, `push-continuation`
+    /// removed. Answer with [`super::ControlChannel::accept_push`].
+    Pushed {
+        /// Raw options.
+        options: Vec<String>,
+        /// The server's OCC string (for its cipher).
+        server_occ: String,
+    },
+    /// A later PUSH_REPLY brought a new auth-token (already used for coming keys).
+    TokenRefreshed,
+    /// Data keys of a new key id: install (first: primary; later: secondary).
+    Keys(KeyConfig),
+    /// Send with this key from now on: swap slots.
+    PromoteKey(KeyId),
+    /// The other slot's key is no longer needed: delete it.
+    RetireKey(KeyId),
+    /// `INFO`/`INFO_PRE` text that is not a pending-authentication message.
+    Info(String),
+    /// The server wants something from the user before it goes on.
+    PendingAuth(PendingAuth),
+    /// AUTH_PENDING: waiting is extended by this much.
+    AuthPending {
+        /// Seconds the server gives.
+        timeout: Option<Duration>,
+    },
+    /// `RESTART`
+    Restart {
+        /// Text behind it.
+        reason: String,
+        /// `[P]`, `[N]`
+        flags: RestartFlags,
+    },
+    /// `HALT`
+    Halt {
+        /// Text behind it.
+        reason: String,
+    },
+    /// `AUTH_FAILED`
+    AuthFailed(AuthFailed),
+    /// The server sent `EXIT`.
+    ServerExit,
+    /// A renegotiation failed but an older key still works; another try follows by itself.
+    RenegotiationFailed {
+        /// Why.
+        reason: String,
+    },
+    /// The attempt is over. Nothing else follows.
+    Closed(ControlError),
+}
+
+/// Flags of RESTART (and HALT).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RestartFlags {
+    /// `P`: keep cached credentials and token.
+    pub preserve: bool,
+    /// `N`: go to the next remote.
+    pub next_remote: bool,
+}
+
+/// What `AUTH_FAILED` says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum AuthFailed {
+    /// These credentials will not do.
+    Permanent {
+        /// The server's text, may be empty.
+        reason: String,
+    },
+    /// `TEMP`: try again later, with the same credentials.
+    Temporary {
+        /// `backoff N`
+        backoff: Option<Duration>,
+        /// `advance no|addr|remote`
+        advance: Option<Advance>,
+        /// Text.
+        message: String,
+    },
+    /// `CRV1`: a dynamic challenge.
+    Challenge {
+        /// Flag `E`.
+        echo: bool,
+        /// Flag `R`.
+        response_required: bool,
+        /// Opaque.
+        state_id: String,
+        /// Decoded user name.
+        username: String,
+        /// Text to show.
+        text: String,
+    },
+}
+
+/// `advance` flag of a temporary authentication failure.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Advance {
+    /// Same address.
+    No,
+    /// Next address of the same remote.
+    Address,
+    /// Next remote.
+    Remote,
+}
+
+/// What the server wants from the user while the connection waits.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum PendingAuth {
+    /// `WEB_AUTH` or `OPEN_URL`
+    OpenUrl {
+        /// Where to.
+        url: String,
+        /// `hidden`, `external`, `proxy=...`
+        flags: Vec<String>,
+    },
+    /// `CR_TEXT`
+    Challenge {
+        /// Flag `E`.
+        echo: bool,
+        /// Flag `R`.
+        response_required: bool,
+        /// Text to show.
+        text: String,
+    },
+    /// A pending-authentication message that cannot be parsed.
+    Malformed(String),
+}
+
+/// Why a control channel ended by itself.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ControlError {
+    /// `hand-window` passed without a complete handshake.
+    #[error("TLS key negotiation did not finish within {} s (is the server reachable, does the wrapping key match?)", .0.as_secs())]
+    HandshakeTimeout(Duration),
+    /// No push reply in time.
+    #[error("the server sent no configuration (PUSH_REPLY) within {} s", .0.as_secs())]
+    NoPushReply(Duration),
+    /// TLS failed.
+    #[error("{0}")]
+    Tls(TlsError),
+    /// The server broke the protocol.
+    #[error("protocol error: {0}")]
+    Protocol(String),
+    /// The last key expired without a successor.
+    #[error("no usable key is left: {0}")]
+    KeyExpired(String),
+}

@@ -1,0 +1,26 @@
+//! An OpenVPN client backend for Linux.
+//!
+//! ```text
+//! profile text --profile--> Profile ------------------------------+
+//!                                                                 v
+//! front end --dbus--> backend --commands--> session <--events-- control (sans-I/O, TLS inside)
+//!                     (state machine,         |  ^                 ^
+//!                      user-input queue)      |  |              transport (UDP, TCP, HTTP proxy)
+//!                                             |  +-- data events
+//!                         network plan --rtnetlink, D-Bus     data plane: kernel (ovpn-dco) or
+//!                         (addresses, routes, DNS)            software (ovpn-userspace)
+//! ```
+//!
+//! Each module starts by saying what it decides and what it never does.
+
+pub mod backend;
+pub mod cli;
+pub mod control;
+pub mod dbus;
+pub mod logging;
+pub mod network;
+pub mod profile;
+pub mod secret;
+pub mod session;
+pub mod tls;
+pub mod transport;

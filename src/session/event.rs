@@ -1,0 +1,129 @@
+//! What a session tells the backend that drives it.
+
+use std::net::SocketAddr;
+
+use crate::control::{AuthFailed, PendingAuth};
+use crate::profile::Protocol;
+use crate::tls::TlsErrorKind;
+
+/// Where a session stands. Each change is told once.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SessionState {
+    /// Looking up a server name, or opening a socket to it.
+    Resolving {
+        /// Host name as in the profile.
+        host: String,
+    },
+    /// A socket is up; waiting for the server's first answer.
+    Waiting {
+        /// Host name as in the profile.
+        host: String,
+        /// Where to.
+        address: SocketAddr,
+        /// How.
+        protocol: Protocol,
+    },
+    /// The server answered; TLS runs.
+    Authenticating,
+    /// Waiting for PUSH_REPLY.
+    GetConfig,
+    /// Address, routes, DNS are being set.
+    Configuring,
+    /// The tunnel works.
+    Connected(ConnectionInfo),
+    /// A working connection was lost; a new attempt follows.
+    Reconnecting {
+        /// Why.
+        reason: String,
+    },
+    /// Sockets are closed; the device is kept if persist-tun says so.
+    Paused,
+}
+
+/// A working connection.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ConnectionInfo {
+    /// Transport.
+    pub protocol: Protocol,
+    /// Host name as configured.
+    pub host: String,
+    /// Address in use.
+    pub address: SocketAddr,
+    /// User name, if one was sent.
+    pub username: String,
+    /// Network interface.
+    pub device: String,
+    /// `ovpn`, `ovpn-dco-v2` or `userspace`.
+    pub data_path: &'static str,
+    /// Why it is not kernel offload, where it is not.
+    pub data_path_reason: Option<String>,
+    /// Tunnel addresses with prefix.
+    pub tunnel: Vec<String>,
+    /// Tunnel gateways.
+    pub gateways: Vec<String>,
+    /// Interface MTU.
+    pub mtu: u16,
+    /// Negotiated data cipher.
+    pub cipher: &'static str,
+    /// The netcfg device object, where netcfg made the device.
+    pub device_path: Option<String>,
+}
+
+/// What a session tells.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SessionEvent {
+    /// A new state.
+    State(SessionState),
+    /// The server wants something from the user; the connection waits.
+    PendingAuth(PendingAuth),
+    /// A text from the server for the user.
+    Info(String),
+    /// It is over; nothing else follows, and nothing is left behind.
+    Ended(Outcome),
+}
+
+/// How a session ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// As asked.
+    Disconnected,
+    /// The server refused the credentials, or challenges.
+    AuthFailed(AuthFailed),
+    /// New credentials are needed (`auth-nocache`, expired token).
+    NeedCredentials,
+    /// The HTTP proxy wants credentials.
+    NeedProxyCredentials,
+    /// TLS ended it for good.
+    Tls {
+        /// Which kind.
+        kind: TlsErrorKind,
+        /// For people.
+        message: String,
+    },
+    /// `inactive`
+    Inactive,
+    /// `session-timeout`
+    SessionTimeout,
+    /// `ping-exit`
+    PingExit,
+    /// The server sent HALT.
+    Halted {
+        /// Its text.
+        reason: String,
+    },
+    /// No remote could be reached within the limits.
+    Unreachable {
+        /// For people.
+        message: String,
+    },
+    /// Missing privilege or device.
+    Privilege {
+        /// For people.
+        message: String,
+    },
+    /// The push could not be applied, or anything else that a retry does not help.
+    Failed {
+        /// For people.
+        message: String,
+    },
+}

@@ -1,0 +1,134 @@
+//! One VPN session: connects, reconnects, pauses, ends. The only place where the control channel,
+//! the transport, the data plane and the network configuration meet.
+
+mod event;
+mod stats;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+pub use event::{ConnectionInfo, Outcome, SessionEvent, SessionState};
+pub use stats::Statistics;
+
+use crate::profile::Options;
+use crate::secret::{Credentials, Secret};
+
+/// Everything one session needs. User input that can be known before connecting is in here
+/// already; what the server asks for later comes as [`SessionEvent::PendingAuth`].
+#[derive(Clone, Debug)]
+pub struct SessionConfig {
+    /// The profile, overrides applied.
+    pub options: Arc<Options>,
+    /// User name and password; the password already holds a static challenge (`SCRV1:`) or a
+    /// dynamic challenge response (`CRV1::`) where there is one.
+    pub credentials: Credentials,
+    /// The password is one-time (challenge response): never repeat it without a token.
+    pub one_time_password: bool,
+    /// Passphrase of the private key.
+    pub key_passphrase: Option<Secret<String>>,
+    /// Credentials for the HTTP proxy.
+    pub proxy_credentials: Option<Credentials>,
+    /// Kernel offload wished for.
+    pub dco: bool,
+    /// Who configures the network.
+    pub network: NetworkMode,
+    /// Directory of the undo journal.
+    pub runtime_dir: PathBuf,
+    /// Keep trying after AUTH_FAILED (override `auth-fail-retry`).
+    pub auth_fail_retry: bool,
+    /// `IV_GUI_VER`
+    pub gui_version: String,
+    /// `IV_SSO`: what the front end can do.
+    pub sso: String,
+}
+
+/// Who sets addresses, routes and DNS.
+#[derive(Clone, Debug)]
+pub enum NetworkMode {
+    /// This process, over netlink; DNS through the host's resolver.
+    Direct,
+    /// The service `net.openvpn.v3.netcfg`.
+    Netcfg(crate::network::NetcfgConfig),
+}
+
+enum Command {
+    Pause,
+    Resume,
+    Restart,
+    Disconnect,
+    Respond(Secret<String>),
+    Ping(oneshot::Sender<()>),
+    Statistics(oneshot::Sender<Statistics>),
+}
+
+/// Drives a running session. Dropping every handle disconnects.
+#[derive(Clone, Debug)]
+pub struct SessionHandle {
+    commands: mpsc::Sender<Command>,
+}
+
+impl SessionHandle {
+    /// Starts a session on the current tokio runtime. Returns at once; progress and end come as
+    /// events.
+    pub fn start(config: SessionConfig) -> (Self, mpsc::UnboundedReceiver<SessionEvent>) {
+        let (commands, receiver) = mpsc::channel(16);
+        let (events, event_receiver) = mpsc::unbounded_channel();
+        tokio::spawn(run(config, receiver, events));
+        (Self { commands }, event_receiver)
+    }
+
+    /// Closes the sockets and waits for [`Self::resume`]; [`SessionState::Paused`] follows.
+    pub async fn pause(&self) {
+        self.send(Command::Pause).await;
+    }
+
+    /// Connects again after a pause.
+    pub async fn resume(&self) {
+        self.send(Command::Resume).await;
+    }
+
+    /// Drops the connection and connects again at once (also from a pause).
+    pub async fn restart(&self) {
+        self.send(Command::Restart).await;
+    }
+
+    /// Ends the session; [`SessionEvent::Ended`] follows within a second or two.
+    pub async fn disconnect(&self) {
+        self.send(Command::Disconnect).await;
+    }
+
+    /// Answers a pending `CR_TEXT` challenge.
+    pub async fn respond(&self, response: Secret<String>) {
+        self.send(Command::Respond(response)).await;
+    }
+
+    /// True if the session's own event loop answers.
+    pub async fn ping(&self) -> bool {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Ping(reply)).await;
+        answer.await.is_ok()
+    }
+
+    /// Counters since the session started, over all reconnects. `None` when the session is over.
+    pub async fn statistics(&self) -> Option<Statistics> {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Statistics(reply)).await;
+        answer.await.ok()
+    }
+
+    async fn send(&self, command: Command) {
+        // A session that is over has said so by its last event.
+        let _ = self.commands.send(command).await;
+    }
+}
+
+async fn run(
+    _config: SessionConfig,
+    _commands: mpsc::Receiver<Command>,
+    events: mpsc::UnboundedSender<SessionEvent>,
+) {
+    let _ = events
+        .send(SessionEvent::Ended(Outcome::Failed { message: "not connected yet".to_owned() }));
+}

@@ -1,0 +1,86 @@
+//! The seam between the control channel and the TLS library.
+
+use std::fmt;
+
+/// One TLS client session, without I/O: ciphertext in, ciphertext out.
+pub trait TlsSession: Send {
+    /// Feeds ciphertext from the server (any split) and processes it. After an error,
+    /// [`TlsSession::take_ciphertext`] may still hold an alert to send.
+    fn read_ciphertext(&mut self, ciphertext: &[u8]) -> Result<(), TlsError>;
+
+    /// Appends everything that waits to be sent. Empty if nothing does.
+    fn take_ciphertext(&mut self, out: &mut Vec<u8>) -> Result<(), TlsError>;
+
+    /// Queues plaintext as exactly one TLS record.
+    fn write_plaintext(&mut self, plaintext: &[u8]) -> Result<(), TlsError>;
+
+    /// Appends received plaintext.
+    fn read_plaintext(&mut self, out: &mut Vec<u8>) -> Result<(), TlsError>;
+
+    /// True until the handshake is complete.
+    fn is_handshaking(&self) -> bool;
+
+    /// RFC 5705 exporter without context.
+    fn export(&self, label: &str, out: &mut [u8]) -> Result<(), TlsError>;
+
+    /// What was negotiated, e.g. `TLSv1.3, TLS_AES_256_GCM_SHA384, X25519MLKEM768`.
+    fn description(&self) -> String;
+
+    /// The server's certificate, once verified.
+    fn peer_certificate(&self) -> Option<PeerCertificate>;
+}
+
+/// Makes a new session for each key (the first and every renegotiation).
+pub trait TlsFactory: Send + Sync {
+    /// A fresh client session with a complete handshake ahead.
+    fn start(&self) -> Result<Box<dyn TlsSession>, TlsError>;
+}
+
+/// Who the server is; locked after the first handshake.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PeerCertificate {
+    /// `C=US, O=x, CN=y`
+    pub subject: String,
+    /// SHA-256 of the leaf.
+    pub fingerprint: [u8; 32],
+    /// Common name.
+    pub common_name: Option<String>,
+}
+
+/// Why TLS failed. The text names the rule or the alert and what to do about it.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct TlsError {
+    /// What kind of failure, for status codes.
+    pub kind: TlsErrorKind,
+    /// For people.
+    pub message: String,
+}
+
+/// Failure kinds that the D-Bus status distinguishes (`dbus-contract` 3.3, OpenVPN 3 error names).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TlsErrorKind {
+    /// The profile's TLS material or options are unusable.
+    Config,
+    /// The private key needs a passphrase that was not given.
+    PassphraseNeeded,
+    /// The passphrase is wrong (`PEM_PASSWORD_FAIL`).
+    WrongPassphrase,
+    /// The server's certificate broke a rule (`CERT_VERIFY_FAIL`).
+    CertVerify,
+    /// Version too low on one side (`TLS_VERSION_MIN`, alert `protocol_version`).
+    Version,
+    /// The server sent a fatal alert.
+    Alert,
+    /// Anything else in the handshake or record layer.
+    Protocol,
+    /// An external signature was refused or failed (`EPKI_SIGN_ERROR`).
+    ExternalSign,
+}
+
+impl TlsError {
+    /// Builds an error.
+    pub fn new(kind: TlsErrorKind, message: impl fmt::Display) -> Self {
+        Self { kind, message: message.to_string() }
+    }
+}
