@@ -1,1 +1,250 @@
-//! (being written)
+//! The transport: a UDP socket or TCP connection to one server address, optionally through an HTTP
+//! proxy. It moves whole packets and never looks inside them.
+//!
+//! While a data channel has a peer, control packets come and go through the [`ControlPort`] it
+//! returned; [`Transport::attach`] and [`Transport::detach`] switch between the two.
+
+mod http_proxy;
+mod socket;
+mod tcp;
+
+use std::io;
+use std::net::SocketAddr;
+
+use ovpn_dco::{ControlPort, TransportSocket};
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
+
+pub use http_proxy::ProxyError;
+pub use socket::{Protect, SocketOptions};
+
+use crate::profile::Protocol;
+use tcp::TcpPackets;
+
+/// Largest packet either transport can carry.
+const MAX_PACKET: usize = 65_535;
+
+/// Why no transport could be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TransportError {
+    /// A system call failed.
+    #[error("{operation} {address}: {source}")]
+    Io {
+        /// What was tried, e.g. `connect to`.
+        operation: &'static str,
+        /// With which address.
+        address: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The HTTP proxy refused.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
+    /// The network service could not keep the socket out of the tunnel.
+    #[error("cannot protect the socket to {address}: {reason}")]
+    Protect {
+        /// With which address.
+        address: String,
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// Packets to and from one server.
+#[derive(Debug)]
+pub struct Transport {
+    io: Io,
+    port: Option<Attached>,
+    remote: SocketAddr,
+}
+
+#[derive(Debug)]
+enum Io {
+    Udp { socket: UdpSocket, buffer: Box<[u8]> },
+    Tcp(TcpPackets),
+}
+
+/// The way of control packets while a data channel reads the socket.
+#[derive(Debug)]
+enum Attached {
+    Socket,
+    Channel { incoming: mpsc::Receiver<Vec<u8>>, outgoing: mpsc::Sender<Vec<u8>> },
+}
+
+impl Transport {
+    /// A UDP socket connected to `remote`. Connecting filters packets from elsewhere, which also
+    /// keeps forged packets from moving the peer in kernels that float before authentication.
+    pub async fn udp(
+        remote: SocketAddr,
+        options: &SocketOptions,
+        protect: &impl Protect,
+    ) -> Result<Self, TransportError> {
+        let socket = socket::udp(remote, options)?;
+        protect.protect(&socket, remote).await?;
+        socket.connect(&remote.into()).map_err(|e| socket::failed("connect to", remote, e))?;
+        let socket = UdpSocket::from_std(socket.into())
+            .map_err(|e| socket::failed("use the socket to", remote, e))?;
+        Ok(Self { io: Io::Udp { socket, buffer: vec![0; MAX_PACKET].into() }, port: None, remote })
+    }
+
+    /// A TCP connection to `remote`, or to `proxy` and from there to `target`.
+    pub async fn tcp(
+        remote: SocketAddr,
+        options: &SocketOptions,
+        protect: &impl Protect,
+    ) -> Result<Self, TransportError> {
+        let stream = socket::tcp(remote, options, protect).await?;
+        Ok(Self { io: Io::Tcp(TcpPackets::new(stream)), port: None, remote })
+    }
+
+    /// A TCP connection to `host:port` through the HTTP proxy at `proxy_address`. A proxy that
+    /// wants authentication may close the connection after saying so, so this connects twice at
+    /// most.
+    pub async fn tcp_via_proxy(
+        proxy_address: SocketAddr,
+        proxy: &crate::profile::HttpProxy,
+        credentials: Option<&crate::secret::Credentials>,
+        host: &str,
+        port: u16,
+        options: &SocketOptions,
+        protect: &impl Protect,
+    ) -> Result<Self, TransportError> {
+        let mut request = http_proxy::Connect::new(proxy, credentials, host, port);
+        loop {
+            let mut stream = socket::tcp(proxy_address, options, protect).await?;
+            match request.run(&mut stream).await? {
+                http_proxy::Step::Open => {
+                    return Ok(Self {
+                        io: Io::Tcp(TcpPackets::new(stream)),
+                        port: None,
+                        remote: proxy_address,
+                    });
+                }
+                http_proxy::Step::Again => {}
+            }
+        }
+    }
+
+    /// UDP or TCP.
+    pub const fn protocol(&self) -> Protocol {
+        match self.io {
+            Io::Udp { .. } => Protocol::Udp,
+            Io::Tcp(_) => Protocol::Tcp,
+        }
+    }
+
+    /// The address packets go to (the proxy's, with a proxy).
+    pub const fn remote(&self) -> SocketAddr {
+        self.remote
+    }
+
+    /// The next control packet (any packet while nothing is attached), without TCP length, into
+    /// `packet`. Cancel safe. An error is the end of the transport; UDP has none that is.
+    pub async fn recv(&mut self, packet: &mut Vec<u8>) -> io::Result<()> {
+        packet.clear();
+        match (&mut self.port, &mut self.io) {
+            (Some(Attached::Channel { incoming, .. }), _) => match incoming.recv().await {
+                Some(received) => *packet = received,
+                // The data channel tells why by an event of its own.
+                None => std::future::pending().await,
+            },
+            (_, Io::Udp { socket, buffer }) => loop {
+                match socket.recv(buffer).await {
+                    Ok(len) => {
+                        packet.extend_from_slice(buffer.get(..len).unwrap_or_default());
+                        return Ok(());
+                    }
+                    // ICMP errors of earlier sends: the server may not be there yet.
+                    Err(e) => tracing::debug!("receive from {}: {e}", self.remote),
+                }
+            },
+            (_, Io::Tcp(tcp)) => tcp.recv(packet).await?,
+        }
+        Ok(())
+    }
+
+    /// Sends one packet. UDP drops what cannot be sent now (the control channel retransmits); TCP
+    /// keeps it until [`Self::flush`] gets it out.
+    pub async fn send(&mut self, packet: &[u8]) -> io::Result<()> {
+        match (&mut self.port, &mut self.io) {
+            (Some(Attached::Channel { outgoing, .. }), Io::Udp { .. }) => {
+                if outgoing.try_send(packet.to_vec()).is_err() {
+                    tracing::debug!("control packet dropped: the data channel is busy");
+                }
+                Ok(())
+            }
+            (Some(Attached::Channel { outgoing, .. }), Io::Tcp(_)) => outgoing
+                .send(packet.to_vec())
+                .await
+                .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe)),
+            (_, Io::Udp { socket, .. }) => match socket.try_send(packet) {
+                Ok(_) => Ok(()),
+                Err(e) => {
+                    tracing::debug!("send to {}: {e}", self.remote);
+                    Ok(())
+                }
+            },
+            (_, Io::Tcp(tcp)) => tcp.send(packet),
+        }
+    }
+
+    /// Whether [`Self::flush`] has work.
+    pub fn has_unsent(&self) -> bool {
+        matches!(&self.io, Io::Tcp(tcp) if tcp.has_unsent())
+    }
+
+    /// Writes what TCP could not take at once. Cancel safe.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        match &mut self.io {
+            Io::Tcp(tcp) => tcp.flush().await,
+            Io::Udp { .. } => Ok(()),
+        }
+    }
+
+    /// Whether the stream stands between two packets (always, on UDP): the only place where a
+    /// kernel data channel may take it over.
+    pub fn at_packet_boundary(&self) -> bool {
+        match &self.io {
+            Io::Tcp(tcp) => tcp.at_boundary(),
+            Io::Udp { .. } => true,
+        }
+    }
+
+    /// Bytes of a packet read only in part, length included; the stream is at a boundary after.
+    pub fn take_residue(&mut self) -> Vec<u8> {
+        match &mut self.io {
+            Io::Tcp(tcp) => tcp.take_residue(),
+            Io::Udp { .. } => Vec::new(),
+        }
+    }
+
+    /// A duplicate of the socket for a data channel.
+    pub fn share(&self) -> io::Result<TransportSocket> {
+        use std::os::fd::AsFd;
+        Ok(match &self.io {
+            Io::Udp { socket, .. } => TransportSocket::Udp(socket.as_fd().try_clone_to_owned()?),
+            Io::Tcp(tcp) => TransportSocket::Tcp(tcp.as_fd().try_clone_to_owned()?),
+        })
+    }
+
+    /// Control packets take the data channel's way from now on.
+    pub fn attach(&mut self, port: ControlPort) {
+        self.port = Some(match port {
+            ControlPort::Socket { tcp_packets } => {
+                if let Io::Tcp(tcp) = &mut self.io {
+                    tcp.set_one_packet_per_read(tcp_packets);
+                }
+                Attached::Socket
+            }
+            ControlPort::Channel { incoming, outgoing } => Attached::Channel { incoming, outgoing },
+        });
+    }
+
+    /// Back to the socket itself (after the data channel's peer was deleted).
+    pub fn detach(&mut self) {
+        self.port = None;
+        if let Io::Tcp(tcp) = &mut self.io {
+            tcp.set_one_packet_per_read(false);
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! HTTP CONNECT through a proxy, with Basic or Digest authentication (RFC 9110 section 9.3.6,
+//! RFC 7616, RFC 7617). NTLM is refused: it is withdrawn, and OpenVPN drops it too.
+
+use std::io;
+use std::time::Duration;
+
+use http_auth::{PasswordClient, PasswordParams};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::profile::{HttpProxy, ProxyAuth};
+use crate::secret::{Credentials, Secret};
+
+/// A proxy's answer may be this long, with this many header lines.
+const MAX_ANSWER: usize = 64 * 1024;
+const MAX_HEADERS: usize = 256;
+/// How long a proxy may take for one answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Why the proxy did not let us through.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// It wants credentials and there are none.
+    #[error("the HTTP proxy wants a user name and password")]
+    NeedCredentials,
+    /// It does not accept the credentials.
+    #[error("the HTTP proxy did not accept the user name and password")]
+    BadCredentials,
+    /// It offers no method that may be used.
+    #[error("the HTTP proxy offers no usable authentication method ({offered}); {hint}")]
+    NoMethod {
+        /// What it offers.
+        offered: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// It refused for another reason.
+    #[error("the HTTP proxy refused to connect to {target}: {status} {reason}")]
+    Refused {
+        /// `host:port`
+        target: String,
+        /// HTTP status.
+        status: u16,
+        /// The proxy's text.
+        reason: String,
+    },
+    /// Its answer is not HTTP, or too long.
+    #[error("the HTTP proxy's answer cannot be understood: {0}")]
+    Malformed(String),
+    /// The connection to it broke or stalled.
+    #[error("connection to the HTTP proxy: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl ProxyError {
+    /// Whether trying again later may help (bad gateway, overload, broken connection).
+    pub const fn is_transient(&self) -> bool {
+        match self {
+            Self::Io(_) => true,
+            Self::Refused { status, .. } => matches!(status, 404 | 502..=504),
+            _ => false,
+        }
+    }
+}
+
+/// What [`Connect::run`] came to.
+pub(super) enum Step {
+    /// The tunnel is open.
+    Open,
+    /// Connect again and run once more, now with authentication.
+    Again,
+}
+
+/// A CONNECT request, repeated once with credentials where the proxy wants them.
+pub(super) struct Connect<'a> {
+    proxy: &'a HttpProxy,
+    credentials: Option<&'a Credentials>,
+    target: String,
+    host: &'a str,
+    authorization: Option<Secret<String>>,
+}
+
+impl<'a> Connect<'a> {
+    /// `credentials` given by the user win over the profile's.
+    pub(super) fn new(
+        proxy: &'a HttpProxy,
+        credentials: Option<&'a Credentials>,
+        host: &'a str,
+        port: u16,
+    ) -> Self {
+        let bracketed = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        Self {
+            proxy,
+            credentials: credentials.or(proxy.credentials.as_ref()),
+            target: format!("{bracketed}:{port}"),
+            host,
+            authorization: None,
+        }
+    }
+
+    pub(super) async fn run(&mut self, stream: &mut TcpStream) -> Result<Step, ProxyError> {
+        let request = zeroize::Zeroizing::new(self.request());
+        stream.write_all(request.as_bytes()).await?;
+        let head = tokio::time::timeout(PATIENCE, read_head(stream))
+            .await
+            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+        let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
+        let mut answer = httparse::Response::new(&mut headers);
+        answer.parse(&head).map_err(|e| ProxyError::Malformed(e.to_string()))?;
+        match answer.code {
+            Some(200) => Ok(Step::Open),
+            Some(407) => {
+                self.authorize(answer.headers)?;
+                Ok(Step::Again)
+            }
+            status => Err(ProxyError::Refused {
+                target: self.target.clone(),
+                status: status.unwrap_or(0),
+                reason: answer
+                    .reason
+                    .unwrap_or_default()
+                    .chars()
+                    .filter(|c| !c.is_control())
+                    .collect(),
+            }),
+        }
+    }
+
+    fn request(&self) -> String {
+        let proxy = self.proxy;
+        let mut request = format!("CONNECT {} HTTP/{}\r\n", self.target, proxy.version);
+        let mut has_host = false;
+        for (name, value) in &proxy.custom_headers {
+            has_host |= name.eq_ignore_ascii_case("host");
+            match value {
+                Some(value) => request.push_str(&format!("{name}: {value}\r\n")),
+                None => request.push_str(&format!("{name}\r\n")),
+            }
+        }
+        if let Some(agent) = &proxy.user_agent {
+            request.push_str(&format!("User-Agent: {agent}\r\n"));
+        }
+        if !has_host {
+            request.push_str(&format!("Host: {}\r\n", self.host));
+        }
+        if let Some(authorization) = &self.authorization {
+            request.push_str("Proxy-Authorization: ");
+            request.push_str(authorization.expose());
+            request.push_str("\r\n");
+        }
+        request + "\r\n"
+    }
+
+    fn authorize(&mut self, headers: &[httparse::Header<'_>]) -> Result<(), ProxyError> {
+        if self.authorization.is_some() {
+            return Err(ProxyError::BadCredentials);
+        }
+        let offered = headers
+            .iter()
+            .filter(|h| h.name.eq_ignore_ascii_case("proxy-authenticate"))
+            .filter_map(|h| std::str::from_utf8(h.value).ok())
+            .filter(|value| {
+                // Basic would show the password to everyone on the way.
+                let basic = value
+                    .trim_start()
+                    .get(..5)
+                    .is_some_and(|start| start.eq_ignore_ascii_case("basic"));
+                !(basic && self.proxy.auth == ProxyAuth::NoCleartext)
+            })
+            .collect::<Vec<_>>()
+            .join(", ");
+        let no_method = |hint| ProxyError::NoMethod { offered: offered.clone(), hint };
+        if self.proxy.auth == ProxyAuth::None && self.credentials.is_none() {
+            return Err(no_method("give an authentication method or file in `http-proxy`"));
+        }
+        let credentials = self.credentials.ok_or(ProxyError::NeedCredentials)?;
+        let mut client = PasswordClient::try_from(offered.as_str())
+            .map_err(|_| no_method("only Basic and Digest are supported"))?;
+        let authorization = client
+            .respond(&PasswordParams {
+                username: &credentials.username,
+                password: credentials.password.expose(),
+                uri: &self.target,
+                method: "CONNECT",
+                body: Some(&[]),
+            })
+            .map_err(ProxyError::Malformed)?;
+        self.authorization = Some(Secret::new(authorization));
+        Ok(())
+    }
+}
+
+/// Reads up to and including the empty line, and nothing after it: what follows belongs to OpenVPN.
+async fn read_head(stream: &mut TcpStream) -> Result<Vec<u8>, ProxyError> {
+    const END: &[u8] = b"\r\n\r\n";
+    let mut head: Vec<u8> = Vec::new();
+    let mut peeked = [0; 4096];
+    loop {
+        let n = stream.peek(&mut peeked).await?;
+        if n == 0 {
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        }
+        let start = head.len();
+        head.extend_from_slice(peeked.get(..n).unwrap_or_default());
+        let from = start.saturating_sub(END.len() - 1);
+        let end = head
+            .get(from..)
+            .unwrap_or_default()
+            .windows(END.len())
+            .position(|window| window == END)
+            .map(|at| from + at + END.len());
+        head.truncate(end.unwrap_or(head.len()));
+        let mut consumed = peeked;
+        stream.read_exact(consumed.get_mut(..head.len() - start).unwrap_or_default()).await?;
+        if end.is_some() {
+            return Ok(head);
+        }
+        if head.len() > MAX_ANSWER {
+            return Err(ProxyError::Malformed("header over 64 KiB".to_owned()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn proxy(auth: ProxyAuth) -> HttpProxy {
+        HttpProxy {
+            host: "127.0.0.1".to_owned(),
+            port: 3128,
+            credentials: None,
+            auth,
+            version: "1.0".to_owned(),
+            user_agent: Some("test".to_owned()),
+            custom_headers: vec![("X-Way".to_owned(), Some("out".to_owned()))],
+        }
+    }
+
+    /// Answers one request; returns what was asked.
+    async fn serve(listener: &TcpListener, answer: &'static str) -> (String, TcpStream) {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let head = read_head(&mut stream).await.unwrap();
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        (String::from_utf8(head).unwrap(), stream)
+    }
+
+    async fn ask(
+        proxy: &HttpProxy,
+        credentials: Option<&Credentials>,
+        answers: &'static [&'static str],
+    ) -> (Result<Vec<u8>, ProxyError>, Vec<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = tokio::spawn(async move {
+            let mut asked = Vec::new();
+            for answer in answers {
+                let (request, stream) = serve(&listener, answer).await;
+                asked.push(request);
+                drop(stream);
+            }
+            asked
+        });
+        let mut connect = Connect::new(proxy, credentials, "vpn.example.com", 443);
+        let result = loop {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            match connect.run(&mut stream).await {
+                Ok(Step::Again) => {}
+                Ok(Step::Open) => {
+                    let mut rest = Vec::new();
+                    stream.read_to_end(&mut rest).await.unwrap();
+                    break Ok(rest);
+                }
+                Err(e) => break Err(e),
+            }
+        };
+        (result, server.await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn bytes_behind_the_answer_are_openvpns() {
+        let (rest, asked) =
+            ask(&proxy(ProxyAuth::None), None, &["HTTP/1.0 200 OK\r\nVia: x\r\n\r\n\0\x02ab"])
+                .await;
+        assert_eq!(rest.unwrap(), b"\0\x02ab");
+        assert_eq!(
+            asked[0],
+            "CONNECT vpn.example.com:443 HTTP/1.0\r\nX-Way: out\r\nUser-Agent: test\r\n\
+             Host: vpn.example.com\r\n\r\n"
+        );
+    }
+
+    const BASIC: &str =
+        "HTTP/1.1 407 Auth\r\nProxy-Authenticate: Basic realm=\"p\"\r\nContent-Length: 0\r\n\r\n";
+    const DIGEST: &str = "HTTP/1.1 407 Auth\r\nProxy-Authenticate: Digest realm=\"proxy\", \
+                          nonce=\"dcd98b\", qop=\"auth\", algorithm=MD5\r\n\r\n";
+
+    fn credentials() -> Credentials {
+        Credentials { username: "Mufasa".to_owned(), password: "Circle Of Life".into() }
+    }
+
+    #[tokio::test]
+    async fn basic_and_digest() {
+        let user = credentials();
+        let (open, asked) =
+            ask(&proxy(ProxyAuth::Any), Some(&user), &[BASIC, "HTTP/1.1 200 OK\r\n\r\n"]).await;
+        assert!(open.is_ok());
+        assert!(asked[1].contains("Proxy-Authorization: Basic TXVmYXNhOkNpcmNsZSBPZiBMaWZl\r\n"));
+        let (open, asked) =
+            ask(&proxy(ProxyAuth::NoCleartext), Some(&user), &[DIGEST, "HTTP/1.1 200 OK\r\n\r\n"])
+                .await;
+        assert!(open.is_ok());
+        assert!(asked[1].contains("Proxy-Authorization: Digest username=\"Mufasa\""));
+        assert!(asked[1].contains("uri=\"vpn.example.com:443\""));
+    }
+
+    #[tokio::test]
+    async fn refusals_say_why() {
+        let user = credentials();
+        let (result, _) = ask(&proxy(ProxyAuth::Any), Some(&user), &[BASIC, BASIC]).await;
+        assert!(matches!(result, Err(ProxyError::BadCredentials)));
+        let (result, _) = ask(&proxy(ProxyAuth::Any), None, &[BASIC]).await;
+        assert!(matches!(result, Err(ProxyError::NeedCredentials)));
+        let (result, _) = ask(&proxy(ProxyAuth::NoCleartext), Some(&user), &[BASIC]).await;
+        assert!(matches!(result, Err(ProxyError::NoMethod { .. })));
+        let (result, _) =
+            ask(&proxy(ProxyAuth::Any), None, &["HTTP/1.1 403 Not here\r\n\r\n"]).await;
+        let error = result.unwrap_err();
+        assert!(!error.is_transient());
+        assert!(error.to_string().contains("403 Not here"), "{error}");
+        let (result, _) = ask(&proxy(ProxyAuth::Any), None, &["SSH-2.0-x\r\n\r\n"]).await;
+        assert!(matches!(result, Err(ProxyError::Malformed(_))));
+    }
+}
