@@ -7,6 +7,9 @@ set -euo pipefail
 # The checkout this script belongs to.
 REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 
+# Where rustup puts cargo, for shells that did not read its profile.
+export PATH=${HOME:=/root}/.cargo/bin:$PATH
+
 # Where downloads and built roots are kept between runs. Worktrees of one clone share a cache.
 cache_dir() {
     local dir common
@@ -64,4 +67,51 @@ apt_install() {
             install --no-install-recommends "${missing[@]}" >&2
     ) 9>/run/lock/ovpn-ci-apt.lock || die "apt could not install: ${missing[*]}"
     apt_updated=1
+}
+
+# The oldest compiler that builds this, from Cargo.toml.
+rust_needed() { sed -n 's/^rust-version = "\(.*\)"/\1/p' "$REPO/Cargo.toml" | head -n 1; }
+
+rust_is_new_enough() {
+    local have
+    have=$(cd "$REPO" && rustc --version 2>/dev/null | awk '{ print $2 }') || return 1
+    [ -n "$have" ] && cargo --version >/dev/null 2>&1 &&
+        [ "$(printf '%s\n' "$(rust_needed)" "$have" | sort -V | head -n 1)" = "$(rust_needed)" ]
+}
+
+# apt_offers PACKAGE [VERSION]: whether apt can install it, at least in that version.
+apt_offers() {
+    local candidate
+    candidate=$(apt-cache policy "$1" 2>/dev/null | awk '/Candidate:/ { print $2 }')
+    [ -n "$candidate" ] && [ "$candidate" != "(none)" ] && dpkg --compare-versions "$candidate" ge "${2:-0}"
+}
+
+# A C compiler for aws-lc, and Rust: what is here, else Debian's own, else rustup from Debian.
+ensure_rust() {
+    apt_install gcc g++ libc6-dev make cmake ca-certificates
+    if ! rust_is_new_enough; then
+        [ -n "$apt_updated" ] || { apt-get -qq update >&2 && apt_updated=1; }
+        if apt_offers rustc "$(rust_needed)"; then
+            apt_install rustc cargo rust-clippy rustfmt
+        elif command -v rustup >/dev/null || apt_offers rustup; then
+            command -v rustup >/dev/null || apt_install rustup
+            rustup toolchain install stable --profile minimal --component clippy,rustfmt >&2
+            rustup default stable >&2
+        fi
+        rust_is_new_enough ||
+            die "Rust $(rust_needed) or newer is needed, and this Debian has neither it nor rustup: install Rust with rustup and run this again"
+    fi
+}
+
+# cargo_tool NAME: a tool from crates.io, built once and kept in the cache; prints its directory.
+cargo_tool() {
+    local root
+    root=$(cache_dir)/tools
+    if [ ! -x "$root/bin/$1" ]; then
+        say "building $1 (once)"
+        CARGO_TARGET_DIR=$root/target cargo install --quiet --locked --debug --root "$root" "$1" >&2 ||
+            die "cargo install $1 failed"
+        rm -rf "$root/target"
+    fi
+    printf '%s/bin\n' "$root"
 }

@@ -5,9 +5,9 @@
 # shellcheck source=ci/lib/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-# What the tests need in each root, in one place so that every caller shares one root per suite.
-ROOT_PACKAGES_sid="openvpn openvpn3-client dbus python3-dbus python3-gi iperf3 iproute2 iputils-ping procps"
-ROOT_PACKAGES_trixie="openvpn openvpn3-client dbus python3-dbus python3-gi iperf3 iproute2 iputils-ping procps"
+# What the tests need in every root, in one place so that all callers share one root per suite:
+# openvpn is 2.6 in trixie and 2.7 in sid, openvpn3-client 24.1 and 27.1.
+ROOT_PACKAGES=(openvpn openvpn3-client dbus python3-dbus python3-gi iperf3 iproute2 iputils-ping procps)
 
 # The mirror this machine's own apt uses for Debian: the first main archive in its configuration
 # (not security, not a third party). A fresh machine elsewhere has another one, so none is written
@@ -47,6 +47,7 @@ apt_proxy_env() {
 in_root() {
     local root=$1
     shift
+    # shellcheck disable=SC2016 # the inner shell expands it
     unshare --mount --propagation private bash -c '
         root=$1; shift
         mount -t proc proc "$root/proc"
@@ -66,14 +67,12 @@ root_has() {
     done
 }
 
-# debian_root SUITE PACKAGE...: a Debian root of SUITE that has at least the suite's packages named
+# debian_root SUITE PACKAGE...: a Debian root of SUITE that has at least the packages named
 # above and PACKAGE..., built if it is not there yet. Prints its path.
 debian_root() {
-    local suite=$1 root lock default
+    local suite=$1 root lock
     shift
-    default=ROOT_PACKAGES_$suite
-    # shellcheck disable=SC2086 # a list of words
-    set -- ${!default:-} "$@"
+    set -- "${ROOT_PACKAGES[@]}" "$@"
     mkdir -p "$(cache_dir)/roots"
     root=$(cache_dir)/roots/$suite
     lock=$root.lock
