@@ -6,7 +6,7 @@ use std::time::Duration;
 use ovpn_dco::{Cipher, KeyConfig, KeyId};
 
 use crate::profile::{ControlOptions, WrapOptions};
-use crate::secret::Credentials;
+use crate::secret::{Credentials, Secret};
 use crate::tls::{TlsError, TlsFactory};
 
 /// What a control channel needs for one connection attempt.
@@ -31,7 +31,7 @@ pub struct ControlConfig {
     pub peer_info: String,
     /// Unix time in seconds at the `now` of construction, for replay ids.
     pub unix_time: u64,
-    /// Seed of the session id, randoms and jitter.
+    /// Seed of the session id and the key exchange randoms: from the system's generator.
     pub seed: [u8; 32],
 }
 
@@ -57,6 +57,10 @@ pub struct NegotiatedParameters {
     pub cc_exit: bool,
     /// `reneg-sec` in force; `None` = never.
     pub reneg: Option<Duration>,
+    /// `auth-token`, unless filtered out: replaces the password in coming key exchanges.
+    pub auth_token: Option<Secret<String>>,
+    /// `auth-token-user`, decoded.
+    pub auth_token_user: Option<String>,
 }
 
 /// Facts, in protocol words.
@@ -81,7 +85,8 @@ pub enum Event {
         /// The server's OCC string (for its cipher).
         server_occ: String,
     },
-    /// A later PUSH_REPLY brought a new auth-token (already used for coming keys).
+    /// A later PUSH_REPLY brought a new auth-token, already used for coming keys; it is in
+    /// [`super::ControlChannel::credentials`].
     TokenRefreshed,
     /// Data keys of a new key id: install (first: primary; later: secondary).
     Keys(KeyConfig),
@@ -213,6 +218,12 @@ pub enum ControlError {
     /// The server broke the protocol.
     #[error("protocol error: {0}")]
     Protocol(String),
+    /// The wrapping key cannot be used.
+    #[error("{0}")]
+    WrapKey(String),
+    /// A new key needs credentials that `auth-nocache` made us forget.
+    #[error("the credentials were forgotten (auth-nocache) and a renegotiation needs them again")]
+    CredentialsForgotten,
     /// The last key expired without a successor.
     #[error("no usable key is left: {0}")]
     KeyExpired(String),

@@ -3,11 +3,42 @@
 //! Sans-I/O: no socket, no clock, no randomness but what is passed in. Feed it packets and time,
 //! then drain [`ControlChannel::poll_transmit`] and [`ControlChannel::poll_event`], then sleep until
 //! [`ControlChannel::poll_timeout`].
+//!
+//! ```text
+//! packet -> wrap (authentic? new?) -> packet (fields) -> session of its key id
+//!                                                          reliability (order) -> TLS -> text
+//!                                                                                  |
+//!                             channel (phases, messages, push) <-------------------+
+//!                             rekey + slots (which key, how long)
+//! ```
 #![forbid(unsafe_code)]
 
+// Doc-hidden modules are role-neutral parts, public for the server role of tests and for fuzzing
+// only.
+mod channel;
 mod event;
+#[doc(hidden)]
+pub mod key_method;
+#[doc(hidden)]
+pub mod key_schedule;
+#[doc(hidden)]
+pub mod messages;
+#[doc(hidden)]
+pub mod packet;
+#[doc(hidden)]
+pub mod push;
+mod rekey;
+#[doc(hidden)]
+pub mod reliability;
+mod session;
+mod slots;
+mod stats;
+#[doc(hidden)]
+pub mod wrap;
 
+pub use channel::ControlChannel;
 pub use event::{
     Advance, AuthFailed, ControlConfig, ControlError, Event, NegotiatedParameters, PendingAuth,
     RestartFlags, TransportKind,
 };
+pub use stats::{ControlStats, ErrorCounter};

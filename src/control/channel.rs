@@ -1,0 +1,694 @@
+//! [`ControlChannel`]: packets and time in, packets and events out. What happens to keys after the
+//! first one is in [`super::rekey`].
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ovpn_dco::KeyId;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use zeroize::Zeroizing;
+
+use super::event::{ControlConfig, ControlError, Event, NegotiatedParameters, TransportKind};
+use super::key_method::ClientRandoms;
+use super::key_schedule::{DYNAMIC_TLS_CRYPT_LABEL, KEY_BLOCK_LEN};
+use super::messages::{self, ServerMessage};
+use super::packet::{
+    AckList, Body, HEADER_LEN, Header, MAX_ACKS, MAX_PIGGYBACK_ACKS, Opcode, SESSION_ID_LEN,
+    SessionId,
+};
+use super::push::{PUSH_REQUEST, PushReply, PushRequests, PushedToken};
+use super::rekey::Renegotiation;
+use super::session::{Hello, KeySession, SessionError, Stage};
+use super::slots::{KeySlots, SlotChange};
+use super::stats::{ControlStats, ErrorCounter};
+use super::wrap::{Side, UnwrapError, Wrapper};
+use crate::profile::{ControlOptions, WrapOptions};
+use crate::secret::{Credentials, Secret};
+use crate::tls::{PeerCertificate, TlsFactory};
+
+/// Control packets may come late, but not so late that the window of data packets fits them.
+const MIN_REPLAY_WINDOW: u32 = 64;
+
+/// Payload of a control packet, at least, whatever `max-packet-size` says.
+const MIN_PAYLOAD: usize = 16;
+
+/// Acknowledgements that very old and foreign servers take in one packet.
+const LEGACY_MAX_ACKS: usize = 4;
+
+/// One connection attempt's control channel. Client role.
+///
+/// Call [`Self::handle_packet`], [`Self::handle_timeout`] and the commands as things happen; after
+/// each call drain [`Self::poll_transmit`] and [`Self::poll_event`], then wait for a packet or for
+/// [`Self::poll_timeout`], whichever comes first.
+pub struct ControlChannel {
+    pub(super) options: ControlOptions,
+    pub(super) phase: Phase,
+    pub(super) sessions: Sessions,
+    pub(super) slots: KeySlots,
+    pub(super) renegotiation: Renegotiation,
+    pub(super) stats: ControlStats,
+    transport: TransportKind,
+    ipv6: bool,
+    tls: Arc<dyn TlsFactory>,
+    server: Option<PeerCertificate>,
+    credentials: Credentials,
+    forget_credentials: bool,
+    credentials_gone: bool,
+    occ: String,
+    peer_info: String,
+    rng: StdRng,
+    started: Instant,
+    unix_time: u64,
+    wrapper: Wrapper,
+    /// Dynamic tls-crypt: for every key but the first.
+    dynamic_wrapper: Option<Wrapper>,
+    local: SessionId,
+    peer: Option<SessionId>,
+    last_received: Option<Instant>,
+    events: VecDeque<Event>,
+    scratch: Zeroizing<Vec<u8>>,
+}
+
+/// What the connection is waiting for.
+pub(super) enum Phase {
+    /// The first key.
+    Connecting,
+    /// PUSH_REPLY.
+    Requesting(Requesting),
+    /// The caller's [`ControlChannel::accept_push`].
+    Applying { token_pushed: bool },
+    /// Nothing: it works.
+    Up(Up),
+    /// Over.
+    Closed,
+}
+
+pub(super) struct Requesting {
+    since: Instant,
+    deadline: Instant,
+    limit: Duration,
+    requests: PushRequests,
+    reply: PushReply,
+}
+
+pub(super) struct Up {
+    pub(super) parameters: NegotiatedParameters,
+    /// The caller filtered the first token out: later ones are not wanted either.
+    tokens_refused: bool,
+}
+
+/// At most four TLS sessions: that is all the memory a peer can make us use.
+#[derive(Default)]
+pub(super) struct Sessions {
+    /// The key being negotiated.
+    pub(super) negotiating: Option<KeySession>,
+    /// The newest complete key; carries text messages.
+    pub(super) current: Option<KeySession>,
+    /// The key before: late packets are still acknowledged and read.
+    pub(super) previous: Option<KeySession>,
+    /// Failed; an alert goes out.
+    pub(super) failed: Option<KeySession>,
+}
+
+impl Sessions {
+    fn iter_mut(&mut self) -> impl Iterator<Item = &mut KeySession> {
+        [&mut self.current, &mut self.negotiating, &mut self.previous, &mut self.failed]
+            .into_iter()
+            .flatten()
+    }
+
+    fn live_mut(&mut self, key_id: KeyId) -> Option<&mut KeySession> {
+        [&mut self.current, &mut self.negotiating, &mut self.previous]
+            .into_iter()
+            .flatten()
+            .find(|s| s.key_id() == key_id)
+    }
+
+    pub(super) fn is_live(&self, key_id: KeyId) -> bool {
+        [&self.current, &self.negotiating, &self.previous]
+            .into_iter()
+            .flatten()
+            .any(|s| s.key_id() == key_id)
+    }
+}
+
+impl ControlChannel {
+    /// Starts an attempt: the first packet is ready to be sent.
+    ///
+    /// Fails with [`ControlError::WrapKey`] if the wrapping key is too short for its use.
+    pub fn new(mut config: ControlConfig, now: Instant) -> Result<Self, ControlError> {
+        let mut rng = StdRng::from_seed(config.seed);
+        zeroize::Zeroize::zeroize(&mut config.seed);
+        let local = loop {
+            let mut bytes = [0; SESSION_ID_LEN];
+            rng.fill_bytes(&mut bytes);
+            if let Some(id) = SessionId::new(bytes) {
+                break id;
+            }
+        };
+        let (ids, expiry) = config.options.replay_window;
+        let window = (ids.max(MIN_REPLAY_WINDOW) as usize, expiry);
+        let wrapper = Wrapper::new(&config.wrap, Side::Client, window)
+            .map_err(|e| ControlError::WrapKey(e.to_string()))?;
+        let reset = match config.wrap {
+            WrapOptions::TlsCryptV2 { .. } => Opcode::HardResetClientV3,
+            _ => Opcode::HardResetClientV2,
+        };
+        let mut channel = Self {
+            options: config.options,
+            phase: Phase::Connecting,
+            sessions: Sessions::default(),
+            slots: KeySlots::default(),
+            renegotiation: Renegotiation::default(),
+            stats: ControlStats::default(),
+            transport: config.transport,
+            ipv6: config.ipv6,
+            tls: config.tls,
+            server: None,
+            credentials: config.credentials,
+            forget_credentials: config.forget_credentials,
+            credentials_gone: false,
+            occ: config.occ,
+            peer_info: config.peer_info,
+            rng,
+            started: now,
+            unix_time: config.unix_time,
+            wrapper,
+            dynamic_wrapper: None,
+            local,
+            peer: None,
+            last_received: None,
+            events: VecDeque::new(),
+            scratch: Zeroizing::default(),
+        };
+        channel.sessions.negotiating = Some(channel.new_session(KeyId::FIRST, reset, now));
+        Ok(channel)
+    }
+
+    /// Takes in one packet without TCP length, never a data packet (opcodes 6 and 9). Decrypts in
+    /// place. True if it was authentic and belongs to this connection: a sign of life.
+    pub fn handle_packet(&mut self, packet: &mut [u8], now: Instant) -> bool {
+        if matches!(self.phase, Phase::Closed) {
+            return false;
+        }
+        self.stats.packets_in += 1;
+        self.stats.bytes_in += packet.len() as u64;
+        match self.accept_packet(packet, now) {
+            Ok(key_id) => {
+                self.last_received = Some(now);
+                self.advance(key_id, now);
+                true
+            }
+            Err(counter) => {
+                tracing::debug!(error = counter.name(), "control packet dropped");
+                self.stats.count(counter);
+                false
+            }
+        }
+    }
+
+    /// Does what is due at `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.check_negotiation_deadline(now);
+        self.check_push_deadline(now);
+        self.request_push(now);
+        self.check_keys(now);
+        self.check_renegotiation(now);
+        if self.sessions.failed.as_ref().is_some_and(|s| s.is_spent(now)) {
+            self.sessions.failed = None;
+        }
+    }
+
+    /// Appends the next packet to send; false if there is none. Call until then, also after
+    /// [`Event::Closed`] (a TLS alert may be left).
+    pub fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
+        let elapsed = now.saturating_duration_since(self.started).as_secs();
+        // Replay ids hold 32 bits of unix time on the wire.
+        let unix_time = self.unix_time.wrapping_add(elapsed) as u32;
+        let limit = self.options.max_packet_size.saturating_sub(self.lower_headers());
+        let exporter = matches!(&self.phase, Phase::Up(up) if up.parameters.tls_ekm);
+        let mut exhausted = false;
+        for session in self.sessions.iter_mut() {
+            let key_id = session.key_id();
+            let wrapper = match &mut self.dynamic_wrapper {
+                Some(dynamic) if key_id != KeyId::FIRST => dynamic,
+                _ => &mut self.wrapper,
+            };
+            let max_acks = if wrapper.is_none() && !exporter { LEGACY_MAX_ACKS } else { MAX_ACKS };
+            let room = |opcode| payload_room(limit, wrapper.overhead(opcode));
+            let Some(packet) = session.poll_transmit(now, max_acks, room) else {
+                continue;
+            };
+            let header = Header { opcode: packet.opcode, key_id, session_id: self.local }.encode();
+            self.scratch.clear();
+            let body = Body {
+                acks: packet.acks,
+                acked_session: self.peer,
+                message_id: packet.message_id,
+                payload: packet.payload,
+            };
+            body.encode(&mut self.scratch);
+            let start = out.len();
+            let again = packet.again;
+            if wrapper.wrap(packet.opcode, &header, &self.scratch, unix_time, out).is_err() {
+                out.truncate(start);
+                exhausted = true;
+                break;
+            }
+            self.stats.packets_out += 1;
+            self.stats.bytes_out += (out.len() - start) as u64;
+            self.stats.retransmissions += u64::from(again);
+            return true;
+        }
+        if exhausted {
+            self.stats.count(ErrorCounter::Encapsulation);
+            self.close(ControlError::Protocol("no replay id is left".to_owned()));
+        }
+        false
+    }
+
+    /// The next event; `None` if there is none.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// When [`Self::handle_timeout`] and [`Self::poll_transmit`] have something to do next without
+    /// a packet. Drain [`Self::poll_transmit`] before.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if matches!(self.phase, Phase::Closed) {
+            return None;
+        }
+        let sessions = &self.sessions;
+        let retransmit = [&sessions.current, &sessions.negotiating, &sessions.previous]
+            .into_iter()
+            .flatten()
+            .filter_map(KeySession::deadline);
+        let push = match &self.phase {
+            Phase::Requesting(push) => [Some(push.deadline), push.requests.deadline()],
+            _ => [None, None],
+        };
+        retransmit
+            .chain(push.into_iter().flatten())
+            .chain(self.negotiation_deadline())
+            .chain(self.slots.deadline())
+            .chain(self.renegotiation_deadline())
+            .min()
+    }
+
+    /// Answers [`Event::Pushed`]: derives the first data key ([`Event::Keys`]) and sets what holds
+    /// from now on. A token in `parameters` replaces the password.
+    pub fn accept_push(
+        &mut self,
+        parameters: NegotiatedParameters,
+        now: Instant,
+    ) -> Result<(), ControlError> {
+        let Phase::Applying { token_pushed } = self.phase else {
+            return Err(ControlError::Protocol("no push reply is waiting".to_owned()));
+        };
+        let tokens_refused = token_pushed && parameters.auth_token.is_none();
+        if let Some(token) = &parameters.auth_token {
+            self.use_token(token.clone(), parameters.auth_token_user.clone());
+        }
+        if parameters.dynamic_tls_crypt {
+            self.dynamic_wrapper = Some(self.make_dynamic_wrapper()?);
+        }
+        let keys = self.derive(&parameters)?;
+        self.phase = Phase::Up(Up { parameters, tokens_refused });
+        self.install(keys, now);
+        self.schedule_renegotiation(now);
+        // What arrived behind the push reply.
+        self.read_messages(now);
+        Ok(())
+    }
+
+    /// Sends the answer to a `CR_TEXT` challenge.
+    pub fn respond(&mut self, response: &str, now: Instant) {
+        self.send_text(&Zeroizing::new(messages::challenge_response(response)), now);
+    }
+
+    /// Queues `EXIT`, if the server takes it as a control message (`cc-exit`). False: it does not;
+    /// notify it on the data channel.
+    pub fn send_exit(&mut self, now: Instant) -> bool {
+        if !matches!(&self.phase, Phase::Up(up) if up.parameters.cc_exit) {
+            return false;
+        }
+        self.send_text("EXIT", now);
+        !matches!(self.phase, Phase::Closed)
+    }
+
+    /// Replaces the credentials that coming key exchanges send.
+    pub fn set_credentials(&mut self, credentials: Credentials) {
+        self.credentials = credentials;
+        self.credentials_gone = false;
+    }
+
+    /// What the next key exchange would send: the token once there is one.
+    pub const fn credentials(&self) -> &Credentials {
+        &self.credentials
+    }
+
+    /// The first key exchange is complete, and the channel is not closed.
+    pub const fn is_active(&self) -> bool {
+        self.sessions.current.is_some() && !matches!(self.phase, Phase::Closed)
+    }
+
+    /// When the last authentic packet arrived.
+    pub const fn last_received(&self) -> Option<Instant> {
+        self.last_received
+    }
+
+    /// Counters.
+    pub const fn stats(&self) -> ControlStats {
+        self.stats
+    }
+
+    fn accept_packet(&mut self, packet: &mut [u8], now: Instant) -> Result<KeyId, ErrorCounter> {
+        let header = Header::parse(packet).map_err(|_| ErrorCounter::ControlChannel)?;
+        let Header { opcode, key_id, session_id } = header;
+        let legal = match opcode {
+            Opcode::HardResetServerV2 => key_id == KeyId::FIRST,
+            Opcode::SoftResetV1 => key_id != KeyId::FIRST,
+            Opcode::ControlV1 | Opcode::AckV1 => true,
+            Opcode::HardResetClientV2 | Opcode::HardResetClientV3 | Opcode::ControlWkcV1 => false,
+        };
+        if !legal {
+            return Err(ErrorCounter::ControlChannel);
+        }
+        let wrapper = match &mut self.dynamic_wrapper {
+            Some(dynamic) if key_id != KeyId::FIRST => dynamic,
+            _ => &mut self.wrapper,
+        };
+        let body = wrapper.unwrap(packet, now).map_err(|e| match e {
+            UnwrapError::Truncated => ErrorCounter::ControlChannel,
+            UnwrapError::Authentication => ErrorCounter::Hmac,
+            UnwrapError::Replay(_) => ErrorCounter::Replay,
+        })?;
+        let body = Body::parse(opcode, body).map_err(|_| ErrorCounter::ControlChannel)?;
+        let known_peer = match self.peer {
+            Some(peer) => peer == session_id,
+            None => opcode == Opcode::HardResetServerV2,
+        };
+        let ours = body.acked_session.is_none_or(|id| id == self.local);
+        let in_place = opcode.is_reset() == (body.message_id == Some(0));
+        if !known_peer || !ours || !in_place {
+            return Err(ErrorCounter::ControlChannel);
+        }
+        if opcode == Opcode::SoftResetV1 {
+            self.consider_soft_reset(key_id, now);
+        }
+        let session = self.sessions.live_mut(key_id).ok_or(ErrorCounter::KeyState)?;
+        session.receive(opcode, &body);
+        if self.peer.is_none() {
+            self.peer = Some(session_id);
+            self.events.push_back(Event::ServerContacted);
+        }
+        Ok(key_id)
+    }
+
+    /// Lets the session of `key_id` go on after a packet.
+    fn advance(&mut self, key_id: KeyId, now: Instant) {
+        let hello = Hello {
+            factory: &*self.tls,
+            options: &self.occ,
+            credentials: (!self.credentials_gone).then_some(&self.credentials),
+            peer_info: &self.peer_info,
+            expected: self.server.as_ref(),
+        };
+        let Some(session) = self.sessions.live_mut(key_id) else {
+            return;
+        };
+        let before = session.stage();
+        let result = session.advance(&hello);
+        let after = session.stage();
+        if before < Stage::SentKey && after >= Stage::SentKey && after != Stage::Failed {
+            let description = session.tls().map(|tls| describe(tls, tls.peer_certificate()));
+            if self.server.is_none() {
+                self.server = session.tls().and_then(|tls| tls.peer_certificate());
+            }
+            self.forget_credentials();
+            let description = description.unwrap_or_default();
+            self.events.push_back(Event::TlsEstablished { key_id, description });
+        }
+        if let Err(error) = result {
+            self.session_failed(key_id, error, now);
+        } else if before < Stage::Active && after == Stage::Active {
+            self.negotiation_complete(now);
+        }
+        self.read_messages(now);
+    }
+
+    /// The first key exchange is complete: ask for the configuration.
+    pub(super) fn start_requesting(&mut self, now: Instant) {
+        let limit = self.options.hand_window;
+        self.phase = Phase::Requesting(Requesting {
+            since: now,
+            deadline: now + limit,
+            limit,
+            requests: PushRequests::new(now),
+            reply: PushReply::default(),
+        });
+        // A server may push without being asked; then no request is needed.
+        self.read_messages(now);
+        self.request_push(now);
+    }
+
+    fn request_push(&mut self, now: Instant) {
+        let Phase::Requesting(push) = &mut self.phase else {
+            return;
+        };
+        let first = push.requests.is_first();
+        if !push.requests.is_due(now) {
+            return;
+        }
+        self.send_text(PUSH_REQUEST, now);
+        if first && !matches!(self.phase, Phase::Closed) {
+            self.events.push_back(Event::ConfigRequested);
+        }
+    }
+
+    fn check_push_deadline(&mut self, now: Instant) {
+        if let Phase::Requesting(push) = &self.phase
+            && push.deadline <= now
+        {
+            let limit = push.limit;
+            self.close(ControlError::NoPushReply(limit));
+        }
+    }
+
+    /// Reads the text messages of the complete sessions. What comes between the push reply and
+    /// [`Self::accept_push`] waits.
+    pub(super) fn read_messages(&mut self, now: Instant) {
+        loop {
+            if matches!(self.phase, Phase::Closed | Phase::Applying { .. }) {
+                return;
+            }
+            let sessions = &mut self.sessions;
+            let text = [&mut sessions.current, &mut sessions.previous]
+                .into_iter()
+                .flatten()
+                .find_map(KeySession::next_text);
+            let Some(text) = text else {
+                return;
+            };
+            match messages::clean(&text).map(Zeroizing::new) {
+                Some(text) => self.handle_message(ServerMessage::parse(&text), now),
+                None => {
+                    tracing::warn!("the server sent a message with control characters; ignored")
+                }
+            }
+        }
+    }
+
+    fn handle_message(&mut self, message: ServerMessage, now: Instant) {
+        let event = match message {
+            ServerMessage::PushReply(text) => return self.handle_push_reply(&text, now),
+            ServerMessage::AuthPending { timeout } => {
+                self.extend_push_deadline(timeout);
+                Event::AuthPending { timeout }
+            }
+            ServerMessage::AuthFailed(failed) => Event::AuthFailed(failed),
+            ServerMessage::PendingAuth(pending) => Event::PendingAuth(pending),
+            ServerMessage::Info(text) => Event::Info(text),
+            ServerMessage::Restart { reason, flags } => Event::Restart { reason, flags },
+            ServerMessage::Halt { reason } => Event::Halt { reason },
+            ServerMessage::Exit => Event::ServerExit,
+            ServerMessage::Unknown => {
+                tracing::debug!("the server sent a message that a client does not know; ignored");
+                return;
+            }
+        };
+        self.events.push_back(event);
+    }
+
+    fn handle_push_reply(&mut self, text: &str, _now: Instant) {
+        match &mut self.phase {
+            Phase::Requesting(push) => {
+                push.requests.stop();
+                match push.reply.add(text) {
+                    Ok(None) => {}
+                    Ok(Some(options)) => {
+                        let token_pushed = PushedToken::find(&options).is_some();
+                        self.phase = Phase::Applying { token_pushed };
+                        let session = self.sessions.current.as_mut();
+                        let server_occ =
+                            session.map(KeySession::take_server_options).unwrap_or_default();
+                        self.events.push_back(Event::Pushed { options, server_occ });
+                    }
+                    Err(error) => self.close(ControlError::Protocol(error.to_string())),
+                }
+            }
+            Phase::Up(up) if !up.tokens_refused => {
+                let mut reply = PushReply::default();
+                let options = reply.add(text).ok().flatten().unwrap_or_default();
+                if let Some(pushed) = PushedToken::find(&options)
+                    && &pushed.token != &self.credentials.password
+                {
+                    self.use_token(pushed.token, pushed.username);
+                    self.events.push_back(Event::TokenRefreshed);
+                }
+            }
+            Phase::Connecting | Phase::Applying { .. } | Phase::Up(_) | Phase::Closed => {}
+        }
+    }
+
+    /// AUTH_PENDING: as long as the server says, but not longer than half a key's life.
+    fn extend_push_deadline(&mut self, timeout: Option<Duration>) {
+        let hand_window = self.options.hand_window;
+        let most = self.options.reneg.map_or(Duration::MAX, |r| (r / 2).max(hand_window));
+        if let Phase::Requesting(push) = &mut self.phase {
+            push.limit = timeout.unwrap_or(hand_window).min(most);
+            // A server's number may be beyond what the clock can hold.
+            push.deadline = push.since.checked_add(push.limit).unwrap_or(push.deadline);
+            push.requests.slow_down();
+        }
+    }
+
+    fn use_token(&mut self, token: Secret<String>, username: Option<String>) {
+        self.credentials.password = token;
+        if let Some(username) = username {
+            self.credentials.username = username;
+        }
+        self.credentials_gone = false;
+        // A token is what remains when passwords are to be forgotten.
+        self.forget_credentials = false;
+    }
+
+    /// `auth-nocache`: the password is gone once sent. The user name stays for a token.
+    fn forget_credentials(&mut self) {
+        if self.forget_credentials && self.credentials != Credentials::default() {
+            self.credentials.password = Secret::default();
+            self.credentials_gone = true;
+        }
+    }
+
+    fn send_text(&mut self, text: &str, now: Instant) {
+        let Some(session) = &mut self.sessions.current else {
+            return;
+        };
+        let key_id = session.key_id();
+        if let Err(error) = session.send_text(text) {
+            session.fail();
+            self.session_failed(key_id, error, now);
+        }
+    }
+
+    /// Counts and reports a failed session; the connection is over unless another key works.
+    fn session_failed(&mut self, key_id: KeyId, error: SessionError, now: Instant) {
+        self.stats.count(match error {
+            SessionError::EarlyNegotiation(_) => ErrorCounter::EarlyNegotiation,
+            SessionError::Tls(_) => ErrorCounter::Ssl,
+            _ => ErrorCounter::ControlChannel,
+        });
+        let error = match error {
+            SessionError::Tls(error) => ControlError::Tls(error),
+            SessionError::NoCredentials => ControlError::CredentialsForgotten,
+            other => ControlError::Protocol(other.to_string()),
+        };
+        let is =
+            |session: &Option<KeySession>| session.as_ref().is_some_and(|s| s.key_id() == key_id);
+        if is(&self.sessions.previous) {
+            self.sessions.previous = None;
+        } else if is(&self.sessions.negotiating) && self.sessions.current.is_some() {
+            self.renegotiation_failed(error, now);
+        } else {
+            self.close(error);
+        }
+    }
+
+    pub(super) fn close(&mut self, error: ControlError) {
+        if !matches!(self.phase, Phase::Closed) {
+            self.phase = Phase::Closed;
+            for session in self.sessions.iter_mut() {
+                session.fail();
+            }
+            self.events.push_back(Event::Closed(error));
+        }
+    }
+
+    pub(super) fn emit(&mut self, event: Event) {
+        self.events.push_back(event);
+    }
+
+    pub(super) fn emit_slot_change(&mut self, change: SlotChange) {
+        self.events.push_back(match change {
+            SlotChange::Promote(key_id) => Event::PromoteKey(key_id),
+            SlotChange::Retire(key_id) => Event::RetireKey(key_id),
+        });
+    }
+
+    /// The data keys of the current session.
+    pub(super) fn derive(
+        &self,
+        parameters: &NegotiatedParameters,
+    ) -> Result<ovpn_dco::KeyConfig, ControlError> {
+        let (Some(session), Some(peer)) = (&self.sessions.current, self.peer) else {
+            return Err(ControlError::Protocol("no key exchange is complete".to_owned()));
+        };
+        session
+            .derive(parameters.tls_ekm, parameters.cipher, self.local, peer)
+            .map_err(|e| ControlError::Protocol(e.to_string()))
+    }
+
+    fn make_dynamic_wrapper(&self) -> Result<Wrapper, ControlError> {
+        let tls = self.sessions.current.as_ref().and_then(KeySession::tls);
+        let tls = tls.ok_or_else(|| ControlError::Protocol("no TLS session".to_owned()))?;
+        let mut exported = Zeroizing::new([0; KEY_BLOCK_LEN]);
+        tls.export(DYNAMIC_TLS_CRYPT_LABEL, &mut exported[..]).map_err(ControlError::Tls)?;
+        self.wrapper
+            .dynamic(&exported[..], Side::Client)
+            .map_err(|e| ControlError::WrapKey(e.to_string()))
+    }
+
+    pub(super) fn new_session(&mut self, key_id: KeyId, reset: Opcode, now: Instant) -> KeySession {
+        let retransmit = match self.transport {
+            TransportKind::Udp => Some(self.options.retransmit),
+            TransportKind::Tcp => None,
+        };
+        let randoms = ClientRandoms::generate(&mut self.rng);
+        KeySession::new(key_id, reset, randoms, retransmit, now)
+    }
+
+    /// Bytes of IP and UDP (or TCP and its length prefix) below a packet.
+    const fn lower_headers(&self) -> usize {
+        let ip = if self.ipv6 { 40 } else { 20 };
+        match self.transport {
+            TransportKind::Udp => ip + 8,
+            TransportKind::Tcp => ip + 22,
+        }
+    }
+}
+
+/// Payload that fits a packet of `limit` bytes with the most acknowledgements it can carry.
+fn payload_room(limit: usize, overhead: usize) -> usize {
+    let fixed = HEADER_LEN + AckList::encoded_len(MAX_PIGGYBACK_ACKS) + 4;
+    limit.saturating_sub(fixed + overhead).max(MIN_PAYLOAD)
+}
+
+fn describe(tls: &dyn crate::tls::TlsSession, peer: Option<PeerCertificate>) -> String {
+    match peer {
+        Some(peer) => format!("{}, peer {}", tls.description(), peer.subject),
+        None => tls.description(),
+    }
+}

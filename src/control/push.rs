@@ -1,0 +1,211 @@
+//! Asking for the configuration and putting a reply together.
+
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use crate::secret::Secret;
+
+/// What a client sends.
+pub const PUSH_REQUEST: &str = "PUSH_REQUEST";
+
+/// Interval once the server said AUTH_PENDING (OpenVPN 3).
+const PENDING_INTERVAL: Duration = Duration::from_secs(8);
+
+/// Longest interval before that.
+const MAX_INTERVAL: u64 = 3;
+
+/// All options of one reply together, in bytes (OpenVPN 3's limit).
+const MAX_PUSHED: usize = 786_432;
+
+/// When to send PUSH_REQUEST: at once, then after 1, 2, 3, 3, ... seconds.
+#[derive(Debug)]
+pub struct PushRequests {
+    /// `None` once an answer arrived.
+    next: Option<Instant>,
+    sent: u64,
+    pending: bool,
+}
+
+impl PushRequests {
+    /// Starts asking at `now`.
+    pub const fn new(now: Instant) -> Self {
+        Self { next: Some(now), sent: 0, pending: false }
+    }
+
+    /// True if a request is to be sent at `now`; counts as sent.
+    pub fn is_due(&mut self, now: Instant) -> bool {
+        if self.next.is_none_or(|at| at > now) {
+            return false;
+        }
+        self.sent += 1;
+        let interval = if self.pending {
+            PENDING_INTERVAL
+        } else {
+            Duration::from_secs(self.sent.min(MAX_INTERVAL))
+        };
+        self.next = now.checked_add(interval);
+        true
+    }
+
+    /// No request was sent yet.
+    pub const fn is_first(&self) -> bool {
+        self.sent == 0
+    }
+
+    /// The server waits for somebody else: ask less often.
+    pub const fn slow_down(&mut self) {
+        self.pending = true;
+    }
+
+    /// An answer arrived.
+    pub const fn stop(&mut self) {
+        self.next = None;
+    }
+
+    /// When the next request is due.
+    pub const fn deadline(&self) -> Option<Instant> {
+        self.next
+    }
+}
+
+/// A reply of several messages, so far.
+#[derive(Debug, Default)]
+pub struct PushReply {
+    options: Vec<String>,
+    size: usize,
+}
+
+/// A reply grew over all limits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the pushed options are longer than {MAX_PUSHED} bytes")]
+pub struct PushTooLong;
+
+impl PushReply {
+    /// Adds one message's options; gives all of them back when the reply is complete.
+    pub fn add(&mut self, text: &str) -> Result<Option<Vec<String>>, PushTooLong> {
+        self.size += text.len();
+        if self.size > MAX_PUSHED {
+            return Err(PushTooLong);
+        }
+        let mut more = false;
+        for option in split(text) {
+            match option.strip_prefix("push-continuation") {
+                Some(rest) if rest.starts_with(' ') => more = rest.trim() == "2",
+                _ if option.is_empty() => {}
+                _ => self.options.push(option),
+            }
+        }
+        if more {
+            return Ok(None);
+        }
+        self.size = 0;
+        Ok(Some(std::mem::take(&mut self.options)))
+    }
+}
+
+/// A pushed `auth-token`, and the user name to use with it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PushedToken {
+    /// Takes the password's place.
+    pub token: Secret<String>,
+    /// `auth-token-user`, decoded.
+    pub username: Option<String>,
+}
+
+impl PushedToken {
+    /// Looks for the token among raw options.
+    pub fn find(options: &[String]) -> Option<Self> {
+        let value = |name: &str| {
+            options.iter().rev().find_map(|option| {
+                let rest = option.strip_prefix(name)?.strip_prefix(' ')?;
+                Some(rest.trim().trim_matches('"'))
+            })
+        };
+        let token = value("auth-token").filter(|t| !t.is_empty())?;
+        let username = value("auth-token-user")
+            .and_then(|encoded| BASE64.decode(encoded).ok())
+            .and_then(|bytes| String::from_utf8(bytes).ok());
+        Some(Self { token: Secret::from(token), username })
+    }
+}
+
+/// Splits at commas that are neither quoted nor escaped.
+pub fn split(text: &str) -> Vec<String> {
+    let mut options = vec![String::new()];
+    let (mut quoted, mut escaped) = (false, false);
+    for c in text.chars() {
+        if c == ',' && !quoted && !escaped {
+            options.push(String::new());
+            continue;
+        }
+        if c == '"' && !escaped {
+            quoted = !quoted;
+        }
+        escaped = c == '\\' && !escaped;
+        if let Some(last) = options.last_mut() {
+            last.push(c);
+        }
+    }
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn strings(options: &[&str]) -> Vec<String> {
+        options.iter().map(|&o| o.to_owned()).collect()
+    }
+
+    #[test]
+    fn request_times() {
+        let start = Instant::now();
+        let mut requests = PushRequests::new(start);
+        let mut times = Vec::new();
+        for second in 0..13 {
+            assert_eq!(requests.is_first(), times.is_empty());
+            if requests.is_due(start + Duration::from_secs(second)) {
+                times.push(second);
+            }
+        }
+        assert_eq!(times, [0, 1, 3, 6, 9, 12]);
+        requests.slow_down();
+        assert!(requests.is_due(start + Duration::from_secs(15)));
+        assert_eq!(requests.deadline(), Some(start + Duration::from_secs(23)));
+        requests.stop();
+        assert!(!requests.is_due(start + Duration::from_secs(100)));
+    }
+
+    #[test]
+    fn continuation() {
+        let mut reply = PushReply::default();
+        assert_eq!(reply.add("route 1,push-continuation 2"), Ok(None));
+        assert_eq!(reply.add("route 2,push-continuation 2"), Ok(None));
+        assert_eq!(
+            reply.add("route 3,push-continuation 1"),
+            Ok(Some(strings(&["route 1", "route 2", "route 3"])))
+        );
+        assert_eq!(reply.add("a,b"), Ok(Some(strings(&["a", "b"]))));
+        assert_eq!(reply.add(""), Ok(Some(Vec::new())));
+    }
+
+    #[test]
+    fn endless_continuation_is_refused() {
+        let mut reply = PushReply::default();
+        let part = format!("{},push-continuation 2", "x".repeat(1000));
+        let refused = (0..10_000).find(|_| reply.add(&part).is_err());
+        assert_eq!(refused, Some(MAX_PUSHED / part.len()));
+    }
+
+    #[test]
+    fn tokens() {
+        let found = PushedToken::find(&strings(&["auth-token-user Y3Ix", "auth-token SESS_ID_x"]));
+        let found = found.unwrap();
+        assert_eq!(found.token.expose(), "SESS_ID_x");
+        assert_eq!(found.username.as_deref(), Some("cr1"));
+        assert_eq!(PushedToken::find(&strings(&["auth-token-user Y3Ix"])), None);
+        assert_eq!(PushedToken::find(&strings(&["auth-token "])), None);
+    }
+}

@@ -1,0 +1,397 @@
+//! One key's negotiation and TLS session: reset, handshake, key method 2, then text messages.
+
+use std::time::{Duration, Instant};
+
+use ovpn_dco::{Cipher, KeyConfig, KeyId};
+use zeroize::{Zeroize, Zeroizing};
+
+use super::key_method::{self, ClientRandoms, KeyMethodError, ServerMessage};
+use super::key_schedule::{self, DATA_KEY_LABEL, KEY_BLOCK_LEN, KeyScheduleError};
+use super::packet::{Body, MAX_ACKS, MAX_PIGGYBACK_ACKS, Opcode, SessionId};
+use super::reliability::Reliability;
+use super::wrap::{EarlyNegotiationError, Side, wants_wrapped_key};
+use crate::secret::Credentials;
+use crate::tls::{PeerCertificate, TlsError, TlsFactory, TlsSession};
+
+/// Text of the server that has not been read yet, at most. Its messages have about 1 kB each.
+const MAX_PLAINTEXT: usize = 64 * 1024;
+
+/// How far a key's negotiation is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Stage {
+    /// Our reset is out; the server's reset and its acknowledgement of ours are awaited.
+    Reset,
+    /// TLS handshake.
+    Handshake,
+    /// Our key method message is written.
+    SentKey,
+    /// The server's was read; some of our packets are not acknowledged.
+    GotKey,
+    /// Complete.
+    Active,
+    /// TLS failed; an alert may still go out.
+    Failed,
+}
+
+/// What a new TLS session needs from the connection.
+pub(super) struct Hello<'a> {
+    pub(super) factory: &'a dyn TlsFactory,
+    pub(super) options: &'a str,
+    /// `None`: they were forgotten (`auth-nocache`) and there is no token.
+    pub(super) credentials: Option<&'a Credentials>,
+    pub(super) peer_info: &'a str,
+    /// Who the server was in the first handshake.
+    pub(super) expected: Option<&'a PeerCertificate>,
+}
+
+/// Why a negotiation failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SessionError {
+    #[error("{0}")]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    KeyMethod(#[from] KeyMethodError),
+    #[error(transparent)]
+    EarlyNegotiation(#[from] EarlyNegotiationError),
+    #[error("the server's certificate changed since the connection was made (was {was}, is {is})")]
+    CertificateChanged { was: String, is: String },
+    #[error("the credentials were forgotten (auth-nocache) and the server gave no token")]
+    NoCredentials,
+    #[error("the server sent more than {MAX_PLAINTEXT} bytes without an end of message")]
+    TooMuchText,
+}
+
+/// A packet of this session, ready to be wrapped.
+pub(super) struct Outgoing<'a> {
+    pub(super) opcode: Opcode,
+    pub(super) acks: super::packet::AckList,
+    pub(super) message_id: Option<u32>,
+    pub(super) payload: &'a [u8],
+    pub(super) again: bool,
+}
+
+pub(super) struct KeySession {
+    key_id: KeyId,
+    started: Instant,
+    stage: Stage,
+    link: Reliability,
+    tls: Option<Box<dyn TlsSession>>,
+    randoms: ClientRandoms,
+    server: Option<ServerMessage>,
+    /// Ciphertext that waits for room in the send window.
+    ciphertext: Vec<u8>,
+    plaintext: Zeroizing<Vec<u8>>,
+    peer_reset: bool,
+    heard: bool,
+    /// CONTROL_WKC_V1 if the server wants the wrapped key again.
+    first_message: Opcode,
+}
+
+impl KeySession {
+    /// Queues `reset` as message 0.
+    pub(super) fn new(
+        key_id: KeyId,
+        reset: Opcode,
+        randoms: ClientRandoms,
+        retransmit: Option<Duration>,
+        now: Instant,
+    ) -> Self {
+        let mut link = Reliability::new(retransmit);
+        link.queue(reset, Vec::new());
+        Self {
+            key_id,
+            started: now,
+            stage: Stage::Reset,
+            link,
+            tls: None,
+            randoms,
+            server: None,
+            ciphertext: Vec::new(),
+            plaintext: Zeroizing::default(),
+            peer_reset: false,
+            heard: false,
+            first_message: Opcode::ControlV1,
+        }
+    }
+
+    pub(super) const fn key_id(&self) -> KeyId {
+        self.key_id
+    }
+
+    pub(super) const fn started(&self) -> Instant {
+        self.started
+    }
+
+    pub(super) const fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    /// The server answered on this key.
+    pub(super) const fn heard(&self) -> bool {
+        self.heard
+    }
+
+    pub(super) fn tls(&self) -> Option<&dyn TlsSession> {
+        self.tls.as_deref()
+    }
+
+    /// The server's options string, without a copy of it staying here.
+    pub(super) fn take_server_options(&mut self) -> String {
+        self.server.as_mut().map(|s| std::mem::take(&mut s.options)).unwrap_or_default()
+    }
+
+    /// Takes in the acknowledgements and the message of an authentic packet.
+    pub(super) fn receive(&mut self, opcode: Opcode, body: &Body<'_>) {
+        self.heard = true;
+        self.link.acknowledged(body.acks.as_slice());
+        if let Some(id) = body.message_id {
+            self.link.receive(id, opcode, body.payload);
+        }
+    }
+
+    /// Goes as far as what was received allows.
+    pub(super) fn advance(&mut self, hello: &Hello<'_>) -> Result<(), SessionError> {
+        let result = self.try_advance(hello);
+        if result.is_err() {
+            self.fail();
+        }
+        result
+    }
+
+    fn try_advance(&mut self, hello: &Hello<'_>) -> Result<(), SessionError> {
+        loop {
+            self.deliver()?;
+            let Some(next) = self.next_stage(hello)? else {
+                return Ok(());
+            };
+            self.stage = next;
+            self.pump()?;
+        }
+    }
+
+    fn next_stage(&mut self, hello: &Hello<'_>) -> Result<Option<Stage>, SessionError> {
+        match (self.stage, &mut self.tls) {
+            (Stage::Reset, _) if self.peer_reset && self.link.all_acknowledged() => {
+                self.tls = Some(hello.factory.start()?);
+                Ok(Some(Stage::Handshake))
+            }
+            (Stage::Handshake, Some(tls)) if !tls.is_handshaking() => {
+                check_certificate(hello.expected, tls.peer_certificate())?;
+                let credentials = hello.credentials.ok_or(SessionError::NoCredentials)?;
+                let message = key_method::encode_client(
+                    &self.randoms,
+                    hello.options,
+                    credentials,
+                    hello.peer_info,
+                )?;
+                tls.write_plaintext(&message)?;
+                Ok(Some(Stage::SentKey))
+            }
+            (Stage::SentKey, _) => {
+                let Some((message, len)) = key_method::parse_server(&self.plaintext)? else {
+                    return Ok(None);
+                };
+                self.consume(len);
+                self.server = Some(message);
+                Ok(Some(Stage::GotKey))
+            }
+            (Stage::GotKey, _) if self.ciphertext.is_empty() && self.link.all_acknowledged() => {
+                Ok(Some(Stage::Active))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Hands messages to TLS in order. TLS bytes wait until there is a TLS session.
+    fn deliver(&mut self) -> Result<(), SessionError> {
+        while self.stage != Stage::Failed && (self.tls.is_some() || !self.peer_reset) {
+            let Some((opcode, payload)) = self.link.deliver() else {
+                break;
+            };
+            if opcode.is_reset() {
+                self.peer_reset = true;
+                if opcode == Opcode::HardResetServerV2 && wants_wrapped_key(&payload)? {
+                    self.first_message = Opcode::ControlWkcV1;
+                }
+            } else if let Some(tls) = &mut self.tls
+                && !payload.is_empty()
+            {
+                tls.read_ciphertext(&payload)?;
+            }
+            self.pump()?;
+        }
+        Ok(())
+    }
+
+    /// Moves what TLS has produced, in both directions.
+    fn pump(&mut self) -> Result<(), SessionError> {
+        let Some(tls) = &mut self.tls else {
+            return Ok(());
+        };
+        tls.take_ciphertext(&mut self.ciphertext)?;
+        tls.read_plaintext(&mut self.plaintext)?;
+        if self.plaintext.len() > MAX_PLAINTEXT {
+            return Err(SessionError::TooMuchText);
+        }
+        Ok(())
+    }
+
+    /// Ends the session; what TLS still has to say (an alert) goes out once.
+    pub(super) fn fail(&mut self) {
+        if self.stage == Stage::Failed {
+            return;
+        }
+        self.stage = Stage::Failed;
+        self.link.stop_retransmitting();
+        if let Some(mut tls) = self.tls.take() {
+            // The session is over: an error here says nothing new.
+            let _ = tls.take_ciphertext(&mut self.ciphertext);
+        }
+    }
+
+    /// Queues a text message as one TLS record.
+    pub(super) fn send_text(&mut self, text: &str) -> Result<(), SessionError> {
+        let Some(tls) = &mut self.tls else {
+            return Ok(());
+        };
+        let mut record = Zeroizing::new(Vec::with_capacity(text.len() + 1));
+        record.extend_from_slice(text.as_bytes());
+        record.push(0);
+        tls.write_plaintext(&record)?;
+        tls.take_ciphertext(&mut self.ciphertext)?;
+        Ok(())
+    }
+
+    /// The next complete message, without its NUL. Empty ones are skipped: they include the empty
+    /// strings at the end of the server's key method message.
+    pub(super) fn next_text(&mut self) -> Option<Zeroizing<Vec<u8>>> {
+        if self.stage != Stage::Active {
+            return None;
+        }
+        loop {
+            let end = self.plaintext.iter().position(|b| *b == 0)?;
+            let text = Zeroizing::new(self.plaintext.get(..end)?.to_vec());
+            self.consume(end + 1);
+            if !text.is_empty() {
+                return Some(text);
+            }
+        }
+    }
+
+    /// Removes bytes that were read, without leaving them in the buffer.
+    fn consume(&mut self, len: usize) {
+        let total = self.plaintext.len();
+        let len = len.min(total);
+        self.plaintext.copy_within(len.., 0);
+        if let Some(tail) = self.plaintext.get_mut(total - len..) {
+            tail.zeroize();
+        }
+        self.plaintext.truncate(total - len);
+    }
+
+    /// The data keys of this session.
+    pub(super) fn derive(
+        &self,
+        exporter: bool,
+        cipher: Cipher,
+        local: SessionId,
+        peer: SessionId,
+    ) -> Result<KeyConfig, DeriveError> {
+        let block = if exporter {
+            let mut block = Zeroizing::new([0; KEY_BLOCK_LEN]);
+            let tls = self.tls.as_deref().ok_or(KeyScheduleError)?;
+            tls.export(DATA_KEY_LABEL, &mut block[..])?;
+            block
+        } else {
+            let server = self.server.as_ref().ok_or(KeyScheduleError)?;
+            key_schedule::expand(&self.randoms, &server.randoms, local, peer)?
+        };
+        Ok(key_schedule::data_keys(&block, Side::Client, self.key_id, cipher)?)
+    }
+
+    /// The next packet to send at `now`. `room` says how much payload fits a packet with this
+    /// opcode; a dedicated acknowledgement carries at most `max_acks`.
+    pub(super) fn poll_transmit(
+        &mut self,
+        now: Instant,
+        max_acks: usize,
+        room: impl Fn(Opcode) -> usize,
+    ) -> Option<Outgoing<'_>> {
+        self.fill(room);
+        if self.link.is_due(now) {
+            let acks = self.link.take_acks(MAX_PIGGYBACK_ACKS);
+            let message = self.link.transmit(now)?;
+            return Some(Outgoing {
+                opcode: message.opcode,
+                acks,
+                message_id: Some(message.message_id),
+                payload: message.payload,
+                again: message.again,
+            });
+        }
+        if !self.link.acks_pending() {
+            return None;
+        }
+        Some(Outgoing {
+            opcode: Opcode::AckV1,
+            acks: self.link.take_acks(max_acks.min(MAX_ACKS)),
+            message_id: None,
+            payload: &[],
+            again: false,
+        })
+    }
+
+    /// Cuts ciphertext into messages while there is room in the window.
+    fn fill(&mut self, room: impl Fn(Opcode) -> usize) {
+        while self.link.can_queue() {
+            let opcode =
+                if self.link.next_id() == 1 { self.first_message } else { Opcode::ControlV1 };
+            // A stateless server wants the wrapped key before anything else, even before an
+            // acknowledgement.
+            let owed = opcode == Opcode::ControlWkcV1
+                && self.stage == Stage::Reset
+                && self.link.acks_pending();
+            if self.ciphertext.is_empty() && !owed {
+                return;
+            }
+            let len = room(opcode).min(self.ciphertext.len());
+            let payload = self.ciphertext.drain(..len).collect();
+            self.link.queue(opcode, payload);
+        }
+    }
+
+    /// When something is to be sent again.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.link.deadline()
+    }
+
+    /// A failed session has nothing left to say.
+    pub(super) fn is_spent(&self, now: Instant) -> bool {
+        self.stage == Stage::Failed && self.ciphertext.is_empty() && !self.link.is_due(now)
+    }
+}
+
+/// Why data keys could not be made.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DeriveError {
+    #[error("{0}")]
+    Tls(#[from] TlsError),
+    #[error(transparent)]
+    Schedule(#[from] KeyScheduleError),
+}
+
+fn check_certificate(
+    expected: Option<&PeerCertificate>,
+    actual: Option<PeerCertificate>,
+) -> Result<(), SessionError> {
+    let Some(expected) = expected else {
+        return Ok(());
+    };
+    if actual.as_ref() == Some(expected) {
+        return Ok(());
+    }
+    Err(SessionError::CertificateChanged {
+        was: expected.subject.clone(),
+        is: actual.map_or_else(|| "none".to_owned(), |a| a.subject),
+    })
+}
