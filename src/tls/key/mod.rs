@@ -1,0 +1,224 @@
+//! Who the client is: certificate chain and private key, in every form profiles use.
+
+mod encrypted;
+mod pkcs12;
+mod traditional;
+
+use std::sync::Arc;
+
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::{CertifiedKey, SigningKey};
+use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::x509::SubjectPublicKeyInfo;
+use zeroize::Zeroize;
+
+use super::pem::{self, Section};
+use super::session::{TlsError, TlsErrorKind};
+use crate::profile::{KeySource, TlsOptions};
+use crate::secret::Secret;
+
+/// What the options say about both sides' certificates.
+pub(super) struct Identity {
+    /// `None`: the server is not given a client certificate.
+    pub(super) key: Option<Arc<CertifiedKey>>,
+    /// Trusted CA certificates, of `ca` or, without it, of `pkcs12`.
+    pub(super) ca: Vec<CertificateDer<'static>>,
+    /// Other certificates that may complete a chain.
+    pub(super) extra: Vec<CertificateDer<'static>>,
+}
+
+impl Identity {
+    /// Reads `ca`, `cert`, `extra-certs`, `key` and `pkcs12`.
+    pub(super) fn load(
+        options: &TlsOptions,
+        passphrase: Option<&Secret<String>>,
+    ) -> Result<Self, TlsError> {
+        let read = |option, text: &Option<String>| match text {
+            Some(text) => pem::certificates(option, text),
+            None => Ok(Vec::new()),
+        };
+        let mut ca = read("ca", &options.ca)?;
+        let cert = read("cert", &options.cert)?;
+        let mut extra = read("extra-certs", &options.extra_certs)?;
+        let (mut chain, key) = match &options.key {
+            None if cert.is_empty() => return Ok(Self { key: None, ca, extra }),
+            None => {
+                return Err(config("the profile has cert but no key; add the private key"));
+            }
+            Some(KeySource::Pem(_)) if cert.is_empty() => {
+                return Err(config("the profile has key but no cert; add the certificate"));
+            }
+            Some(KeySource::Pem(text)) => (cert, from_pem(text.expose(), passphrase)?),
+            Some(KeySource::Pkcs12(der)) => {
+                let bundle = pkcs12::open(der.expose(), passphrase)?;
+                if options.ca.is_none() {
+                    ca.clone_from(&bundle.others);
+                } else {
+                    extra.extend(bundle.others);
+                }
+                (vec![bundle.leaf], bundle.key)
+            }
+            Some(KeySource::External) => return Err(config("external keys: not here")),
+        };
+        complete_chain(&mut chain, &ca, &extra);
+        Ok(Self { key: Some(certified(chain, key)?), ca, extra })
+    }
+}
+
+/// Whether the profile's private key is encrypted and the profile does not hold its passphrase
+/// (`askpass`): the user has to be asked for it.
+pub fn key_needs_passphrase(options: &TlsOptions) -> bool {
+    if options.key_passphrase.is_some() {
+        return false;
+    }
+    match &options.key {
+        Some(KeySource::Pem(text)) => key_section(text.expose())
+            .is_ok_and(|section| section.label == ENCRYPTED_PKCS8 || is_encrypted(&section)),
+        Some(KeySource::Pkcs12(der)) => pkcs12::open(der.expose(), None)
+            .is_err_and(|error| error.kind == TlsErrorKind::PassphraseNeeded),
+        Some(KeySource::External) | None => false,
+    }
+}
+
+const ENCRYPTED_PKCS8: &str = "ENCRYPTED PRIVATE KEY";
+
+/// The private key of PEM text.
+fn from_pem(
+    text: &str,
+    passphrase: Option<&Secret<String>>,
+) -> Result<PrivateKeyDer<'static>, TlsError> {
+    let section = key_section(text)?;
+    let plain = if section.label == ENCRYPTED_PKCS8 {
+        encrypted::decrypt(&section.der, demand(passphrase)?)?
+    } else if is_encrypted(&section) {
+        traditional::decrypt(&section, demand(passphrase)?)?
+    } else {
+        section.der
+    };
+    Ok(match section.label.as_str() {
+        "RSA PRIVATE KEY" => PrivateKeyDer::Pkcs1(plain.to_vec().into()),
+        "EC PRIVATE KEY" => PrivateKeyDer::Sec1(plain.to_vec().into()),
+        _ => PrivateKeyDer::Pkcs8(plain.to_vec().into()),
+    })
+}
+
+/// The first block that is a private key.
+fn key_section(text: &str) -> Result<Section, TlsError> {
+    let section = pem::sections("key", text)?
+        .into_iter()
+        .find(|section| section.label.ends_with("PRIVATE KEY"))
+        .ok_or_else(|| {
+            config(
+                "key: no private key found; it must hold a PEM block \
+                 \"-----BEGIN PRIVATE KEY-----\"",
+            )
+        })?;
+    match section.label.as_str() {
+        "PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY" | ENCRYPTED_PKCS8 => Ok(section),
+        other => Err(config(format!(
+            "key: a key of the form \"{other}\" is not supported; convert it with `openssl pkcs8 \
+             -topk8 -in OLD -out NEW` (RSA, ECDSA or Ed25519)"
+        ))),
+    }
+}
+
+fn is_encrypted(section: &Section) -> bool {
+    section.proc_type.as_deref().is_some_and(|value| value.contains("ENCRYPTED"))
+}
+
+fn demand(passphrase: Option<&Secret<String>>) -> Result<&str, TlsError> {
+    passphrase.map(|passphrase| passphrase.expose().as_str()).ok_or_else(|| {
+        TlsError::new(
+            TlsErrorKind::PassphraseNeeded,
+            "key: the private key is encrypted; its passphrase is needed (or askpass FILE in the \
+             profile)",
+        )
+    })
+}
+
+/// Upstream's front ends look for the word in braces.
+fn wrong_passphrase(option: &str) -> TlsError {
+    TlsError::new(
+        TlsErrorKind::WrongPassphrase,
+        format!("{option}: the passphrase of the private key is wrong {{PEM_PASSWORD_FAIL}}"),
+    )
+}
+
+/// Whether decrypted bytes can be a key at all: one SEQUENCE and nothing else. A wrong passphrase
+/// passes the padding check once in 256 times, but not this one too.
+fn looks_like_der(plain: &[u8]) -> bool {
+    use x509_parser::der_parser::asn1_rs::Sequence;
+    Sequence::from_der(plain).is_ok_and(|(rest, _)| rest.is_empty())
+}
+
+/// Checks that key and certificate belong together.
+fn certified(
+    chain: Vec<CertificateDer<'static>>,
+    mut key: PrivateKeyDer<'static>,
+) -> Result<Arc<CertifiedKey>, TlsError> {
+    let signing = any_supported_type(&key);
+    key.zeroize();
+    let signing = signing.map_err(|_| {
+        config(
+            "key: the private key cannot be used; supported are RSA of 2048 to 8192 bits, ECDSA on \
+             P-256, P-384 and P-521, and Ed25519",
+        )
+    })?;
+    check_match(&chain, signing.as_ref())?;
+    Ok(Arc::new(CertifiedKey::new(chain, signing)))
+}
+
+fn check_match(chain: &[CertificateDer<'_>], key: &dyn SigningKey) -> Result<(), TlsError> {
+    let mismatch = || {
+        config(
+            "cert and key do not belong together; use the private key that this certificate was \
+             issued for",
+        )
+    };
+    let (Some(leaf), Some(spki)) = (chain.first(), key.public_key()) else {
+        return Err(mismatch());
+    };
+    let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| mismatch())?;
+    let (_, key) = SubjectPublicKeyInfo::from_der(&spki).map_err(|_| mismatch())?;
+    if leaf.public_key().subject_public_key.data == key.subject_public_key.data {
+        Ok(())
+    } else {
+        Err(mismatch())
+    }
+}
+
+/// Appends the intermediates between the client certificate and its root, as OpenSSL does: those
+/// of `extra-certs`, or else those found in `ca`.
+fn complete_chain(
+    chain: &mut Vec<CertificateDer<'static>>,
+    ca: &[CertificateDer<'static>],
+    extra: &[CertificateDer<'static>],
+) {
+    if !extra.is_empty() {
+        chain.extend(extra.iter().cloned());
+        return;
+    }
+    loop {
+        let names = |der: &CertificateDer<'_>| {
+            X509Certificate::from_der(der).ok().map(|(_, certificate)| {
+                let subject = certificate.subject().as_raw().to_vec();
+                (subject, certificate.issuer().as_raw().to_vec())
+            })
+        };
+        let Some((_, issuer)) = chain.last().and_then(names) else { return };
+        let next = ca.iter().find(|candidate| {
+            names(candidate).is_some_and(|(subject, its_issuer)| {
+                subject == issuer && its_issuer != subject && !chain.contains(candidate)
+            })
+        });
+        match next {
+            Some(next) => chain.push(next.clone()),
+            None => return,
+        }
+    }
+}
+
+fn config(message: impl std::fmt::Display) -> TlsError {
+    TlsError::new(TlsErrorKind::Config, message)
+}

@@ -1,0 +1,4 @@
+//! TLS against an in-memory rustls server.
+
+mod session;
+mod support;

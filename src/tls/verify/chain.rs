@@ -1,0 +1,399 @@
+//! From the server's certificate to a CA of the profile.
+//!
+//! rustls-webpki builds and checks paths. It is stricter than OpenSSL in places where OpenVPN
+//! set-ups depend on OpenSSL, so three cases are decided here: a self-signed server certificate
+//! that is itself in `ca`; a server certificate of version 1, or with the CA flag, signed
+//! directly by a CA of the profile; and the CA certificate at the end of a path, of which webpki
+//! looks at name and key only.
+//!
+//! Stricter than OpenVPN, on purpose or for want of support: at most six intermediates (OpenVPN:
+//! sixteen), names compared byte by byte, no intermediates of version 1.
+
+use std::cell::RefCell;
+
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter};
+
+use super::algorithms;
+use super::certificate::{ANY_USAGE, Certificate, GATED_CRYPTO, SERVER_AUTH, SignatureError};
+use crate::profile::CertProfile;
+use crate::tls::session::{TlsError, TlsErrorKind};
+
+/// The CA certificates of a profile and the intermediates that go with them.
+pub(super) struct TrustStore {
+    roots: Vec<Certificate>,
+    anchors: Vec<TrustAnchor<'static>>,
+    intermediates: Vec<CertificateDer<'static>>,
+    profile: CertProfile,
+}
+
+impl TrustStore {
+    /// Sorts `ca` into roots (self-issued) and intermediates. Where there is no root at all, every
+    /// certificate of `ca` is trusted as one.
+    pub(super) fn new(
+        ca: &[CertificateDer<'static>],
+        extra: &[CertificateDer<'static>],
+        profile: CertProfile,
+    ) -> Result<Self, TlsError> {
+        let mut roots = Vec::new();
+        let mut others = Vec::new();
+        for der in ca {
+            let certificate = Certificate::parse(der)
+                .map_err(|why| config(format!("ca: a certificate {why}; replace it")))?;
+            if certificate.self_issued() { &mut roots } else { &mut others }.push(certificate);
+        }
+        if roots.is_empty() {
+            std::mem::swap(&mut roots, &mut others);
+        }
+        let anchors = roots
+            .iter()
+            .map(|root| {
+                webpki::anchor_from_trusted_cert(&CertificateDer::from(root.der.as_slice()))
+                    .map(|anchor| anchor.to_owned())
+                    .map_err(|error| {
+                        config(format!(
+                            "ca: certificate \"{}\" cannot be used ({error:?}); replace it",
+                            root.subject
+                        ))
+                    })
+            })
+            .collect::<Result<_, _>>()?;
+        let intermediates = others
+            .into_iter()
+            .map(|certificate| CertificateDer::from(certificate.der))
+            .chain(extra.iter().cloned())
+            .collect();
+        Ok(Self { roots, anchors, intermediates, profile })
+    }
+
+    /// A verified path from `leaf` to a root, both included.
+    pub(super) fn verify(
+        &self,
+        leaf: &Certificate,
+        presented: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Vec<Certificate>, TlsError> {
+        leaf.check_time(now).map_err(|why| {
+            refused(
+                leaf,
+                format!("{why}; the server needs a new one, or this machine's clock is wrong"),
+            )
+        })?;
+        if leaf.self_issued() && self.roots.iter().any(|root| root.der == leaf.der) {
+            return Ok(vec![leaf.clone()]);
+        }
+        if !leaf.version3 || matches!(leaf.basic_constraints, Some((true, _))) {
+            return self.verify_direct(leaf, now);
+        }
+        let presented: Vec<CertificateDer<'_>> =
+            presented.iter().chain(&self.intermediates).cloned().collect();
+        self.verify_path(leaf, &presented, now)
+    }
+
+    /// A leaf that webpki refuses to look at, signed by a root without intermediates.
+    fn verify_direct(
+        &self,
+        leaf: &Certificate,
+        now: UnixTime,
+    ) -> Result<Vec<Certificate>, TlsError> {
+        if let Some(oid) = &leaf.unknown_critical {
+            return Err(refused(leaf, format!("has the unknown critical extension {oid}")));
+        }
+        let mut last = self.unknown_issuer(leaf);
+        for root in self.roots.iter().filter(|root| root.subject_raw == leaf.issuer_raw) {
+            let checked = leaf
+                .check_signature(root, self.allowed())
+                .map_err(|error| self.signature_error(leaf, Some(root), error))
+                .and_then(|()| {
+                    if root.name_constraints {
+                        return Err(refused(
+                            leaf,
+                            "has version 1 or the CA flag and an issuer with name constraints, \
+                             which cannot be checked; have it issued again as a version 3 \
+                             certificate without CA flag",
+                        ));
+                    }
+                    check_root(root, leaf, &[], now)
+                });
+            match checked {
+                Ok(()) => return Ok(vec![leaf.clone(), root.clone()]),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    fn verify_path(
+        &self,
+        leaf: &Certificate,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Vec<Certificate>, TlsError> {
+        let der = CertificateDer::from(leaf.der.as_slice());
+        let end_entity = EndEntityCert::try_from(&der)
+            .map_err(|error| self.path_error(leaf, intermediates, now, &error))?;
+        // webpki asks about each complete path; the answer's details stay here.
+        let verdict: RefCell<Result<Vec<Certificate>, Option<TlsError>>> = RefCell::new(Err(None));
+        let judge = |path: &webpki::VerifiedPath<'_>| {
+            let judged = self.judge(leaf, path, now);
+            let accepted = judged.is_ok();
+            *verdict.borrow_mut() = judged.map_err(Some);
+            if accepted { Ok(()) } else { Err(webpki::Error::UnknownIssuer) }
+        };
+        let outcome = end_entity
+            .verify_for_usage(
+                self.allowed().all,
+                &self.anchors,
+                intermediates,
+                now,
+                ServerPurpose,
+                None,
+                Some(&judge),
+            )
+            .map(|_| ());
+        match (outcome, verdict.into_inner()) {
+            (Ok(()), Ok(chain)) => Ok(chain),
+            (_, Err(Some(error))) => Err(error),
+            (Err(error), _) => Err(self.path_error(leaf, intermediates, now, &error)),
+            (Ok(()), Err(None)) => Err(self.unknown_issuer(leaf)),
+        }
+    }
+
+    /// What webpki leaves out: the CA certificate itself, and key usage of intermediates.
+    fn judge(
+        &self,
+        leaf: &Certificate,
+        path: &webpki::VerifiedPath<'_>,
+        now: UnixTime,
+    ) -> Result<Vec<Certificate>, TlsError> {
+        let mut intermediates = Vec::new();
+        for intermediate in path.intermediate_certificates() {
+            let certificate = Certificate::parse(&intermediate.der())
+                .map_err(|why| refused(leaf, format!("has an issuer that {why}")))?;
+            if !certificate.may_sign_certificates() {
+                return Err(not_a_ca(leaf, &certificate));
+            }
+            intermediates.push(certificate);
+        }
+        let anchor = path.anchor();
+        let position = self.anchors.iter().position(|candidate| candidate == anchor);
+        let root = position
+            .and_then(|position| self.roots.get(position))
+            .ok_or_else(|| self.unknown_issuer(leaf))?;
+        check_root(root, leaf, &intermediates, now)?;
+        let mut chain = vec![leaf.clone()];
+        chain.append(&mut intermediates);
+        chain.push(root.clone());
+        Ok(chain)
+    }
+
+    fn allowed(&self) -> &'static WebPkiSupportedAlgorithms {
+        algorithms::allowed(self.profile)
+    }
+
+    fn unknown_issuer(&self, leaf: &Certificate) -> TlsError {
+        let known: Vec<_> = self.roots.iter().map(|root| format!("\"{}\"", root.subject)).collect();
+        refused(
+            leaf,
+            format!(
+                "was issued by \"{}\" and no path leads from there to a CA of the profile ({}); \
+                 use the ca of this server, or add the missing intermediate to ca",
+                leaf.issuer,
+                known.join(", ")
+            ),
+        )
+    }
+
+    fn signature_error(
+        &self,
+        leaf: &Certificate,
+        issuer: Option<&Certificate>,
+        error: SignatureError,
+    ) -> TlsError {
+        let small = issuer
+            .and_then(|issuer| Some((issuer, issuer.rsa_bits?)))
+            .zip(algorithms::minimum_rsa_bits(self.profile))
+            .filter(|((_, bits), minimum)| bits < minimum);
+        if let Some(((issuer, bits), minimum)) = small {
+            return refused(
+                leaf,
+                format!(
+                    "was signed by \"{}\" with an RSA key of {bits} bits; tls-cert-profile demands \
+                     {minimum}",
+                    issuer.subject
+                ),
+            );
+        }
+        match error {
+            SignatureError::Algorithm => refused(
+                leaf,
+                "has a signature algorithm that tls-cert-profile does not allow (SHA-1 needs \
+                 `tls-cert-profile insecure`) or that is not supported; have it issued again with \
+                 SHA-256",
+            ),
+            SignatureError::Invalid => refused(
+                leaf,
+                "has an issuer of the right name in ca, but its signature was made with another \
+                 key (or one too small for tls-cert-profile); use the ca of this server",
+            ),
+        }
+    }
+
+    fn path_error(
+        &self,
+        leaf: &Certificate,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        error: &webpki::Error,
+    ) -> TlsError {
+        use webpki::Error as E;
+        let parsed = || intermediates.iter().filter_map(|der| Certificate::parse(der).ok());
+        match error {
+            E::UnknownIssuer => self.unknown_issuer(leaf),
+            E::CertExpired { .. } | E::CertNotValidYet { .. } => {
+                match parsed().find_map(|c| c.check_time(now).err().map(|why| (c.subject, why))) {
+                    Some((subject, why)) => refused(
+                        leaf,
+                        format!(
+                            "has the issuer \"{subject}\", whose certificate {why}; the server needs a new chain, or this machine's clock is wrong"
+                        ),
+                    ),
+                    None => refused(leaf, format!("has an issuer outside its validity: {error}")),
+                }
+            }
+            E::InvalidSignatureForPublicKey => {
+                let issuers: Vec<_> = parsed().collect();
+                let issuer = self.roots.iter().chain(&issuers).find(|issuer| {
+                    let signs = |c: &Certificate| c.issuer_raw == issuer.subject_raw;
+                    (signs(leaf) || issuers.iter().any(signs))
+                        && issuer
+                            .rsa_bits
+                            .zip(algorithms::minimum_rsa_bits(self.profile))
+                            .is_some_and(|(bits, minimum)| bits < minimum)
+                });
+                self.signature_error(leaf, issuer, SignatureError::Invalid)
+            }
+            E::UnsupportedSignatureAlgorithmContext(_)
+            | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+                self.signature_error(leaf, None, SignatureError::Algorithm)
+            }
+            E::RequiredEkuNotFoundContext(_) | E::EmptyEkuExtension => refused(
+                leaf,
+                "or one of its issuers has an extended key usage that does not allow TLS servers \
+                 (serverAuth); have it issued again for a server",
+            ),
+            E::EndEntityUsedAsCa => match parsed().find(|c| !c.may_sign_certificates()) {
+                Some(issuer) => not_a_ca(leaf, &issuer),
+                None => refused(leaf, "was issued by a certificate without CA flag"),
+            },
+            E::PathLenConstraintViolated => refused(
+                leaf,
+                "has more intermediates than the path length of one of its CAs allows",
+            ),
+            E::MaximumPathDepthExceeded => refused(leaf, "has more than six intermediate CAs"),
+            E::NameConstraintViolation => {
+                refused(leaf, "has a name that the name constraints of its CA do not allow")
+            }
+            E::UnsupportedCriticalExtension => {
+                refused(leaf, "or one of its issuers has an unknown critical extension")
+            }
+            other => refused(leaf, format!("or its chain is not acceptable ({other})")),
+        }
+    }
+}
+
+/// Checks the CA certificate at the end of a path as OpenSSL does.
+fn check_root(
+    root: &Certificate,
+    leaf: &Certificate,
+    intermediates: &[Certificate],
+    now: UnixTime,
+) -> Result<(), TlsError> {
+    root.check_time(now).map_err(|why| {
+        refused(
+            leaf,
+            format!("was issued under the CA \"{}\" of the profile, whose certificate {why}; the profile needs a new ca, or this machine's clock is wrong", root.subject),
+        )
+    })?;
+    if !root.may_sign_certificates() {
+        return Err(not_a_ca(leaf, root));
+    }
+    if let Some(oid) = &root.unknown_critical {
+        return Err(refused(
+            leaf,
+            format!(
+                "was issued under the CA \"{}\", which has the unknown critical extension {oid}",
+                root.subject
+            ),
+        ));
+    }
+    if let Some(usages) = &root.extended_key_usage
+        && !allows_server(usages)
+    {
+        return Err(refused(
+            leaf,
+            format!(
+                "was issued under the CA \"{}\", whose extended key usage does not allow TLS servers",
+                root.subject
+            ),
+        ));
+    }
+    let below = intermediates.iter().filter(|intermediate| !intermediate.self_issued()).count();
+    if let Some((_, Some(limit))) = root.basic_constraints
+        && below > limit as usize
+    {
+        return Err(refused(
+            leaf,
+            format!(
+                "has more intermediates than the path length {limit} of the CA \"{}\" allows",
+                root.subject
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Extended key usages that OpenSSL's server purpose accepts.
+pub(super) fn allows_server(usages: &[String]) -> bool {
+    usages.iter().any(|usage| {
+        usage == SERVER_AUTH || usage == ANY_USAGE || GATED_CRYPTO.contains(&usage.as_str())
+    })
+}
+
+/// [`allows_server`] for every certificate of a path; none at all is fine.
+struct ServerPurpose;
+
+impl ExtendedKeyUsageValidator for ServerPurpose {
+    fn validate(&self, usages: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
+        let mut present = Vec::new();
+        for usage in usages {
+            let parts: Vec<_> = usage?.to_decoded_oid().iter().map(usize::to_string).collect();
+            present.push(parts.join("."));
+        }
+        if present.is_empty() || allows_server(&present) {
+            Ok(())
+        } else {
+            Err(webpki::Error::EmptyEkuExtension)
+        }
+    }
+}
+
+fn not_a_ca(leaf: &Certificate, issuer: &Certificate) -> TlsError {
+    refused(
+        leaf,
+        format!(
+            "was issued by \"{}\", which is not a CA (basic constraints without CA flag, or key \
+             usage without keyCertSign); have the CA certificate issued again",
+            issuer.subject
+        ),
+    )
+}
+
+fn refused(leaf: &Certificate, why: impl std::fmt::Display) -> TlsError {
+    super::refused("certificate verification", leaf, why)
+}
+
+fn config(message: impl std::fmt::Display) -> TlsError {
+    TlsError::new(TlsErrorKind::Config, message)
+}

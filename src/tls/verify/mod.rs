@@ -1,0 +1,257 @@
+//! OpenVPN's certificate rules as a rustls verifier. No host name is ever compared.
+
+mod algorithms;
+mod certificate;
+mod chain;
+mod crl;
+mod rules;
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::WebPkiSupportedAlgorithms;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, Error, SignatureScheme};
+use webpki::RawPublicKeyEntity;
+
+use self::certificate::Certificate;
+use self::chain::TrustStore;
+use self::crl::RevocationLists;
+use self::rules::Rules;
+use super::errors::certificate_error;
+use super::session::{PeerCertificate, TlsError, TlsErrorKind};
+use crate::profile::{CertProfile, TlsOptions};
+
+/// Verifies servers for one connection: after the first complete handshake the certificate chain
+/// may not change any more.
+pub(super) struct ServerVerifier {
+    policy: Arc<Policy>,
+    chain: Mutex<Chain>,
+}
+
+/// What the profile demands.
+struct Policy {
+    /// `None`: `peer-fingerprint` without CA.
+    store: Option<TrustStore>,
+    crls: Option<RevocationLists>,
+    rules: Rules,
+    profile: CertProfile,
+}
+
+/// Fingerprints of a verified path, leaf first.
+type Path = Vec<[u8; 32]>;
+
+#[derive(Default)]
+struct Chain {
+    /// Verified, handshake not finished.
+    seen: Path,
+    /// Of the first finished handshake.
+    locked: Option<Path>,
+}
+
+impl ServerVerifier {
+    /// Reads the certificate options. `ca` is what the profile trusts (from `ca` or `pkcs12`).
+    pub(super) fn new(
+        options: &TlsOptions,
+        ca: &[CertificateDer<'static>],
+        extra: &[CertificateDer<'static>],
+    ) -> Result<Self, TlsError> {
+        let config = |message: &str| Err(TlsError::new(TlsErrorKind::Config, message));
+        if ca.is_empty() && options.peer_fingerprints.is_empty() {
+            return config(
+                "the profile has neither ca nor peer-fingerprint: the server cannot be verified; \
+                 add one of them",
+            );
+        }
+        if ca.is_empty() && options.verify_hash.is_some() {
+            return config("verify-hash needs a ca; use peer-fingerprint instead");
+        }
+        let store = match ca {
+            [] => None,
+            ca => Some(TrustStore::new(ca, extra, options.cert_profile)?),
+        };
+        let policy = Policy {
+            store,
+            crls: options.crl.as_deref().map(RevocationLists::parse).transpose()?,
+            rules: Rules::new(options)?,
+            profile: options.cert_profile,
+        };
+        Ok(Self { policy: Arc::new(policy), chain: Mutex::default() })
+    }
+
+    /// The same policy for a new connection: nothing is locked.
+    pub(super) fn unlocked(&self) -> Self {
+        Self { policy: Arc::clone(&self.policy), chain: Mutex::default() }
+    }
+
+    /// Called when a handshake is complete: locks the chain, describes the leaf.
+    pub(super) fn established(
+        &self,
+        leaf: &CertificateDer<'_>,
+    ) -> Result<PeerCertificate, TlsError> {
+        let leaf = parse_leaf(leaf)?;
+        let fingerprint = leaf.fingerprint();
+        let mut chain = self.chain.lock().unwrap_or_else(PoisonError::into_inner);
+        if chain.locked.is_none() && chain.seen.first() == Some(&fingerprint) {
+            chain.locked = Some(chain.seen.clone());
+        }
+        Ok(PeerCertificate { subject: leaf.subject, fingerprint, common_name: leaf.common_name })
+    }
+
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        presented: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), TlsError> {
+        let leaf = parse_leaf(leaf)?;
+        let chain = match &self.policy.store {
+            Some(store) => {
+                let chain = store.verify(&leaf, presented, now)?;
+                Rules::check_purpose(&leaf)?;
+                chain
+            }
+            None => vec![leaf.clone()],
+        };
+        self.policy.rules.check(&leaf, &chain)?;
+        if let (Some(crls), Some(_)) = (&self.policy.crls, &self.policy.store) {
+            crls.check(&chain, self.allowed(), now)?;
+        }
+        let path: Path = chain.iter().map(Certificate::fingerprint).collect();
+        let mut chain = self.chain.lock().unwrap_or_else(PoisonError::into_inner);
+        if chain.locked.as_ref().is_some_and(|locked| *locked != path) {
+            return Err(refused(
+                "renegotiation",
+                &leaf,
+                "is not the one (or not issued the way) this connection started with; connect \
+                 again if the server's certificate was renewed",
+            ));
+        }
+        chain.seen = path;
+        Ok(())
+    }
+
+    fn allowed(&self) -> &'static WebPkiSupportedAlgorithms {
+        algorithms::allowed(self.policy.profile)
+    }
+
+    /// Verifies a handshake signature. TLS 1.3 binds the curve to the scheme, TLS 1.2 does not.
+    fn verify_handshake(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+        any_curve: bool,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        let leaf = parse_leaf(leaf)?;
+        let entry = self.allowed().mapping.iter().find(|(scheme, _)| *scheme == signed.scheme);
+        let algorithms = entry.map_or(&[][..], |(_, algorithms)| *algorithms);
+        let algorithms =
+            if any_curve { algorithms } else { &algorithms[..algorithms.len().min(1)] };
+        let key = RawPublicKeyEntity::try_from(leaf.public_key()).map_err(|error| {
+            refused("certificate verification", &leaf, format!("has a bad public key ({error})"))
+        })?;
+        let verified = algorithms
+            .iter()
+            .any(|algorithm| key.verify_signature(*algorithm, message, signed.signature()).is_ok());
+        if verified {
+            return Ok(HandshakeSignatureValid::assertion());
+        }
+        let demanded = algorithms::minimum_rsa_bits(self.policy.profile);
+        Err(match (leaf.rsa_bits, demanded) {
+            (Some(bits), Some(minimum)) if bits < minimum => refused(
+                "tls-cert-profile",
+                &leaf,
+                format!(
+                    "has an RSA key of {bits} bits, {minimum} are demanded; the server needs a larger key"
+                ),
+            ),
+            (Some(bits), _) if bits < 2048 => refused(
+                "certificate verification",
+                &leaf,
+                format!(
+                    "has an RSA key of {bits} bits, which {:?} cannot be verified with; the server \
+                     needs a key of 2048 bits or more (or TLS 1.2: `tls-version-max 1.2`)",
+                    signed.scheme
+                ),
+            ),
+            _ => refused(
+                "certificate verification",
+                &leaf,
+                "does not fit the handshake signature: the server does not hold its private key, \
+                 or tls-cert-profile does not allow the algorithm",
+            ),
+        })
+    }
+}
+
+impl ServerCertVerifier for ServerVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.verify(end_entity, intermediates, now)
+            .map(|()| ServerCertVerified::assertion())
+            .map_err(certificate_error)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verify_handshake(message, cert, dss, true).map_err(certificate_error)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        // RFC 8446, 4.2.3: PKCS#1 signatures are for certificates only.
+        use SignatureScheme as S;
+        if matches!(dss.scheme, S::RSA_PKCS1_SHA256 | S::RSA_PKCS1_SHA384 | S::RSA_PKCS1_SHA512) {
+            return Err(rustls::PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into());
+        }
+        self.verify_handshake(message, cert, dss, false).map_err(certificate_error)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.allowed().mapping.iter().map(|(scheme, _)| *scheme).collect()
+    }
+}
+
+impl fmt::Debug for ServerVerifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerVerifier").finish_non_exhaustive()
+    }
+}
+
+fn parse_leaf(der: &CertificateDer<'_>) -> Result<Certificate, TlsError> {
+    Certificate::parse(der).map_err(|why| {
+        TlsError::new(
+            TlsErrorKind::CertVerify,
+            format!("certificate verification: the server's certificate {why}"),
+        )
+    })
+}
+
+/// A refusal that names the rule, the certificate and the reason.
+fn refused(rule: &str, leaf: &Certificate, why: impl fmt::Display) -> TlsError {
+    TlsError::new(
+        TlsErrorKind::CertVerify,
+        format!("{rule}: the server's certificate \"{}\" {why}", leaf.subject),
+    )
+}
+
+/// `AA:BB:..`
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":")
+}
