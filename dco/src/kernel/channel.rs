@@ -1,0 +1,447 @@
+//! [`DataChannel`] on top of either kernel interface.
+
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::time::{Interval, MissedTickBehavior};
+
+use super::device::Device;
+use super::events::{Event, Events};
+use super::family::{Api, Family};
+use super::link::{LinkName, Links, Mode};
+use super::message::{NewPeer, PeerEvent, PeerInfo, SetPeer};
+use super::usage::{KeyUsage, Unwrap};
+use crate::data_channel::{ControlPort, DataChannel, DataEvent, Interface, PeerDeletedReason};
+use crate::error::Error;
+use crate::types::{
+    Framing, Keepalive, KeyConfig, KeySlot, PeerConfig, PeerId, PeerStats, TransportSocket,
+};
+
+/// How often the counters are looked at for key usage.
+const POLL: Duration = Duration::from_secs(10);
+
+/// A data channel in the kernel: one point-to-point link with at most one peer.
+///
+/// Only control packets pass through this process. Whatever happens to the process, the link
+/// stays until somebody deletes it: call [`DataChannel::close`]. Dropping the channel does the
+/// same as far as it can; what a crash leaves behind, the next channel removes.
+///
+/// # Network namespaces
+///
+/// The link, the netlink sockets and the events of `ovpn-dco-v2` belong to the namespace of the
+/// thread that called [`Self::create`]; the events of the in-tree module to that of the transport
+/// socket. The transport socket must therefore be in the same namespace; a link that is moved away
+/// later counts as gone.
+///
+/// # Transport sockets
+///
+/// SO_MARK applies to data packets; SO_BINDTODEVICE does not. The channel keeps its duplicate of
+/// the descriptor as long as the peer exists, so that the caller closing its own does not end the
+/// peer. On TCP the caller notices FIN and RST: the kernel tells nobody else.
+pub struct KernelDataChannel {
+    interface: Interface,
+    api: Api,
+    backend: Arc<Mutex<Backend>>,
+    events: Events,
+    poll: Interval,
+    /// [`DataEvent::Failed`] was told; nothing follows.
+    failed: bool,
+}
+
+/// Everything that a request needs. Behind a lock, because requests run on the blocking pool:
+/// the kernel may have to load a module for one, and a request whose caller is gone must end
+/// before the next begins.
+struct Backend {
+    device: Device,
+    links: Links,
+    interface: Interface,
+    /// The link is ours to delete.
+    created: bool,
+    /// The link is deleted, by us or by somebody else: no request may follow.
+    gone: bool,
+    peer: Option<Peer>,
+}
+
+struct Peer {
+    id: PeerId,
+    /// Kept open: with the in-tree module the last close deletes the peer.
+    _socket: OwnedFd,
+    usage: KeyUsage,
+    unwrap: Unwrap,
+}
+
+impl KernelDataChannel {
+    /// Creates the network link (down, without addresses) for one kernel interface; loads its
+    /// module if need be. Links that crashed processes left behind are removed.
+    ///
+    /// Must be called on a tokio runtime. The calling thread's network namespace counts.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchFamily`], [`Error::NotPermitted`]; [`Error::Kernel`] for everything else the
+    /// kernel refuses (`EEXIST`: the name is taken).
+    pub async fn create(api: Api, name: LinkName) -> Result<Self, Error> {
+        // Sockets belong to the namespace of the thread that opens them; the module may have to
+        // be loaded first, but a thread of the blocking pool may be in another namespace.
+        let mut links = Links::open()?;
+        let family = blocking(move || Family::resolve(api)).await?;
+        let mut events = Events::open(family.clone())?;
+        let mut device = Device::open(family.clone(), 0)?;
+        let backend = blocking(move || {
+            if !family.permitted()? {
+                return Err(Error::NotPermitted {
+                    operation: "PEER_NEW",
+                    needs: super::family::PRIVILEGE,
+                });
+            }
+            if let Err(error) = links.remove_leftovers() {
+                tracing::warn!(%error, "cannot remove links left behind");
+            }
+            let (interface, created) = links.create(api, &name, Mode::PointToPoint)?;
+            device.set_ifindex(interface.index);
+            Ok(Backend { device, links, interface, created, gone: false, peer: None })
+        })
+        .await?;
+        events.watch(backend.interface.index);
+        let mut poll = tokio::time::interval(POLL);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Self {
+            interface: backend.interface.clone(),
+            api,
+            backend: Arc::new(Mutex::new(backend)),
+            events,
+            poll,
+            failed: false,
+        })
+    }
+
+    /// Which kernel interface it uses.
+    pub fn api(&self) -> Api {
+        self.api
+    }
+
+    /// The peer as the kernel describes it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoSuchPeer`], [`Error::Kernel`].
+    pub async fn peer_info(&mut self) -> Result<PeerInfo, Error> {
+        self.request(|backend| {
+            let id = backend.peer()?.id;
+            backend.device.peer(id)
+        })
+        .await
+    }
+
+    async fn request<T: Send + 'static>(
+        &self,
+        request: impl FnOnce(&mut Backend) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let backend = Arc::clone(&self.backend);
+        blocking(move || {
+            let mut backend = lock(&backend);
+            if backend.gone { Err(Error::Closed) } else { request(&mut backend) }
+        })
+        .await
+    }
+
+    /// What an event means. Asks the kernel directly: nothing may be awaited between taking an
+    /// event and telling it, or a dropped future would lose it.
+    fn interpret(&mut self, event: Event) -> Option<DataEvent> {
+        let mut backend = lock(&self.backend);
+        if backend.gone {
+            return None;
+        }
+        match event {
+            Event::Peer(id, PeerEvent::Deleted(reason)) => {
+                (backend.peer.as_ref()?.id == id).then_some(())?;
+                backend.lost_peer().then_some(DataEvent::PeerDeleted(reason))
+            }
+            Event::Peer(id, PeerEvent::Floated(remote)) => {
+                (backend.peer.as_ref()?.id == id).then_some(DataEvent::Floated(remote))
+            }
+            Event::Peer(id, PeerEvent::KeyExhausted(key)) => {
+                let peer = backend.peer.as_mut().filter(|peer| peer.id == id)?;
+                peer.usage.exhausted(key).then_some(DataEvent::KeyExhausted(key))
+            }
+            Event::Overrun => {
+                tracing::warn!("kernel events were lost");
+                match backend.links.exists(self.interface.index) {
+                    Ok(false) => Some(self.fail(backend, "the network link was deleted")),
+                    // Whatever the reason was, it is lost.
+                    _ => backend
+                        .lost_peer()
+                        .then_some(DataEvent::PeerDeleted(PeerDeletedReason::Teardown)),
+                }
+            }
+            Event::LinkGone => Some(self.fail(backend, "the network link was deleted")),
+            Event::Broken(why) => Some(self.fail(backend, &why)),
+        }
+    }
+
+    fn check_usage(&mut self) -> Option<DataEvent> {
+        let mut backend = lock(&self.backend);
+        if backend.gone {
+            return None;
+        }
+        let stats = backend.stats().ok()?;
+        let key = backend.peer.as_mut()?.usage.check(stats)?;
+        Some(DataEvent::KeyExhausted(key))
+    }
+}
+
+impl KernelDataChannel {
+    fn fail(&self, mut backend: MutexGuard<'_, Backend>, why: &str) -> DataEvent {
+        backend.gone = true;
+        backend.peer = None;
+        DataEvent::Failed(format!("{} ({}): {why}", self.interface.name, self.api.name()))
+    }
+}
+
+impl Backend {
+    fn peer(&mut self) -> Result<&mut Peer, Error> {
+        self.peer.as_mut().ok_or(Error::NoSuchPeer)
+    }
+
+    /// Whether the peer is really gone; forgets it then. An event of an earlier peer can arrive
+    /// late and carry the id of the present one, so the kernel is asked.
+    fn lost_peer(&mut self) -> bool {
+        let Some(peer) = &self.peer else { return false };
+        match self.device.peer(peer.id) {
+            Err(Error::NoSuchPeer) => {
+                self.peer = None;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn stats(&mut self) -> Result<PeerStats, Error> {
+        let id = self.peer()?.id;
+        let stats = self.device.peer(id)?.stats;
+        let api = self.device.api();
+        let peer = self.peer()?;
+        Ok(match api {
+            Api::Ovpn => stats,
+            Api::OvpnDcoV2 => peer.unwrap.extend(stats),
+        })
+    }
+
+    fn new_peer(&mut self, config: PeerConfig) -> Result<ControlPort, Error> {
+        let api = self.device.api();
+        let PeerConfig { id, socket, remote, local, keepalive, .. } = config;
+        let Some(id) = id.filter(|id| *id != PeerId::UNDEFINED) else {
+            return Err(unsupported(api, "DATA_V1 packets (the server pushed no peer-id)"));
+        };
+        let (socket, tcp) = match socket {
+            TransportSocket::Udp(socket) => (socket, false),
+            TransportSocket::Tcp(socket) => (socket, true),
+        };
+        if !tcp {
+            check_udp(api, &socket, remote)?;
+        }
+        self.device.new_peer(&NewPeer {
+            id,
+            socket: socket.as_fd(),
+            // The in-tree module refuses an address for TCP: the connection has one.
+            remote: (!tcp).then_some(remote),
+            local: local.filter(|_| !tcp),
+            vpn_ipv4: None,
+            vpn_ipv6: None,
+            tx_id: None,
+        })?;
+        // This drops the descriptor of the peer that was replaced, after it is gone.
+        self.peer = Some(Peer {
+            id,
+            _socket: socket,
+            usage: KeyUsage::default(),
+            unwrap: Unwrap::default(),
+        });
+        if keepalive != Keepalive::default()
+            && let Err(error) = self.set_keepalive(keepalive)
+        {
+            // All or nothing: without keepalive a dead server would never be noticed.
+            let _ = self.del_peer();
+            return Err(error);
+        }
+        Ok(ControlPort::Socket { tcp_packets: tcp && api == Api::Ovpn })
+    }
+
+    fn set_keepalive(&mut self, keepalive: Keepalive) -> Result<(), Error> {
+        let id = self.peer()?.id;
+        self.device.set_peer(&SetPeer { id, remote: None, keepalive: Some(keepalive) })
+    }
+
+    fn new_key(&mut self, slot: KeySlot, key: &KeyConfig) -> Result<(), Error> {
+        let id = self.peer()?.id;
+        self.device.new_key(id, slot, key)?;
+        let now = self.stats()?;
+        self.peer()?.usage.installed(slot, key.key_id, key.cipher, now);
+        Ok(())
+    }
+
+    fn swap_keys(&mut self) -> Result<(), Error> {
+        let id = self.peer()?.id;
+        self.device.swap_keys(id)?;
+        let now = self.stats()?;
+        self.peer()?.usage.swapped(now);
+        Ok(())
+    }
+
+    fn del_key(&mut self, slot: KeySlot) -> Result<(), Error> {
+        let peer = self.peer()?;
+        peer.usage.deleted(slot);
+        let id = peer.id;
+        self.device.del_key(id, slot)
+    }
+
+    fn del_peer(&mut self) -> Result<(), Error> {
+        let id = self.peer()?.id;
+        // If the kernel does not answer, the descriptor is still given up: closing it is the
+        // other way to end a peer.
+        let result = self.device.del_peer(id);
+        self.peer = None;
+        result
+    }
+
+    /// Deletes the peer, then the link. Nothing may be asked of the link afterwards.
+    fn close(&mut self) -> Result<(), Error> {
+        if std::mem::replace(&mut self.gone, true) {
+            return Ok(());
+        }
+        let peer = match self.del_peer() {
+            Err(Error::NoSuchPeer | Error::Kernel { errno: libc::ENODEV, .. }) => Ok(()),
+            other => other,
+        };
+        if self.created {
+            // Also ends the peer.
+            return self.links.delete(self.interface.index);
+        }
+        peer
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::warn!(name = self.interface.name, %error, "cannot remove the network link");
+        }
+    }
+}
+
+impl DataChannel for KernelDataChannel {
+    fn interface(&self) -> &Interface {
+        &self.interface
+    }
+
+    async fn new_peer(&mut self, peer: PeerConfig, residue: Vec<u8>) -> Result<ControlPort, Error> {
+        if !residue.is_empty() {
+            return Err(unsupported(self.api, "TCP data read ahead of the hand-over"));
+        }
+        if peer.framing != Framing::None {
+            return Err(unsupported(self.api, "compression framing"));
+        }
+        self.request(move |backend| backend.new_peer(peer)).await
+    }
+
+    async fn set_keepalive(&mut self, keepalive: Keepalive) -> Result<(), Error> {
+        self.request(move |backend| backend.set_keepalive(keepalive)).await
+    }
+
+    async fn new_key(&mut self, slot: KeySlot, key: KeyConfig) -> Result<(), Error> {
+        self.request(move |backend| backend.new_key(slot, &key)).await
+    }
+
+    async fn swap_keys(&mut self) -> Result<(), Error> {
+        self.request(Backend::swap_keys).await
+    }
+
+    async fn del_key(&mut self, slot: KeySlot) -> Result<(), Error> {
+        self.request(move |backend| backend.del_key(slot)).await
+    }
+
+    async fn stats(&mut self) -> Result<PeerStats, Error> {
+        self.request(Backend::stats).await
+    }
+
+    async fn notify_exit(&mut self) -> Result<(), Error> {
+        Err(unsupported(self.api, "the in-band exit notification"))
+    }
+
+    async fn del_peer(&mut self) -> Result<(), Error> {
+        self.request(Backend::del_peer).await
+    }
+
+    async fn next_event(&mut self) -> DataEvent {
+        while !self.failed {
+            let told = tokio::select! {
+                event = self.events.next() => self.interpret(event),
+                _ = self.poll.tick() => self.check_usage(),
+            };
+            if let Some(event) = told {
+                self.failed = matches!(event, DataEvent::Failed(_));
+                return event;
+            }
+        }
+        std::future::pending().await
+    }
+
+    async fn close(self) -> Result<(), Error> {
+        blocking(move || lock(&self.backend).close()).await
+    }
+}
+
+impl fmt::Debug for KernelDataChannel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KernelDataChannel")
+            .field("api", &self.api)
+            .field("interface", &self.interface)
+            .finish_non_exhaustive()
+    }
+}
+
+fn unsupported(api: Api, what: &str) -> Error {
+    Error::Unsupported { what: what.to_owned(), by: api.name() }
+}
+
+/// A UDP socket must be bound, or data packets would leave from port 0.
+///
+/// `ovpn-dco-v2` moves a peer to wherever a packet with its peer-id comes from, before it
+/// authenticates the packet: one forged packet takes the tunnel's traffic away. A connected socket
+/// receives from the server's address only.
+fn check_udp(api: Api, socket: &OwnedFd, remote: std::net::SocketAddr) -> Result<(), Error> {
+    let socket = SockRef::from(socket);
+    let io = |e| Error::io("looking at the transport socket", e);
+    if api == Api::OvpnDcoV2 && socket.peer_addr().is_err() {
+        let remote = match (socket.domain().map_err(io)?, remote) {
+            (socket2::Domain::IPV6, std::net::SocketAddr::V4(v4)) => {
+                std::net::SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port()))
+            }
+            _ => remote,
+        };
+        socket
+            .connect(&remote.into())
+            .map_err(|e| Error::io("connecting the transport socket", e))?;
+    }
+    let bound = socket.local_addr().map_err(io)?.as_socket().is_some_and(|local| local.port() != 0);
+    if bound {
+        Ok(())
+    } else {
+        Err(io(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is not bound to a port")))
+    }
+}
+
+/// A panic in a request leaves no half-made change worth giving up the channel for.
+fn lock(backend: &Mutex<Backend>) -> MutexGuard<'_, Backend> {
+    backend.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    // The runtime is shutting down, or the work panicked.
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Closed))
+}
