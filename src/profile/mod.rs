@@ -1,8 +1,30 @@
 //! Profiles and pushed options: text in, complete and valid options out. Pure: files are read
 //! through [`FileSource`] only.
 
+mod ciphers;
+mod compression;
+mod directives;
+mod dns;
+mod draft;
+mod keyfile;
+mod lexer;
+mod meta;
+mod network;
+mod occ;
 mod options;
+mod parse;
+mod peer_info;
 mod push;
+mod source;
+mod timers;
+mod values;
+mod verdict;
 
+pub use lexer::MAX_PROFILE_SIZE;
+pub use occ::occ_string;
 pub use options::*;
+pub use parse::Profile;
+pub use peer_info::{IV_PROTO, PeerInfoExtra, peer_info};
 pub use push::*;
+pub use source::{DirFiles, FileSource, NoFiles};
+pub use verdict::{ProfileError, ProfileErrors, Verdict, VerdictKind};

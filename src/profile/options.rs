@@ -200,7 +200,8 @@ pub struct Inactive {
 /// TLS and certificate verification, as OpenVPN defines it.
 #[derive(Clone, Debug)]
 pub struct TlsOptions {
-    /// `ca`: PEM text. `None` only with `peer_fingerprints`.
+    /// `ca`: PEM text. `None` only with `peer_fingerprints`, or with a PKCS#12 `key` that brings the
+    /// CA.
     pub ca: Option<String>,
     /// `cert`: PEM text of the client certificate (chain).
     pub cert: Option<String>,
@@ -391,7 +392,8 @@ pub struct AuthOptions {
     pub static_challenge: Option<StaticChallenge>,
     /// `auth-nocache`
     pub nocache: bool,
-    /// Access Server: the session needs no credentials.
+    /// The session needs no credentials: none are asked for in the profile, the profile holds both,
+    /// or Access Server marked it (`AUTOLOGIN`).
     pub autologin: bool,
     /// User name that the front end must not change (`USERNAME` meta directive or setenv).
     pub locked_username: Option<String>,
@@ -585,12 +587,16 @@ pub struct RedirectGateway {
 pub struct DnsOptions {
     /// `dns server N ...`, by priority (-128..=127).
     pub servers: BTreeMap<i8, DnsServer>,
-    /// `dns search-domains`, or `dhcp-option ADAPTER_DOMAIN_SUFFIX|DOMAIN|DOMAIN-SEARCH`.
+    /// `dns search-domains`
     pub search_domains: Vec<String>,
     /// `dhcp-option DNS|DNS6`; ignored when `servers` is not empty.
     pub dhcp_servers: Vec<IpAddr>,
-    /// `dhcp-option DOMAIN...`; ignored when `servers` is not empty.
+    /// `dhcp-option DOMAIN|DOMAIN-SEARCH`; ignored when `servers` is not empty. In
+    /// [`crate::profile::SessionOptions`] the last `ADAPTER_DOMAIN_SUFFIX` stands first.
     pub dhcp_domains: Vec<String>,
+    /// `dhcp-option ADAPTER_DOMAIN_SUFFIX`, the last one; moved into `dhcp_domains` once the push
+    /// is complete.
+    pub adapter_domain_suffix: Option<String>,
 }
 
 /// One `dns server`.
@@ -633,6 +639,25 @@ pub struct PullOptions {
     pub route_nopull: bool,
     /// `pull-filter`, first match wins.
     pub filters: Vec<PullFilter>,
+    /// `route-noexec`: routes are left to somebody else.
+    pub route_noexec: bool,
+    /// Override `ipv6`: what happens to IPv6 when the server pushes no IPv6 address.
+    pub unpushed_ipv6: UnpushedFamily,
+    /// Override `dns-fallback-google`: public resolvers where the default route goes through the
+    /// tunnel and the server pushes none.
+    pub dns_fallback: bool,
+    /// Override `dns-setup-disabled`: no DNS settings at all.
+    pub dns_disabled: bool,
+}
+
+/// What happens to an address family that the server pushes no address for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum UnpushedFamily {
+    /// It goes outside of the tunnel, as far as routes say so.
+    #[default]
+    Allow,
+    /// It is blocked.
+    Block,
 }
 
 /// `pull-filter ACTION TEXT`

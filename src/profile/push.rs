@@ -1,17 +1,37 @@
 //! Options that the server pushes, applied to the profile's own.
 
+mod filter;
+mod split;
+
 use std::time::Duration;
 
-use ovpn_dco::{Cipher, Framing};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use ovpn_dco::{Cipher, Framing, PeerId};
 
-use super::options::{Inactive, NetworkOptions, PingTimeout};
+use super::compression::{self, Compression};
+use super::lexer::{Escapes, tokenize};
+use super::network::{self, Origin};
+use super::options::{Inactive, NetworkOptions, Options, PingTimeout, Topology, UnpushedFamily};
+use super::timers::{self, Timers};
+use super::values::{number, seconds_or_never};
+use super::verdict::{Done, Outcome, Problem};
+use super::{ciphers, dns};
 use crate::secret::Secret;
+use filter::{Decision, decide};
+
+pub use split::split_push;
+
+/// Longest `auth-token` (OpenVPN 2: its password buffer).
+const MAX_TOKEN: usize = 4095;
+/// Smallest MTU that a server may push (OpenVPN 3).
+const MIN_PUSHED_MTU: u16 = 68;
 
 /// What a connection runs with: the profile and one complete push reply, combined.
 #[derive(Clone, Debug)]
 pub struct SessionOptions {
     /// Pushed `peer-id`; `None`: DATA_V1.
-    pub peer_id: Option<ovpn_dco::PeerId>,
+    pub peer_id: Option<PeerId>,
     /// The negotiated data cipher.
     pub cipher: Cipher,
     /// Compression framing in use.
@@ -22,7 +42,8 @@ pub struct SessionOptions {
     pub dynamic_tls_crypt: bool,
     /// `cc-exit`: exit notification as control message.
     pub cc_exit: bool,
-    /// Profile's network options with the pushed ones applied and merged.
+    /// Profile's network options with the pushed ones applied and merged. The topology is always
+    /// set.
     pub network: NetworkOptions,
     /// Interface MTU after negotiation.
     pub tun_mtu: u16,
@@ -34,16 +55,394 @@ pub struct SessionOptions {
     pub inactive: Option<Inactive>,
     /// `session-timeout`
     pub session_timeout: Option<Duration>,
-    /// `explicit-exit-notify`, pushed or configured.
+    /// `explicit-exit-notify`, pushed or configured (for any server of the profile).
     pub explicit_exit_notify: u32,
     /// `auth-token`
     pub auth_token: Option<Secret<String>>,
     /// `auth-token-user`, decoded.
     pub auth_token_user: Option<String>,
+    /// `auth-nocache`, pushed or configured.
+    pub auth_nocache: bool,
     /// `reneg-sec` pushed; `Some(None)`: never.
     pub reneg: Option<Option<Duration>>,
     /// `echo` lines, for the front end.
     pub echo: Vec<String>,
     /// Options that were ignored, each with the reason, for the log.
     pub ignored: Vec<String>,
+}
+
+/// Why a push cannot be used.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum PushError {
+    /// A `pull-filter reject` of the profile matched: connect again.
+    #[error("rejected pushed option: {option} (the profile has pull-filter reject)")]
+    Rejected {
+        /// The option's name.
+        option: String,
+    },
+    /// No data cipher both sides accept.
+    #[error("{0}")]
+    Cipher(String),
+    /// The server wants packets compressed.
+    #[error(
+        "Compression is not available, and the server pushed '{option}'; remove compression on the \
+         server"
+    )]
+    Compression {
+        /// The option as pushed.
+        option: String,
+    },
+    /// Something this client does not have and the server now relies on.
+    #[error("the server pushed '{option}', which is not supported")]
+    Unsupported {
+        /// The option as pushed.
+        option: String,
+    },
+    /// An option without which the connection cannot work is malformed.
+    #[error("the server pushed an unusable '{option}': {reason}")]
+    Malformed {
+        /// The option's name.
+        option: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl SessionOptions {
+    /// Combines a profile with the raw options of one complete push reply.
+    ///
+    /// `server_occ` is the server's OCC string, for its cipher. Options that are unknown, not
+    /// allowed or harmlessly wrong are collected in [`Self::ignored`].
+    ///
+    /// # Errors
+    /// Options that the connection cannot do without being unusable or unsupported.
+    pub fn from_push(
+        profile: &Options,
+        pushed: &[String],
+        server_occ: &str,
+    ) -> Result<Self, PushError> {
+        let mut push = Push::new(profile);
+        for raw in pushed.iter().map(|raw| raw.trim()).filter(|raw| !raw.is_empty()) {
+            let words = match tokenize(raw, Escapes::Any) {
+                Ok(words) => words,
+                Err(error) => {
+                    push.ignore(first_word(raw), &error.to_string());
+                    continue;
+                }
+            };
+            let Some((name, args)) = words.split_first() else { continue };
+            match decide(&profile.pull, &words) {
+                Decision::Accept => push.option(name, args)?,
+                Decision::Ignore(reason) => push.ignore(name, reason),
+                Decision::Reject => {
+                    return Err(PushError::Rejected { option: name.clone() });
+                }
+            }
+        }
+        push.finish(server_occ)
+    }
+}
+
+/// Names are shown, values are not: one of them may be a token.
+fn first_word(raw: &str) -> &str {
+    raw.split_whitespace().next().unwrap_or_default()
+}
+
+struct Push<'a> {
+    profile: &'a Options,
+    session: SessionOptions,
+    timers: Timers,
+    cipher: Option<String>,
+    framing: Option<Framing>,
+    exit_notify: Option<u32>,
+    /// Local `dns server` entries: a pushed one of the same priority replaces them.
+    local_dns: std::collections::BTreeMap<i8, super::options::DnsServer>,
+}
+
+impl<'a> Push<'a> {
+    fn new(profile: &'a Options) -> Self {
+        let control = &profile.control;
+        let timers = Timers {
+            ping: control.ping,
+            ping_timeout: control.ping_timeout,
+            inactive: control.inactive,
+            session_timeout: control.session_timeout,
+        };
+        let mut network = profile.network.clone();
+        let local_dns = std::mem::take(&mut network.dns.servers);
+        let session = SessionOptions {
+            peer_id: None,
+            cipher: Cipher::Aes256Gcm,
+            framing: Framing::None,
+            tls_ekm: false,
+            dynamic_tls_crypt: false,
+            cc_exit: false,
+            network,
+            tun_mtu: profile.data.tun_mtu,
+            ping: None,
+            ping_timeout: None,
+            inactive: None,
+            session_timeout: None,
+            explicit_exit_notify: 0,
+            auth_token: None,
+            auth_token_user: None,
+            auth_nocache: profile.auth.nocache,
+            reneg: None,
+            echo: Vec::new(),
+            ignored: Vec::new(),
+        };
+        Self { profile, session, timers, cipher: None, framing: None, exit_notify: None, local_dns }
+    }
+
+    fn ignore(&mut self, name: &str, reason: &str) {
+        self.session.ignored.push(format!("{name}: {reason}"));
+    }
+
+    /// Takes an outcome that cannot break the connection: problems end up in the log.
+    fn note(&mut self, name: &str, outcome: Outcome) {
+        match outcome {
+            Ok(Done::Taken | Done::Noted(_)) => {}
+            Ok(Done::Ignored(reason) | Done::Warned(reason)) => self.ignore(name, &reason),
+            Err(problem) => self.ignore(name, &problem.reason),
+        }
+    }
+
+    fn option(&mut self, name: &str, args: &[String]) -> Result<(), PushError> {
+        let malformed = |problem: Problem| PushError::Malformed {
+            option: name.to_owned(),
+            reason: problem.reason,
+        };
+        let first = args.first().map(String::as_str);
+        let word = || {
+            first.ok_or_else(|| PushError::Malformed {
+                option: name.to_owned(),
+                reason: "a value is missing".to_owned(),
+            })
+        };
+        let network = &mut self.session.network;
+        if let Some(outcome) = network::apply(network, name, args, Origin::Push) {
+            // Without these there is no working tunnel, or names go to the wrong place.
+            if matches!(name, "ifconfig" | "ifconfig-ipv6" | "topology" | "dns") {
+                outcome.map_err(malformed)?;
+            } else {
+                self.note(name, outcome);
+            }
+            return Ok(());
+        }
+        if let Some(outcome) = timers::apply(&mut self.timers, name, args) {
+            self.note(name, outcome);
+            return Ok(());
+        }
+        match name {
+            "cipher" => self.cipher = Some(word()?.to_owned()),
+            "peer-id" => {
+                let id = number(word()?, 0, PeerId::UNDEFINED.get()).map_err(malformed)?;
+                self.session.peer_id = PeerId::new(id).filter(|&id| id != PeerId::UNDEFINED);
+            }
+            "protocol-flags" => self.protocol_flags(args)?,
+            "key-derivation" => match word()? {
+                "tls-ekm" => self.session.tls_ekm = true,
+                other => {
+                    return Err(PushError::Unsupported { option: format!("{name} {other}") });
+                }
+            },
+            "comp-lzo" => {
+                let compression = compression::comp_lzo(first).map_err(malformed)?;
+                self.compression(name, first, compression)?;
+            }
+            "compress" => {
+                if let Some(compression) = compression::compress(first).map_err(malformed)? {
+                    self.compression(name, first, compression)?;
+                }
+            }
+            "tun-mtu" => {
+                let mtu = number(word()?, MIN_PUSHED_MTU, u16::MAX).map_err(malformed)?;
+                self.tun_mtu(mtu);
+            }
+            "explicit-exit-notify" => match number(first.unwrap_or("1"), 0, 100) {
+                Ok(times) => self.exit_notify = Some(times),
+                Err(problem) => self.ignore(name, &problem.reason),
+            },
+            "reneg-sec" => match seconds_or_never(word()?) {
+                Ok(reneg) => self.session.reneg = Some(reneg),
+                Err(problem) => self.ignore(name, &problem.reason),
+            },
+            "auth-token" => {
+                let token = word()?;
+                if token.len() > MAX_TOKEN {
+                    return Err(malformed(Problem::new("the token is too long")));
+                }
+                self.session.auth_token = Some(token.into());
+            }
+            "auth-token-user" => {
+                let decoded =
+                    STANDARD.decode(word()?).ok().and_then(|user| String::from_utf8(user).ok());
+                match decoded {
+                    Some(user) => self.session.auth_token_user = Some(user),
+                    None => self.ignore(name, "not base64 of a text"),
+                }
+            }
+            "auth-nocache" => self.session.auth_nocache = true,
+            "echo" => self.session.echo.push(args.join(" ")),
+            "push-continuation" => {}
+            _ => match without_effect(name) {
+                Some(reason) => self.ignore(name, reason),
+                None => self.ignore(name, "unknown, or not for a server to set"),
+            },
+        }
+        Ok(())
+    }
+
+    fn protocol_flags(&mut self, flags: &[String]) -> Result<(), PushError> {
+        for flag in flags {
+            match flag.as_str() {
+                "tls-ekm" => self.session.tls_ekm = true,
+                "cc-exit" => self.session.cc_exit = true,
+                "dyn-tls-crypt" => self.session.dynamic_tls_crypt = true,
+                // Not announced in IV_PROTO; the server would use a data format unknown here.
+                "aead-epoch" => {
+                    return Err(PushError::Unsupported {
+                        option: format!("protocol-flags {flag}"),
+                    });
+                }
+                _ => self.ignore("protocol-flags", &format!("unknown flag '{flag}'")),
+            }
+        }
+        Ok(())
+    }
+
+    fn compression(
+        &mut self,
+        name: &str,
+        argument: Option<&str>,
+        compression: Compression,
+    ) -> Result<(), PushError> {
+        if compression.real {
+            let option = argument.map_or_else(|| name.to_owned(), |a| format!("{name} {a}"));
+            return Err(PushError::Compression { option });
+        }
+        self.framing = Some(compression.framing);
+        Ok(())
+    }
+
+    fn tun_mtu(&mut self, mtu: u16) {
+        let max = self.profile.data.tun_mtu_max;
+        if mtu > max {
+            self.ignore("tun-mtu", &format!("{mtu} is above tun-mtu-max, {max} is used"));
+        }
+        self.session.tun_mtu = mtu.min(max);
+        self.session.network.tun_mtu = Some(self.session.tun_mtu);
+    }
+
+    fn finish(mut self, server_occ: &str) -> Result<SessionOptions, PushError> {
+        let malformed = |option: &str| {
+            let option = option.to_owned();
+            move |problem: Problem| PushError::Malformed { option, reason: problem.reason }
+        };
+        self.session.cipher = negotiate(self.profile, self.cipher.as_deref(), server_occ)?;
+        self.session.framing = self.framing.or(self.profile.data.framing).unwrap_or(Framing::None);
+        self.session.ping = self.timers.ping;
+        self.session.ping_timeout = self.timers.ping_timeout;
+        self.session.inactive = self.timers.inactive;
+        self.session.session_timeout = self.timers.session_timeout;
+        let configured = self.profile.remotes.iter().map(|r| r.explicit_exit_notify).max();
+        self.session.explicit_exit_notify = self.exit_notify.or(configured).unwrap_or(0);
+        self.settle_network().map_err(malformed("dns"))?;
+        network::check_topology(&self.session.network).map_err(malformed("ifconfig"))?;
+        Ok(self.session)
+    }
+
+    fn settle_network(&mut self) -> Result<(), Problem> {
+        let pull = &self.profile.pull;
+        let network = &mut self.session.network;
+        // OpenVPN 2 clients assume net30 where neither side says anything.
+        network.topology.get_or_insert(Topology::Net30);
+        dns::check(&network.dns)?;
+        for (priority, server) in std::mem::take(&mut self.local_dns) {
+            network.dns.servers.entry(priority).or_insert(server);
+        }
+        dns::settle(&mut network.dns);
+        let default_route = network.redirect.is_some_and(|r| !r.private && (r.ipv4 || r.ipv6));
+        let no_servers = network.dns.servers.is_empty() && network.dns.dhcp_servers.is_empty();
+        if pull.dns_fallback && default_route && no_servers {
+            network.dns.dhcp_servers = FALLBACK_DNS.map(Into::into).to_vec();
+        }
+        if pull.dns_disabled {
+            network.dns = Default::default();
+        }
+        if pull.route_noexec {
+            network.routes.clear();
+            network.redirect = None;
+        }
+        if pull.unpushed_ipv6 == UnpushedFamily::Block && network.ifconfig_ipv6.is_none() {
+            network.block_ipv6 = true;
+        }
+        Ok(())
+    }
+}
+
+/// Google Public DNS, which the override `dns-fallback-google` is named after.
+const FALLBACK_DNS: [[u8; 4]; 2] = [[8, 8, 8, 8], [8, 8, 4, 4]];
+
+/// Options a server may push that change nothing here.
+fn without_effect(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "route-delay" | "persist-key" | "persist-tun" | "socket-flags" | "tun-ipv6"
+        | "ifconfig-nowarn" | "ping-timer-rem" | "mute" | "errors-to-stderr" => {
+            "always so here, or without a meaning here"
+        }
+        "route-method" | "block-outside-dns" | "register-dns" | "tap-sleep" | "dhcp-renew"
+        | "dhcp-release" | "dhcp-pre-release" | "ip-win32" | "show-net-up" => "for Windows clients",
+        "rcvbuf" | "sndbuf" | "bind-dev" | "verb" | "ifconfig-noexec" | "lladdr" => {
+            "set in the profile only"
+        }
+        "shaper"
+        | "client-nat"
+        | "redirect-dns"
+        | "client-ip"
+        | "remote-cache-lifetime"
+        | "custom-control" => "not supported",
+        "setenv-safe" | "parameter" => "scripts and plugins are not run",
+        "auth" => "data ciphers here authenticate by themselves",
+        _ => return None,
+    })
+}
+
+/// Which data cipher to use: the pushed one, else the one of the server's options string, else the
+/// fallback; and only if the profile allows it.
+fn negotiate(
+    profile: &Options,
+    pushed: Option<&str>,
+    server_occ: &str,
+) -> Result<Cipher, PushError> {
+    let data = &profile.data;
+    let occ = server_occ.split(',').find_map(|item| item.strip_prefix("cipher "));
+    let (name, source) = match (pushed, occ) {
+        (Some(name), _) => (name, "the server pushed"),
+        (None, Some(name)) => (name, "the server does not negotiate and uses"),
+        (None, None) => {
+            return data.fallback.ok_or_else(|| {
+                PushError::Cipher(
+                    "the server names no data cipher; set data-ciphers-fallback to the one it uses"
+                        .to_owned(),
+                )
+            });
+        }
+    };
+    let known = ciphers::known(name);
+    let allowed = |cipher: &Cipher| {
+        data.ciphers.contains(cipher) || (pushed.is_some() && data.fallback == Some(*cipher))
+    };
+    if let Some(cipher) = Cipher::from_name(name).filter(allowed) {
+        return Ok(cipher);
+    }
+    let list = data.ciphers.iter().map(|c| c.name()).collect::<Vec<_>>().join(":");
+    let advice = match known {
+        Some(known) if known.aead => "add it to data-ciphers",
+        _ => "it is not supported here; enable one of these on the server",
+    };
+    Err(PushError::Cipher(format!(
+        "{source} the data cipher {}, allowed here: {list}; {advice}",
+        name.escape_default()
+    )))
 }

@@ -1,0 +1,90 @@
+//! User name, password and challenges.
+
+use super::{Call, Entry};
+use crate::profile::draft::Draft;
+use crate::profile::options::StaticChallenge;
+use crate::profile::values::one_of;
+use crate::profile::verdict::{Done, Outcome, Problem};
+use crate::secret::Secret;
+
+/// Longest user name or password line (OpenVPN 3).
+const MAX_LINE: usize = 1024;
+/// The password that stands for "none" (OpenVPN 2.7).
+const BLANK_PASSWORD: &str = "[[BLANK]]";
+
+pub(super) const TABLE: &[Entry] = &[
+    Entry::apply("auth-user-pass", 0, 1, auth_user_pass),
+    Entry::apply("auth-nocache", 0, 0, |d, _| {
+        d.options.auth.nocache = true;
+        Ok(Done::Taken)
+    }),
+    Entry::apply("static-challenge", 2, 3, |d, c| {
+        let echo = match c.word(1)? {
+            "0" => false,
+            "1" => true,
+            other => return Err(one_of(other, "0, 1")),
+        };
+        let concat = match c.get(2) {
+            None | Some("scrv1") => false,
+            Some("concat") => true,
+            Some(other) => return Err(one_of(other, "scrv1, concat")),
+        };
+        let text = c.word(0)?.to_owned();
+        d.options.auth.static_challenge = Some(StaticChallenge { text, echo, concat });
+        Ok(Done::Taken)
+    }),
+];
+
+fn auth_user_pass(draft: &mut Draft, call: &Call<'_>) -> Outcome {
+    if call.get(0) == Some("username-only") {
+        draft.options.auth.user_pass = true;
+        draft.options.auth.password = Some(BLANK_PASSWORD.into());
+        return Ok(Done::Taken);
+    }
+    if call.inline.is_none() && call.args.is_empty() {
+        draft.options.auth.user_pass = true;
+        return Ok(Done::Taken);
+    }
+    let text = call.text()?;
+    let (username, password) = user_pass(text.expose())?;
+    draft.options.auth.user_pass = true;
+    let missing = match (&username, &password) {
+        (None, _) => Some("user name"),
+        (_, None) => Some("password"),
+        _ => None,
+    };
+    draft.options.auth.username = username;
+    draft.options.auth.password = password;
+    Ok(missing.map_or(Done::Taken, |what| Done::Noted(format!("the {what} is asked for"))))
+}
+
+/// The first two lines of a credentials file: user name and password, control characters removed;
+/// `None` where a line is missing or empty.
+pub(super) fn user_pass(text: &str) -> Result<(Option<String>, Option<Secret<String>>), Problem> {
+    let mut lines = text.lines();
+    let mut line = || -> Result<Option<Secret<String>>, Problem> {
+        let Some(line) = lines.next() else { return Ok(None) };
+        if line.len() > MAX_LINE {
+            return Err(Problem::new(format!("a line is longer than {MAX_LINE} bytes")));
+        }
+        let clean: String = line.chars().filter(|c| !c.is_control()).collect();
+        Ok((!clean.is_empty()).then(|| Secret::new(clean)))
+    };
+    Ok((line()?.map(|name| name.expose().clone()), line()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Known vectors of the protocol reference, 16.14.
+    #[test]
+    fn credentials_are_the_first_two_lines() {
+        let (name, password) = user_pass("\tiuser\r\npass word\r\nmore\n").unwrap();
+        assert_eq!(name.as_deref(), Some("iuser"));
+        assert_eq!(password.unwrap().expose(), "pass word");
+        let (name, password) = user_pass("iuser\n\n").unwrap();
+        assert_eq!((name.as_deref(), password), (Some("iuser"), None));
+        assert!(user_pass(&"x".repeat(1025)).is_err());
+    }
+}

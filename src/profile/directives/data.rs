@@ -1,0 +1,171 @@
+//! Data channel: ciphers, digest, compression framing, packet sizes.
+
+use ovpn_dco::Cipher;
+
+use super::connection::for_all;
+use super::{Call, Entry};
+use crate::profile::draft::Draft;
+use crate::profile::options::{AllowCompression, Digest, MssFix};
+use crate::profile::values::{number, one_of};
+use crate::profile::verdict::{Done, Outcome, Problem};
+use crate::profile::{ciphers, compression};
+
+/// Smallest `tun-mtu` and `mssfix` (OpenVPN 2).
+const MIN_MTU: u16 = 100;
+
+pub(super) const TABLE: &[Entry] = &[
+    Entry::apply("data-ciphers", 1, 1, data_ciphers),
+    Entry::apply("ncp-ciphers", 1, 1, data_ciphers),
+    Entry::apply("data-ciphers-fallback", 1, 1, |d, c| {
+        let name = c.word(0)?;
+        if ciphers::known(name).is_none() {
+            return Err(unknown_cipher(name));
+        }
+        d.options.data.fallback = Cipher::from_name(name);
+        Ok(match d.options.data.fallback {
+            Some(_) => Done::Taken,
+            None => Done::Warned(format!(
+                "{name} is not an authenticated (AEAD) cipher; a server that negotiates none of \
+                 data-ciphers cannot be used"
+            )),
+        })
+    }),
+    Entry::apply("cipher", 1, 1, |d, c| {
+        let name = c.word(0)?;
+        let known = ciphers::known(name).ok_or_else(|| unknown_cipher(name))?;
+        d.options.data.occ_cipher = Some(known.name);
+        Ok(match Cipher::from_name(name) {
+            Some(_) => Done::Taken,
+            None => Done::Noted(
+                "only told to the server; the data cipher is negotiated among data-ciphers"
+                    .to_owned(),
+            ),
+        })
+    }),
+    Entry::apply("auth", 1, 1, auth),
+    Entry::apply("comp-lzo", 0, 1, |d, c| {
+        let compression = compression::comp_lzo(c.get(0))?;
+        Ok(set_compression(d, "comp-lzo", compression))
+    }),
+    Entry::apply("compress", 0, 1, |d, c| {
+        Ok(match compression::compress(c.get(0))? {
+            Some(compression) => set_compression(d, "compress", compression),
+            None => Done::Ignored("'migrate' is for servers".to_owned()),
+        })
+    }),
+    Entry::apply("allow-compression", 1, 1, |d, c| {
+        d.options.data.allow_compression = allow_compression(c.word(0)?)?;
+        Ok(match d.options.data.allow_compression {
+            AllowCompression::No => Done::Taken,
+            _ => Done::Warned("compression is not available, only its framing".to_owned()),
+        })
+    }),
+    Entry::apply("tun-mtu", 1, 2, |d, c| {
+        d.options.data.tun_mtu = number(c.word(0)?, MIN_MTU, u16::MAX)?;
+        // The second word is an occ-only MTU for interoperation with old point-to-point peers.
+        Ok(for_all(c))
+    })
+    .in_connection(),
+    Entry::apply("tun-mtu-max", 1, 1, |d, c| {
+        d.options.data.tun_mtu_max = number(c.word(0)?, MIN_MTU, u16::MAX)?;
+        Ok(for_all(c))
+    })
+    .in_connection(),
+    Entry::apply("mssfix", 0, 2, |d, c| {
+        d.options.data.mssfix = mssfix(c)?;
+        Ok(for_all(c))
+    })
+    .in_connection(),
+    Entry::apply("fragment", 0, 2, |_, c| match c.get(0) {
+        Some("0") => Ok(Done::Ignored("0 means none".to_owned())),
+        _ => Err(Problem::with_hint(
+            "fragmenting packets inside of the tunnel is not supported, and the server would \
+             expect it",
+            "remove it here and on the server; mssfix and tun-mtu keep packets small",
+        )),
+    })
+    .in_connection(),
+    Entry::apply("disable-dco", 0, 0, |d, _| {
+        d.options.data.disable_dco = true;
+        Ok(Done::Taken)
+    }),
+];
+
+fn unknown_cipher(name: &str) -> Problem {
+    Problem::new(format!("unknown cipher '{name}'"))
+}
+
+fn data_ciphers(draft: &mut Draft, call: &Call<'_>) -> Outcome {
+    let list = ciphers::parse_list(call.word(0)?)?;
+    draft.options.data.ciphers = list.ciphers;
+    if list.dropped.is_empty() {
+        return Ok(Done::Taken);
+    }
+    Ok(Done::Noted(format!(
+        "not offered to the server: {} (not authenticated)",
+        list.dropped.join(", ")
+    )))
+}
+
+fn auth(draft: &mut Draft, call: &Call<'_>) -> Outcome {
+    let name = call.word(0)?;
+    draft.digest = Some((name.to_owned(), call.line));
+    match digest(name) {
+        Some(digest) => {
+            draft.options.data.digest = digest;
+            Ok(Done::Taken)
+        }
+        // Whether that matters shows only once it is known if tls-auth is used.
+        None => Ok(Done::Warned(format!(
+            "the digest '{name}' is not known; data ciphers here authenticate by themselves"
+        ))),
+    }
+}
+
+/// A digest by one of the names that OpenSSL has for it.
+pub(in crate::profile) fn digest(name: &str) -> Option<Digest> {
+    let upper = name.to_ascii_uppercase();
+    let name = upper.strip_prefix("RSA-").unwrap_or(&upper);
+    Some(match name {
+        "SHA1" | "SHA" | "SHA-1" => Digest::Sha1,
+        "SHA224" | "SHA-224" | "SHA2-224" => Digest::Sha224,
+        "SHA256" | "SHA-256" | "SHA2-256" => Digest::Sha256,
+        "SHA384" | "SHA-384" | "SHA2-384" => Digest::Sha384,
+        "SHA512" | "SHA-512" | "SHA2-512" => Digest::Sha512,
+        _ => return None,
+    })
+}
+
+fn set_compression(draft: &mut Draft, name: &str, compression: compression::Compression) -> Done {
+    draft.options.data.framing = Some(compression.framing);
+    draft.compression_set_by = Some(name.to_owned());
+    if compression.real {
+        Done::Noted("framing only: packets are sent uncompressed and must come uncompressed".into())
+    } else {
+        Done::Taken
+    }
+}
+
+/// `no`, `asym` or `yes`
+pub(in crate::profile) fn allow_compression(text: &str) -> Result<AllowCompression, Problem> {
+    Ok(match text {
+        "no" => AllowCompression::No,
+        "asym" => AllowCompression::Asym,
+        "yes" => AllowCompression::Yes,
+        other => return Err(one_of(other, "no, asym, yes")),
+    })
+}
+
+fn mssfix(call: &Call<'_>) -> Result<MssFix, Problem> {
+    let Some(text) = call.get(0) else { return Ok(MssFix::Default) };
+    if text == "0" {
+        return Ok(MssFix::Off);
+    }
+    let size = number(text, MIN_MTU, u16::MAX)?;
+    Ok(match call.get(1) {
+        None => MssFix::Payload(size),
+        Some("mtu") => MssFix::Mtu(size),
+        Some("fixed") => MssFix::Fixed(size),
+        Some(other) => return Err(one_of(other, "mtu, fixed")),
+    })
+}

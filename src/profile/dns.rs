@@ -1,0 +1,246 @@
+//! `dns` and `dhcp-option`, from a profile or pushed.
+
+use std::net::IpAddr;
+
+use super::options::{DnsOptions, DnsSec, DnsServer, DnsTransport};
+use super::values::{number, one_of};
+use super::verdict::{Done, Outcome, Problem};
+
+/// Most addresses of one `dns server` (OpenVPN).
+const MAX_ADDRESSES: usize = 8;
+
+/// Applies `dns ...`. `lowest` is the smallest priority allowed: -128 in a profile, 0 in a push.
+pub(super) fn dns(options: &mut DnsOptions, args: &[String], lowest: i8) -> Outcome {
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["search-domains", domains @ ..] if !domains.is_empty() => {
+            options.search_domains.extend(domains.iter().map(|&d| d.to_owned()));
+        }
+        ["server", priority, setting, values @ ..] if !values.is_empty() => {
+            let priority = number(priority, lowest, i8::MAX)?;
+            // Set on a copy: a command that fails half-way must not leave a server behind.
+            let mut server = options.servers.get(&priority).cloned().unwrap_or_default();
+            set(&mut server, setting, values)?;
+            options.servers.insert(priority, server);
+        }
+        _ => {
+            return Err(Problem::with_hint(
+                "not understood",
+                "write 'dns search-domains NAME...' or 'dns server N address|resolve-domains|\
+                 dnssec|transport|sni VALUE...'",
+            ));
+        }
+    }
+    Ok(Done::Taken)
+}
+
+fn set(server: &mut DnsServer, setting: &str, values: &[&str]) -> Result<(), Problem> {
+    match (setting, values) {
+        ("address", addresses) => {
+            if addresses.len() > MAX_ADDRESSES {
+                return Err(Problem::new(format!(
+                    "{} addresses given, {MAX_ADDRESSES} are allowed",
+                    addresses.len()
+                )));
+            }
+            for text in addresses {
+                server.addresses.push(address(text)?);
+            }
+        }
+        ("resolve-domains", domains) => {
+            server.resolve_domains.extend(domains.iter().map(|&d| d.to_owned()));
+        }
+        ("dnssec", [value]) => {
+            server.dnssec = Some(match *value {
+                "yes" => DnsSec::Yes,
+                "optional" => DnsSec::Optional,
+                "no" => DnsSec::No,
+                other => return Err(one_of(other, "yes, optional, no")),
+            });
+        }
+        ("transport", [value]) => {
+            server.transport = Some(match *value {
+                "plain" => DnsTransport::Plain,
+                "DoH" => DnsTransport::DoH,
+                "DoT" => DnsTransport::DoT,
+                other => return Err(one_of(other, "plain, DoH, DoT")),
+            });
+        }
+        ("sni", [name]) => server.sni = Some((*name).to_owned()),
+        ("dnssec" | "transport" | "sni", _) => {
+            return Err(Problem::new(format!("'{setting}' takes one value")));
+        }
+        (other, _) => {
+            return Err(one_of(other, "address, resolve-domains, dnssec, transport, sni"));
+        }
+    }
+    Ok(())
+}
+
+/// `ADDRESS`, `ADDRESS:PORT` (IPv4), `[ADDRESS]` or `[ADDRESS]:PORT`; port 0 where none is given.
+fn address(text: &str) -> Result<(IpAddr, u16), Problem> {
+    let bad = || Problem::new(format!("'{text}' is not an address or [address]:port"));
+    if let Ok(address) = text.parse() {
+        return Ok((address, 0));
+    }
+    let (address, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (address, port) = rest.split_once(']').ok_or_else(bad)?;
+            if port.is_empty() {
+                return address.parse().map(|a| (a, 0)).map_err(|_| bad());
+            }
+            (address, port.strip_prefix(':').ok_or_else(bad)?)
+        }
+        None => text.split_once(':').ok_or_else(bad)?,
+    };
+    let port = port.parse().ok().filter(|&p: &u16| p > 0).ok_or_else(bad)?;
+    Ok((address.parse().map_err(|_| bad())?, port))
+}
+
+/// A server needs at least one address. To be asked once all `dns` options are in.
+pub(super) fn check(options: &DnsOptions) -> Result<(), Problem> {
+    match options.servers.iter().find(|(_, server)| server.addresses.is_empty()) {
+        Some((priority, _)) => Err(Problem::with_hint(
+            format!("dns server {priority} has no address"),
+            format!("add 'dns server {priority} address ...'"),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Applies `dhcp-option ...`.
+pub(super) fn dhcp_option(options: &mut DnsOptions, args: &[String]) -> Outcome {
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["DNS" | "DNS6", server] => {
+            let server = server
+                .parse()
+                .map_err(|_| Problem::new(format!("'{server}' is not an IP address")))?;
+            if !options.dhcp_servers.contains(&server) {
+                options.dhcp_servers.push(server);
+            }
+        }
+        ["DOMAIN" | "DOMAIN-SEARCH", domains @ ..] if !domains.is_empty() => {
+            for domain in domains.iter().flat_map(|d| d.split_whitespace()) {
+                if !options.dhcp_domains.iter().any(|d| d == domain) {
+                    options.dhcp_domains.push(domain.to_owned());
+                }
+            }
+        }
+        ["ADAPTER_DOMAIN_SUFFIX", domain] => {
+            options.adapter_domain_suffix = Some((*domain).to_owned());
+        }
+        [kind @ ("WINS" | "NTP" | "NBDD" | "NBS" | "NBT" | "DISABLE-NBT"), ..] => {
+            return Ok(Done::Ignored(format!("{kind} is for Windows clients")));
+        }
+        [kind, ..] if kind.starts_with("PROXY_") => {
+            return Ok(Done::Warned(format!("{kind}: HTTP proxies of the desktop are not set")));
+        }
+        [kind, ..] => {
+            return Ok(Done::Warned(format!("'{kind}' is not a known dhcp-option")));
+        }
+        [] => return Err(Problem::new("a type and a value are needed")),
+    }
+    Ok(Done::Taken)
+}
+
+/// Puts the adapter's suffix in front of the search list, and drops what `dns server` overrides.
+pub(super) fn settle(options: &mut DnsOptions) {
+    if let Some(suffix) = options.adapter_domain_suffix.take() {
+        options.dhcp_domains.retain(|d| *d != suffix);
+        options.dhcp_domains.insert(0, suffix);
+    }
+    if !options.servers.is_empty() {
+        options.dhcp_servers.clear();
+        options.dhcp_domains.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        line.split(' ').map(str::to_owned).collect()
+    }
+
+    fn apply(options: &mut DnsOptions, line: &str) -> Outcome {
+        dns(options, &words(line), i8::MIN)
+    }
+
+    // Known vectors of the protocol reference, 16.16.
+
+    #[test]
+    fn servers_by_priority() {
+        let mut o = DnsOptions::default();
+        apply(&mut o, "server 1 address 1.1.1.1").unwrap();
+        apply(&mut o, "server 1 address [1::1]:5353").unwrap();
+        apply(&mut o, "server -2 address [2.2.2.2]:5353").unwrap();
+        assert_eq!(
+            o.servers[&1].addresses,
+            [("1.1.1.1".parse().unwrap(), 0), ("1::1".parse().unwrap(), 5353)]
+        );
+        assert_eq!(o.servers[&-2].addresses, [("2.2.2.2".parse().unwrap(), 5353)]);
+        assert!(dns(&mut o, &words("server -2 address 2.2.2.2"), 0).is_err());
+        assert!(apply(&mut o, "server -129 address 2.2.2.2").is_err());
+    }
+
+    #[test]
+    fn addresses() {
+        for good in [
+            "192.168.0.1",
+            "192.168.0.1:53",
+            "[2001:db8:1234::1]",
+            "[2001:db8:1234::1]:53",
+            "2001:db8:1234::1",
+        ] {
+            assert!(address(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "192.168.0",
+            "192.168.200.1::1234",
+            "192.168.200.1:77701",
+            "[2001:db8:1234::1]:65547",
+            "[2001:db8::1",
+            "",
+        ] {
+            assert!(address(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn limits_and_bad_values() {
+        let mut o = DnsOptions::default();
+        assert!(apply(&mut o, &format!("server 0 address{}", " 1.1.1.1".repeat(8))).is_ok());
+        assert!(apply(&mut o, &format!("server 1 address{}", " 1.1.1.1".repeat(9))).is_err());
+        assert!(apply(&mut o, "server 0 dnssec foo").is_err());
+        assert!(apply(&mut o, "server 0 transport avian-carrier").is_err());
+        assert!(apply(&mut o, "server 0").is_err());
+        assert!(apply(&mut o, "search-domains").is_err());
+        assert!(check(&o).is_ok());
+        apply(&mut o, "server 3 sni a.example").unwrap();
+        assert!(check(&o).unwrap_err().reason.contains("dns server 3 has no address"));
+    }
+
+    #[test]
+    fn search_list_order() {
+        let mut o = DnsOptions::default();
+        for line in [
+            "DOMAIN a.example",
+            "ADAPTER_DOMAIN_SUFFIX first.example",
+            "DOMAIN-SEARCH b.example",
+            "ADAPTER_DOMAIN_SUFFIX last.example",
+            "DNS 10.0.0.1",
+            "DNS6 fd00::1",
+        ] {
+            assert_eq!(dhcp_option(&mut o, &words(line)), Ok(Done::Taken), "{line}");
+        }
+        let mut plain = o.clone();
+        settle(&mut plain);
+        assert_eq!(plain.dhcp_domains, ["last.example", "a.example", "b.example"]);
+        assert_eq!(plain.dhcp_servers.len(), 2);
+        apply(&mut o, "server 1 address 1.1.1.1").unwrap();
+        settle(&mut o);
+        assert!(o.dhcp_servers.is_empty() && o.dhcp_domains.is_empty());
+    }
+}

@@ -1,0 +1,472 @@
+//! A profile while it is read: what depends on several directives is put together at the end.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ovpn_dco::{Cipher, Framing};
+
+use super::directives::Call;
+use super::options::*;
+use super::verdict::Problem;
+use super::{ciphers, dns, keyfile, network};
+use crate::secret::{Credentials, Secret};
+
+const DEFAULT_PORT: u16 = 1194;
+
+/// Everything read so far.
+pub(super) struct Draft {
+    /// What needs nothing else to be known.
+    pub options: Options,
+    pub client: bool,
+    pub tls_client: bool,
+    pub pull: bool,
+    pub remotes: Vec<RawRemote>,
+    pub proto_force: Option<Protocol>,
+    pub dev: Option<(String, usize)>,
+    pub dev_type_tun: bool,
+    pub wrap: Option<RawWrap>,
+    /// Name and line.
+    pub wrap_set_by: Option<(String, usize)>,
+    pub key_direction: Option<KeyDirection>,
+    /// `auth` as written, and its line.
+    pub digest: Option<(String, usize)>,
+    pub compression_set_by: Option<String>,
+    pub pkcs12: Option<Secret<Vec<u8>>>,
+    pub no_client_cert: bool,
+    pub external_pki: bool,
+    pub meta_autologin: Option<bool>,
+    /// Outside of `<connection>` blocks.
+    global: Endpoint,
+    /// In `<connection>` blocks.
+    blocks: Vec<Endpoint>,
+}
+
+/// `remote` as written.
+pub(super) struct RawRemote {
+    pub line: usize,
+    pub host: String,
+    pub port: Option<u16>,
+    pub protocol: Option<(Protocol, Family)>,
+    pub block: Option<usize>,
+}
+
+/// `tls-auth`, `tls-crypt`, `tls-crypt-v2`
+pub(super) enum RawWrap {
+    Auth(StaticKey),
+    Crypt(StaticKey),
+    CryptV2(StaticKey, Vec<u8>),
+}
+
+/// `http-proxy` as written.
+#[derive(Clone)]
+pub(super) struct RawProxy {
+    pub host: String,
+    pub port: u16,
+    pub auth: ProxyAuth,
+}
+
+/// What may be set for all servers and again in a `<connection>` block.
+#[derive(Clone, Default)]
+pub(super) struct Endpoint {
+    pub protocol: Option<(Protocol, Family)>,
+    pub port: Option<u16>,
+    pub rport: Option<u16>,
+    pub lport: Option<u16>,
+    pub bind: Option<bool>,
+    pub local: Option<IpAddr>,
+    pub float: Option<bool>,
+    pub exit_notify: Option<u32>,
+    pub proxy: Option<RawProxy>,
+    pub proxy_credentials: Option<Credentials>,
+    pub proxy_version: Option<String>,
+    pub proxy_agent: Option<String>,
+    pub proxy_headers: Vec<(String, Option<String>)>,
+}
+
+impl Endpoint {
+    /// This block's settings, the rest from `global`.
+    fn over(&self, global: &Self) -> Self {
+        Self {
+            protocol: self.protocol.or(global.protocol),
+            // A port of either spelling in the block overrides both outside.
+            port: self.port.or(global.port.filter(|_| self.rport.is_none())),
+            rport: self.rport.or(global.rport.filter(|_| self.port.is_none())),
+            lport: self.lport.or(global.lport),
+            bind: self.bind.or(global.bind),
+            local: self.local.or(global.local),
+            float: self.float.or(global.float),
+            exit_notify: self.exit_notify.or(global.exit_notify),
+            proxy: self.proxy.clone().or_else(|| global.proxy.clone()),
+            proxy_credentials: self
+                .proxy_credentials
+                .clone()
+                .or_else(|| global.proxy_credentials.clone()),
+            proxy_version: self.proxy_version.clone().or_else(|| global.proxy_version.clone()),
+            proxy_agent: self.proxy_agent.clone().or_else(|| global.proxy_agent.clone()),
+            proxy_headers: if self.proxy_headers.is_empty() {
+                global.proxy_headers.clone()
+            } else {
+                self.proxy_headers.clone()
+            },
+        }
+    }
+
+    fn http_proxy(self) -> Option<HttpProxy> {
+        let proxy = self.proxy?;
+        let auth = match proxy.auth {
+            // Credentials without a method mean: whatever the proxy asks for.
+            ProxyAuth::None if self.proxy_credentials.is_some() => ProxyAuth::Any,
+            auth => auth,
+        };
+        Some(HttpProxy {
+            host: proxy.host,
+            port: proxy.port,
+            credentials: self.proxy_credentials,
+            auth,
+            version: self.proxy_version.unwrap_or_else(|| "1.0".to_owned()),
+            user_agent: self.proxy_agent,
+            custom_headers: self.proxy_headers,
+        })
+    }
+}
+
+/// A reason why the whole cannot be used: line and directive where one is to blame.
+pub(super) type Fault = (Option<usize>, Option<String>, Problem);
+
+impl Draft {
+    pub(super) fn new() -> Self {
+        Self {
+            options: defaults(),
+            client: false,
+            tls_client: false,
+            pull: false,
+            remotes: Vec::new(),
+            proto_force: None,
+            dev: None,
+            dev_type_tun: false,
+            wrap: None,
+            wrap_set_by: None,
+            key_direction: None,
+            digest: None,
+            compression_set_by: None,
+            pkcs12: None,
+            no_client_cert: false,
+            external_pki: false,
+            meta_autologin: None,
+            global: Endpoint::default(),
+            blocks: Vec::new(),
+        }
+    }
+
+    /// Where a directive's server settings go.
+    pub(super) fn endpoint(&mut self, call: &Call<'_>) -> &mut Endpoint {
+        match call.block {
+            None => &mut self.global,
+            Some(n) => {
+                if self.blocks.len() <= n {
+                    self.blocks.resize(n + 1, Endpoint::default());
+                }
+                &mut self.blocks[n]
+            }
+        }
+    }
+
+    /// Puts the rest together. With faults the options are not usable.
+    pub(super) fn finish(mut self) -> (Options, Vec<Fault>) {
+        let mut faults = Vec::new();
+        let mut fault = |line, directive: Option<&str>, problem| {
+            faults.push((line, directive.map(str::to_owned), problem));
+        };
+        if !self.client && !(self.tls_client && self.pull) {
+            fault(
+                None,
+                None,
+                Problem::with_hint(
+                    "neither 'client' nor both 'tls-client' and 'pull' are there",
+                    "add the line 'client'",
+                ),
+            );
+        }
+        if let Err((line, directive, problem)) = self.finish_device() {
+            fault(line, directive.as_deref(), problem);
+        }
+        if let Err(problem) = self.finish_remotes() {
+            fault(None, Some("remote"), problem);
+        }
+        if let Err(problem) = self.finish_credentials() {
+            fault(None, None, problem);
+        }
+        if let Err((line, directive, problem)) = self.finish_wrap() {
+            fault(line, directive.as_deref(), problem);
+        }
+        self.finish_data();
+        if let Err(problem) = dns::check(&self.options.network.dns) {
+            fault(None, Some("dns"), problem);
+        }
+        if let Err(problem) = network::check_topology(&self.options.network) {
+            fault(None, Some("ifconfig"), problem);
+        }
+        if self.options.tls.version_min > self.options.tls.version_max {
+            let problem = Problem::new("tls-version-min is above tls-version-max");
+            fault(None, Some("tls-version-max"), problem);
+        }
+        (self.options, faults)
+    }
+
+    fn finish_device(&mut self) -> Result<(), Fault> {
+        let Some((name, line)) = self.dev.take() else { return Ok(()) };
+        let fault = |problem| Err((Some(line), Some("dev".to_owned()), problem));
+        if name.starts_with("tap") && !self.dev_type_tun {
+            return fault(super::directives::tap());
+        }
+        if !name.starts_with("tun") && !self.dev_type_tun {
+            return fault(Problem::with_hint(
+                format!("the name '{name}' does not say which type the device has"),
+                "add 'dev-type tun'",
+            ));
+        }
+        self.options.device.name = name;
+        Ok(())
+    }
+
+    fn finish_remotes(&mut self) -> Result<(), Problem> {
+        if self.remotes.is_empty() {
+            return Err(Problem::with_hint(
+                "no server is given",
+                "add 'remote HOST [PORT] [PROTO]'",
+            ));
+        }
+        // Servers outside of blocks come first, then the blocks, each in the profile's order.
+        self.remotes.sort_by_key(|r| (r.block.is_some(), r.line));
+        let written = self.remotes.len();
+        let mut proxied = false;
+        for raw in std::mem::take(&mut self.remotes) {
+            let endpoint = match raw.block.and_then(|n| self.blocks.get(n)) {
+                Some(block) => block.over(&self.global),
+                None => self.global.clone(),
+            };
+            let (protocol, family) =
+                raw.protocol.or(endpoint.protocol).unwrap_or((Protocol::Udp, Family::Any));
+            let port = raw.port.or(endpoint.rport).or(endpoint.port).unwrap_or(DEFAULT_PORT);
+            let bind = endpoint.bind.unwrap_or(endpoint.lport.is_some());
+            let local_port = bind
+                .then(|| endpoint.lport.or(endpoint.port).unwrap_or(DEFAULT_PORT))
+                .filter(|&port| port > 0);
+            let (local, float) = (endpoint.local, endpoint.float.unwrap_or(false));
+            let exit_notify = endpoint.exit_notify.unwrap_or(0);
+            let http_proxy = endpoint.http_proxy();
+            proxied |= http_proxy.is_some();
+            let wanted = self.proto_force.is_none_or(|forced| forced == protocol);
+            if !wanted || (http_proxy.is_some() && protocol == Protocol::Udp) {
+                continue;
+            }
+            self.options.remotes.push(Remote {
+                host: raw.host,
+                port,
+                protocol,
+                family,
+                http_proxy,
+                explicit_exit_notify: if protocol == Protocol::Udp { exit_notify } else { 0 },
+                local,
+                local_port,
+                float,
+            });
+        }
+        if self.options.remotes.is_empty() {
+            return Err(match self.proto_force {
+                Some(_) => Problem::new(format!("proto-force leaves none of {written} servers")),
+                None => Problem::with_hint(
+                    "http-proxy needs a server that is reached over TCP, and there is none",
+                    "add 'proto tcp', or remove http-proxy",
+                ),
+            });
+        }
+        if proxied {
+            self.options.data.dco_incompatible.push("http-proxy".to_owned());
+        }
+        Ok(())
+    }
+
+    fn finish_credentials(&mut self) -> Result<(), Problem> {
+        let tls = &mut self.options.tls;
+        if tls.ca.is_none() && self.pkcs12.is_none() && tls.peer_fingerprints.is_empty() {
+            return Err(Problem::with_hint(
+                "nothing says which server to trust",
+                "add 'ca' (or <ca>), or 'peer-fingerprint'",
+            ));
+        }
+        let auth = &mut self.options.auth;
+        let both = auth.username.is_some() && auth.password.is_some();
+        auth.autologin = match self.meta_autologin {
+            _ if both => true,
+            Some(value) => value,
+            None => !auth.user_pass && !self.external_pki,
+        };
+        if let Some(pkcs12) = self.pkcs12.take() {
+            tls.key = Some(KeySource::Pkcs12(pkcs12));
+            return Ok(());
+        }
+        if self.no_client_cert {
+            tls.cert = None;
+            tls.key = None;
+            return Ok(());
+        }
+        match (tls.cert.is_some(), tls.key.is_some()) {
+            (true, true) => Ok(()),
+            _ if self.external_pki => {
+                tls.key = Some(KeySource::External);
+                Ok(())
+            }
+            (false, false) if auth.user_pass => Ok(()),
+            (false, false) => Err(Problem::with_hint(
+                "nothing says who this client is: no 'cert' and 'key', no 'auth-user-pass'",
+                "add <cert> and <key>, or auth-user-pass; or 'setenv CLIENT_CERT 0' if the server \
+                 wants neither",
+            )),
+            (true, false) => Err(Problem::with_hint(
+                "'cert' without 'key'",
+                "add the private key of the certificate",
+            )),
+            (false, true) => {
+                Err(Problem::with_hint("'key' without 'cert'", "add the certificate of the key"))
+            }
+        }
+    }
+
+    fn finish_wrap(&mut self) -> Result<(), Fault> {
+        let digest = self.options.data.digest;
+        self.options.wrap = match self.wrap.take() {
+            None => WrapOptions::None,
+            Some(RawWrap::Crypt(key)) => WrapOptions::TlsCrypt { key },
+            Some(RawWrap::CryptV2(key, wrapped)) => WrapOptions::TlsCryptV2 { key, wrapped },
+            Some(RawWrap::Auth(key)) => {
+                if let Some((name, line)) = &self.digest
+                    && super::directives::digest(name).is_none()
+                {
+                    return Err((
+                        Some(*line),
+                        Some("auth".to_owned()),
+                        Problem::with_hint(
+                            format!("tls-auth cannot use the digest '{name}'"),
+                            "SHA1, SHA224, SHA256, SHA384 and SHA512 are supported",
+                        ),
+                    ));
+                }
+                let direction = self.key_direction;
+                if direction.is_some() && key.expose().len() == keyfile::HALF_KEY_LEN {
+                    return Err((
+                        None,
+                        Some("tls-auth".to_owned()),
+                        Problem::new("a key-direction needs a key of 256 bytes, this one has 128"),
+                    ));
+                }
+                WrapOptions::TlsAuth { key, direction, digest }
+            }
+        };
+        Ok(())
+    }
+
+    fn finish_data(&mut self) {
+        let data = &mut self.options.data;
+        if let Some(cipher) = data.occ_cipher.as_deref().and_then(Cipher::from_name) {
+            // Old servers use what `cipher` says without negotiating.
+            if !data.ciphers.contains(&cipher) {
+                data.ciphers.push(cipher);
+            }
+            data.fallback.get_or_insert(cipher);
+        }
+        data.tun_mtu_max = data.tun_mtu_max.max(data.tun_mtu);
+        if data.disable_dco {
+            data.dco_incompatible.push("disable-dco".to_owned());
+        }
+        if data.framing.is_some_and(|f| f != Framing::None) {
+            data.dco_incompatible.extend(self.compression_set_by.take());
+        }
+    }
+}
+
+/// What holds when a profile says nothing. Numbers: protocol defaults of OpenVPN 2 and 3; where
+/// they differ, OpenVPN 3's.
+fn defaults() -> Options {
+    let seconds = Duration::from_secs;
+    Options {
+        remotes: Vec::new(),
+        remote_random: false,
+        remote_random_hostname: false,
+        retry: Retry {
+            initial: seconds(1),
+            max: seconds(300),
+            rounds: None,
+            server_poll_timeout: seconds(10),
+            resolve: None,
+            auth_retry: AuthRetry::None,
+        },
+        control: ControlOptions {
+            retransmit: seconds(1),
+            hand_window: seconds(60),
+            tran_window: seconds(3600),
+            reneg: Some(seconds(3600)),
+            reneg_bytes: None,
+            reneg_packets: None,
+            max_packet_size: 1250,
+            replay_window: (64, seconds(15)),
+            ping: None,
+            ping_timeout: None,
+            inactive: None,
+            session_timeout: None,
+        },
+        tls: TlsOptions {
+            ca: None,
+            cert: None,
+            extra_certs: None,
+            key: None,
+            key_passphrase: None,
+            crl: None,
+            version_min: TlsVersion::V1_2,
+            version_max: TlsVersion::V1_3,
+            cert_profile: CertProfile::Legacy,
+            ciphers: None,
+            ciphersuites: None,
+            groups: None,
+            remote_cert_tls: None,
+            remote_cert_ku: None,
+            remote_cert_eku: None,
+            ns_cert_type: None,
+            verify_x509_name: None,
+            peer_fingerprints: Vec::new(),
+            verify_hash: None,
+            sni: None,
+        },
+        wrap: WrapOptions::None,
+        auth: AuthOptions::default(),
+        data: DataOptions {
+            ciphers: ciphers::DEFAULT.to_vec(),
+            fallback: None,
+            occ_cipher: None,
+            digest: Digest::Sha1,
+            framing: None,
+            allow_compression: AllowCompression::No,
+            tun_mtu: 1500,
+            tun_mtu_max: 1600,
+            mssfix: MssFix::Default,
+            disable_dco: false,
+            dco_incompatible: Vec::new(),
+        },
+        device: DeviceOptions {
+            name: "tun".to_owned(),
+            persist: false,
+            tx_queue_len: None,
+            sndbuf: None,
+            rcvbuf: None,
+            mark: None,
+            bind_dev: None,
+        },
+        network: NetworkOptions::default(),
+        pull: PullOptions::default(),
+        peer_info: Vec::new(),
+        push_peer_info: false,
+        verb: None,
+        friendly_name: None,
+        extras: std::collections::BTreeMap::new(),
+    }
+}

@@ -1,0 +1,225 @@
+//! Walks over the directives of a profile, asks the table about each, and writes the verdicts.
+
+use std::collections::HashSet;
+
+use super::directives::{self, Action, Call, Entry, INLINE};
+use super::draft::Draft;
+use super::lexer::{Directive, lex};
+use super::options::Options;
+use super::source::FileSource;
+use super::verdict::{Done, Outcome, Problem, ProfileError, ProfileErrors, Verdict, VerdictKind};
+use crate::secret::Secret;
+
+/// Longest text that is shown as a directive's name. No directive is longer, and a line of a static
+/// key (32 hex digits) is.
+const MAX_NAME: usize = 31;
+
+/// A usable profile.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// What it says.
+    pub options: Options,
+    /// What became of each directive, in the order of the profile; none is refused.
+    pub verdicts: Vec<Verdict>,
+}
+
+impl Profile {
+    /// Parses a profile. `name` stands in messages where a file name is expected.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the profile, not only the first error.
+    pub fn parse(text: &str, name: &str, files: &dyn FileSource) -> Result<Self, ProfileErrors> {
+        let lexed = lex(text);
+        let mut reader = Reader {
+            file: name,
+            files,
+            draft: Draft::new(),
+            verdicts: Vec::new(),
+            errors: Vec::new(),
+            tolerated: tolerated(&lexed.directives),
+            forward_compatible: lexed.directives.iter().any(directives::forward_compatible),
+        };
+        for error in lexed.errors {
+            let hint = error.hint.map(str::to_owned);
+            reader.error(Some(error.line), None, Problem { reason: error.reason, hint });
+        }
+        for meta in &lexed.meta {
+            let outcome = directives::meta(&mut reader.draft, meta);
+            reader.verdict(meta.line, format!("OVPN_ACCESS_SERVER_{}", meta.key), outcome);
+        }
+        for directive in &lexed.directives {
+            reader.directive(directive);
+        }
+        reader.finish()
+    }
+}
+
+/// Names that `ignore-unknown-option` lists.
+fn tolerated(directives: &[Directive]) -> HashSet<String> {
+    directives
+        .iter()
+        .filter(|d| d.name == "ignore-unknown-option")
+        .flat_map(|d| d.args.iter().cloned())
+        .collect()
+}
+
+struct Reader<'a> {
+    file: &'a str,
+    files: &'a dyn FileSource,
+    draft: Draft,
+    verdicts: Vec<Verdict>,
+    errors: Vec<ProfileError>,
+    tolerated: HashSet<String>,
+    forward_compatible: bool,
+}
+
+impl Reader<'_> {
+    fn error(&mut self, line: Option<usize>, directive: Option<String>, problem: Problem) {
+        let Problem { reason, hint } = problem;
+        self.errors.push(ProfileError {
+            file: self.file.to_owned(),
+            line,
+            directive,
+            reason,
+            hint,
+        });
+    }
+
+    fn verdict(&mut self, line: usize, directive: String, outcome: Outcome) {
+        let kind = match outcome {
+            Ok(done) => VerdictKind::from(done),
+            Err(problem) => {
+                self.error(Some(line), Some(directive.clone()), problem.clone());
+                VerdictKind::from(problem)
+            }
+        };
+        self.verdicts.push(Verdict { line, directive, kind });
+    }
+
+    fn directive(&mut self, directive: &Directive) {
+        let optional = directive.name == "setenv"
+            && directive.args.first().is_some_and(|first| first == "opt");
+        if !optional {
+            let outcome = self.outcome(directive);
+            self.verdict(directive.line, printable_name(&directive.name), outcome);
+            return;
+        }
+        let Some(name) = directive.args.get(1) else {
+            let problem = Err(Problem::new("'setenv opt' needs a directive"));
+            self.verdict(directive.line, "setenv opt".to_owned(), problem);
+            return;
+        };
+        let inner = Directive {
+            name: name.strip_prefix("--").unwrap_or(name).to_owned(),
+            args: directive.args[2..].to_vec(),
+            ..directive.clone()
+        };
+        let outcome = self.outcome(&inner).or_else(|problem| {
+            Ok(Done::Warned(format!("optional ('setenv opt'): {}", problem.reason)))
+        });
+        self.verdict(
+            directive.line,
+            format!("setenv opt {}", printable_name(&inner.name)),
+            outcome,
+        );
+    }
+
+    fn outcome(&mut self, directive: &Directive) -> Outcome {
+        if directive.name == "ignore-unknown-option" {
+            return match directive.args.as_slice() {
+                [] => Err(Problem::new("names are missing")),
+                _ => Ok(Done::Taken),
+            };
+        }
+        let Some(entry) = directives::find(&directive.name) else { return self.unknown(directive) };
+        if directive.block.is_some() && !entry.per_connection {
+            return Err(Problem::with_hint(
+                "not supported in a <connection> block",
+                "write it outside of the block, for all servers",
+            ));
+        }
+        let done = self.apply(entry, directive)?;
+        let extra = directive.args.len().saturating_sub(entry.max);
+        if done != Done::Taken || (extra == 0 && !directive.truncated) {
+            return Ok(done);
+        }
+        Ok(Done::Noted("the last words of the line are not used".to_owned()))
+    }
+
+    fn apply(&mut self, entry: &Entry, directive: &Directive) -> Outcome {
+        match entry.action {
+            Action::Ignore(reason) => Ok(Done::Ignored(reason.to_owned())),
+            Action::Warn(reason) => Ok(Done::Warned(reason.to_owned())),
+            Action::Refuse(reason, hint) => Err(Problem::with_hint(reason, hint)),
+            Action::Apply(handler) => {
+                let given = directive.args.len() + usize::from(directive.inline.is_some());
+                if given < entry.min {
+                    let words = if entry.min == 1 { "value" } else { "values" };
+                    return Err(Problem::new(format!("needs {} {words}, has {given}", entry.min)));
+                }
+                // `tls-auth [inline] 1` still says the direction.
+                if directive.args.first().is_some_and(|a| a == INLINE) && entry.name != "tls-auth" {
+                    return Ok(Done::Ignored(format!("the <{}> block has it", entry.name)));
+                }
+                let call = Call {
+                    line: directive.line,
+                    name: &directive.name,
+                    args: &directive.args,
+                    inline: directive.inline.as_ref().map(Secret::expose).map(String::as_str),
+                    block: directive.block,
+                    files: self.files,
+                };
+                handler(&mut self.draft, &call)
+            }
+        }
+    }
+
+    fn unknown(&self, directive: &Directive) -> Outcome {
+        if self.tolerated.contains(&directive.name) {
+            return Ok(Done::Ignored("named by ignore-unknown-option".to_owned()));
+        }
+        if self.forward_compatible {
+            return Ok(Done::Warned("unknown; the profile says FORWARD_COMPATIBLE".to_owned()));
+        }
+        if !is_name(&directive.name) && directive.name.to_ascii_lowercase() == directive.name {
+            return Err(Problem::with_hint(
+                "this line is no directive",
+                "a key or certificate must stand between its tags, for example <ca> and </ca>",
+            ));
+        }
+        Err(match directives::nearest(&directive.name) {
+            Some(near) => {
+                Problem::with_hint("unknown directive", format!("did you mean '{near}'?"))
+            }
+            None => Problem::with_hint(
+                "unknown directive",
+                "remove it, or write 'setenv opt' before it if the connection works without",
+            ),
+        })
+    }
+
+    fn finish(mut self) -> Result<Profile, ProfileErrors> {
+        let draft = std::mem::replace(&mut self.draft, Draft::new());
+        let (options, faults) = draft.finish();
+        for (line, directive, problem) in faults {
+            self.error(line, directive, problem);
+        }
+        self.verdicts.sort_by_key(|v| v.line);
+        if self.errors.is_empty() {
+            return Ok(Profile { options, verdicts: self.verdicts });
+        }
+        self.errors.sort_by_key(|e| e.line.unwrap_or(usize::MAX));
+        Err(ProfileErrors { errors: self.errors, verdicts: self.verdicts })
+    }
+}
+
+/// Whether a text can be shown as a directive's name: a stray line of a key must not be.
+fn is_name(text: &str) -> bool {
+    !text.is_empty()
+        && text.len() <= MAX_NAME
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b))
+}
+
+fn printable_name(text: &str) -> String {
+    if is_name(text) { text.to_owned() } else { "(unreadable)".to_owned() }
+}
