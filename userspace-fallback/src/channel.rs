@@ -1,0 +1,148 @@
+//! The data channel contract over the worker thread.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use ovpn_dco::{
+    ControlPort, DataChannel, DataEvent, Error, Interface, Keepalive, KeyConfig, KeySlot,
+    PeerConfig, PeerStats,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::options::Options;
+use crate::stats::{Counters, Published};
+use crate::tun::TunDevice;
+use crate::wake::Alarm;
+use crate::worker::{Command, Reply, Worker};
+
+/// The OpenVPN data channel in software, over a TUN device and a UDP or TCP socket.
+///
+/// Packets are moved by a thread of its own; the methods only talk to that thread. The TUN device
+/// stays while peers come and go (`persist-tun`) and goes with the channel, however that ends.
+#[derive(Debug)]
+pub struct UserspaceDataChannel {
+    interface: Interface,
+    commands: Option<mpsc::UnboundedSender<Command>>,
+    events: mpsc::UnboundedReceiver<DataEvent>,
+    /// The last event was told that can be.
+    failed: bool,
+    published: Arc<Published>,
+    worker: Option<JoinHandle<()>>,
+}
+
+impl UserspaceDataChannel {
+    /// Starts the thread that serves `tun`. Without a peer it throws away what is sent through
+    /// the tunnel.
+    ///
+    /// # Errors
+    /// When the system has no thread or descriptor left.
+    pub fn new(tun: TunDevice, options: Options) -> Result<Self, Error> {
+        let interface = tun.interface().clone();
+        let (commands, commands_in) = mpsc::unbounded_channel();
+        let (events_out, events) = mpsc::unbounded_channel();
+        let alarm =
+            Arc::new(Alarm::new().map_err(|e| Error::io("creating an event descriptor", e))?);
+        let published = Arc::new(Published::default());
+        let worker =
+            Worker::new(tun, options, commands_in, events_out, alarm, Arc::clone(&published));
+        let worker = std::thread::Builder::new()
+            .name(format!("data {}", interface.name))
+            .spawn(move || worker.run())
+            .map_err(|e| Error::io("starting the data path's thread", e))?;
+        Ok(Self {
+            interface,
+            commands: Some(commands),
+            events,
+            failed: false,
+            published,
+            worker: Some(worker),
+        })
+    }
+
+    /// How the data path works, since the channel was created.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.published.get().counters
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        let commands = self.commands.as_ref().ok_or(Error::Closed)?;
+        commands.send(command(reply)).map_err(|_| Error::Closed)?;
+        answer.await.unwrap_or(Err(Error::Closed))
+    }
+
+    /// Ends the thread and waits for that. It notices within a batch, and its end removes the
+    /// device.
+    fn stop(&mut self) -> Result<(), Error> {
+        self.commands = None;
+        match self.worker.take().map(JoinHandle::join) {
+            Some(Err(_)) => Err(Error::Closed),
+            Some(Ok(())) | None => Ok(()),
+        }
+    }
+}
+
+impl DataChannel for UserspaceDataChannel {
+    fn interface(&self) -> &Interface {
+        &self.interface
+    }
+
+    async fn new_peer(&mut self, peer: PeerConfig, residue: Vec<u8>) -> Result<ControlPort, Error> {
+        self.ask(|reply| Command::NewPeer(Box::new(peer), residue, reply)).await
+    }
+
+    async fn set_keepalive(&mut self, keepalive: Keepalive) -> Result<(), Error> {
+        self.ask(|reply| Command::SetKeepalive(keepalive, reply)).await
+    }
+
+    async fn new_key(&mut self, slot: KeySlot, key: KeyConfig) -> Result<(), Error> {
+        self.ask(|reply| Command::NewKey(slot, Box::new(key), reply)).await
+    }
+
+    async fn swap_keys(&mut self) -> Result<(), Error> {
+        self.ask(Command::SwapKeys).await
+    }
+
+    async fn del_key(&mut self, slot: KeySlot) -> Result<(), Error> {
+        self.ask(|reply| Command::DeleteKey(slot, reply)).await
+    }
+
+    async fn stats(&mut self) -> Result<PeerStats, Error> {
+        if self.worker.as_ref().is_none_or(JoinHandle::is_finished) {
+            return Err(Error::Closed);
+        }
+        self.published.get().peer.ok_or(Error::NoSuchPeer)
+    }
+
+    async fn notify_exit(&mut self) -> Result<(), Error> {
+        self.ask(Command::NotifyExit).await
+    }
+
+    async fn del_peer(&mut self) -> Result<(), Error> {
+        self.ask(Command::DeletePeer).await
+    }
+
+    async fn next_event(&mut self) -> DataEvent {
+        if self.failed {
+            return pending().await;
+        }
+        let event = self.events.recv().await.unwrap_or_else(|| {
+            DataEvent::Failed(format!("interface {}: worker ended", self.interface.name))
+        });
+        self.failed = matches!(event, DataEvent::Failed(_));
+        event
+    }
+
+    async fn close(mut self) -> Result<(), Error> {
+        self.stop()
+    }
+}
+
+impl Drop for UserspaceDataChannel {
+    fn drop(&mut self) {
+        // A worker that panicked has told so by ending.
+        let _ = self.stop();
+    }
+}

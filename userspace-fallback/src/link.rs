@@ -1,0 +1,241 @@
+//! A peer with its connection: everything that exists from `new_peer` to `del_peer`.
+
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use ovpn_dco::{ControlPort, DataEvent, Error, PeerConfig, PeerDeletedReason};
+use tokio::sync::mpsc;
+
+use crate::keepalive::{Due, Timers};
+use crate::message;
+use crate::offload::coalesce::Coalescer;
+use crate::offload::split::Plan;
+use crate::options::Options;
+use crate::peer::{Opened, Peer};
+use crate::stats::Counters;
+use crate::transport::{Gone, Received, Transport};
+
+/// Control packets that wait to be read; more are dropped, and the control channel retransmits.
+const INCOMING: usize = 256;
+/// Control packets that wait to be sent.
+const OUTGOING: usize = 64;
+
+pub(crate) struct Link {
+    pub(crate) peer: Peer,
+    pub(crate) transport: Transport,
+    pub(crate) timers: Timers,
+    incoming: mpsc::Sender<Vec<u8>>,
+    outgoing: Option<mpsc::Receiver<Vec<u8>>>,
+    /// A control packet that the socket did not take yet.
+    waiting: Option<Vec<u8>>,
+    /// The socket takes nothing until it is writable.
+    blocked: bool,
+}
+
+/// A packet or super-packet on its way out, and how far it has got.
+#[derive(Debug)]
+pub(crate) struct Outbound<'a> {
+    pub(crate) packet: &'a [u8],
+    pub(crate) plan: Plan,
+    pub(crate) next: &'a mut usize,
+}
+
+impl Link {
+    pub(crate) fn new(
+        config: PeerConfig,
+        residue: &[u8],
+        options: &Options,
+        now: Instant,
+    ) -> Result<(Self, ControlPort), Error> {
+        let transport = Transport::new(config.socket, residue, options)?;
+        let (incoming, from_server) = mpsc::channel(INCOMING);
+        let (to_server, outgoing) = mpsc::channel(OUTGOING);
+        let link = Self {
+            peer: Peer::new(config.id, config.framing, config.mss),
+            transport,
+            timers: Timers::new(config.keepalive, now),
+            incoming,
+            outgoing: Some(outgoing),
+            waiting: None,
+            blocked: false,
+        };
+        Ok((link, ControlPort::Channel { incoming: from_server, outgoing: to_server }))
+    }
+
+    /// Whether the socket has to become writable before anything can be sent.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.blocked
+    }
+
+    /// The socket is writable again.
+    pub(crate) fn unblock(&mut self, waker: &Waker, counters: &mut Counters) -> Result<(), Gone> {
+        self.blocked = false;
+        self.send_control(waker, counters)
+    }
+
+    /// Receives a batch: inner packets go to the coalescer, control packets to their channel.
+    pub(crate) fn receive(
+        &mut self,
+        now: Instant,
+        coalescer: &mut Coalescer,
+        counters: &mut Counters,
+        mut event: impl FnMut(DataEvent),
+    ) -> Result<Received, Gone> {
+        let received = self.transport.receive(counters)?;
+        let reliable = self.transport.is_reliable();
+        let (slab, packets) = self.transport.received();
+        let mut authentic = false;
+        for packet in packets {
+            let end = packet.start + packet.len;
+            match self.peer.open(&mut slab[packet.start..end], now) {
+                Opened::Packet(inner) => {
+                    authentic = true;
+                    coalescer.push(slab, packet.start + inner.start, inner.len());
+                }
+                Opened::Control => {
+                    if self.incoming.try_send(slab[packet.start..end].to_vec()).is_err() {
+                        counters.control_dropped += 1;
+                    }
+                }
+                Opened::Consumed => authentic = true,
+                Opened::Exit => {
+                    authentic = true;
+                    event(DataEvent::PeerExit);
+                }
+                Opened::Ignored => {}
+                Opened::Forged if reliable => {
+                    return Err(Gone(PeerDeletedReason::TransportError));
+                }
+                Opened::Forged => {}
+            }
+        }
+        if authentic {
+            self.timers.received(now);
+        }
+        Ok(received)
+    }
+
+    /// The buffer that the coalescer's places are in.
+    pub(crate) fn slab(&mut self) -> &[u8] {
+        self.transport.received().0
+    }
+
+    /// Splits, seals and puts in line. `false`: the socket takes no more now.
+    #[inline]
+    pub(crate) fn send(
+        &mut self,
+        outbound: Outbound<'_>,
+        counters: &mut Counters,
+    ) -> Result<bool, Gone> {
+        let Outbound { packet, plan, next } = outbound;
+        let Some(&first) = packet.first() else { return Ok(true) };
+        let envelope = self.peer.envelope(first);
+        while *next < plan.segments() {
+            let sealed = envelope.sealed_len(plan.segment_len(*next));
+            if sealed > self.transport.max_packet() {
+                counters.tun_malformed += 1;
+                *next += 1;
+                continue;
+            }
+            let Some(out) = self.transport.reserve(sealed, counters)? else {
+                self.block(counters);
+                return Ok(false);
+            };
+            plan.write_segment(packet, *next, &mut out[envelope.inner(sealed)]);
+            *next += 1;
+            // A key at its end was reported before; nothing can be sent until it is replaced.
+            if self.peer.seal(envelope, out).is_ok() {
+                self.transport.commit(sealed);
+            } else {
+                counters.tun_discarded += 1;
+            }
+        }
+        Ok(true)
+    }
+
+    fn block(&mut self, counters: &mut Counters) {
+        self.blocked = true;
+        counters.send_blocked += 1;
+    }
+
+    /// Sends what is in line, as far as the socket takes it.
+    #[inline]
+    pub(crate) fn flush(&mut self, counters: &mut Counters) -> Result<(), Gone> {
+        if !self.blocked && !self.transport.flush(counters)? {
+            self.block(counters);
+        }
+        Ok(())
+    }
+
+    /// Seals and sends a message of the data channel's own. Without a key, or when the socket
+    /// takes nothing, it is lost, as it might be on the way.
+    pub(crate) fn send_message(
+        &mut self,
+        message: &[u8],
+        counters: &mut Counters,
+    ) -> Result<(), Gone> {
+        let envelope = self.peer.envelope(message[0]);
+        let sealed = envelope.sealed_len(message.len());
+        if self.blocked || !self.peer.can_send() {
+            return Ok(());
+        }
+        let Some(out) = self.transport.reserve(sealed, counters)? else {
+            self.block(counters);
+            return Ok(());
+        };
+        out[envelope.inner(sealed)].copy_from_slice(message);
+        if self.peer.seal_message(envelope, out).is_ok() {
+            self.transport.commit(sealed);
+        }
+        self.flush(counters)
+    }
+
+    /// Sends control packets that wait, and arranges for a wake-up when there are more.
+    pub(crate) fn send_control(
+        &mut self,
+        waker: &Waker,
+        counters: &mut Counters,
+    ) -> Result<(), Gone> {
+        if self.blocked {
+            return Ok(());
+        }
+        let mut context = Context::from_waker(waker);
+        loop {
+            let next = self.waiting.take().map_or_else(
+                || match self.outgoing.as_mut().map(|o| o.poll_recv(&mut context)) {
+                    Some(Poll::Ready(packet)) => packet,
+                    Some(Poll::Pending) | None => None,
+                },
+                Some,
+            );
+            let Some(packet) = next else { break };
+            let len = packet.len();
+            if len == 0 || len > self.transport.max_packet() {
+                continue;
+            }
+            let Some(out) = self.transport.reserve(len, counters)? else {
+                self.waiting = Some(packet);
+                self.block(counters);
+                return Ok(());
+            };
+            out.copy_from_slice(&packet);
+            self.transport.commit(len);
+        }
+        if self.outgoing.as_ref().is_some_and(|o| o.is_closed() && o.is_empty()) {
+            self.outgoing = None;
+        }
+        self.flush(counters)
+    }
+
+    /// Sends a ping when it is time, and tells when the peer is to be given up.
+    pub(crate) fn keep_alive(&mut self, now: Instant, counters: &mut Counters) -> Result<(), Gone> {
+        match self.timers.due(now) {
+            Due::Nothing => Ok(()),
+            Due::Expired => Err(Gone(PeerDeletedReason::Expired)),
+            Due::Ping => {
+                self.timers.sent(now);
+                self.send_message(&message::PING, counters)
+            }
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! What of the fast path to use.
+
+/// Kernel features of the transport socket and of the coalescing in front of the TUN device. All
+/// on by default; each is probed, and its absence costs only speed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// Send many datagrams with one call (`UDP_SEGMENT`, Linux 4.18).
+    pub gso: bool,
+    /// Receive many merged datagrams with one call (`UDP_GRO`, Linux 5.0).
+    pub gro: bool,
+    /// Merge TCP packets before they are written to a TUN device that takes super-packets.
+    pub coalesce_tcp: bool,
+    /// Merge UDP packets likewise (Linux 6.2). Kernels before 6.8.5 drop merged UDP that is then
+    /// forwarded into VXLAN or Geneve.
+    pub coalesce_udp: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { gso: true, gro: true, coalesce_tcp: true, coalesce_udp: true }
+    }
+}
+
+impl Options {
+    /// Nothing but single packets: the semantic reference, and what a kernel without any of the
+    /// features gives.
+    pub const PLAIN: Self =
+        Self { gso: false, gro: false, coalesce_tcp: false, coalesce_udp: false };
+}

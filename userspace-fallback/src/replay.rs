@@ -1,0 +1,216 @@
+//! The replay window: which packet ids were seen.
+//!
+//! Check before opening a packet ([`Window::check`]), mark after it proved authentic
+//! ([`Window::accept`]). One window belongs to one key.
+
+use std::time::{Duration, Instant};
+
+/// Ids behind the highest that are still told apart. OpenVPN's default of 64 is too small behind
+/// bursts of merged datagrams and parallel paths.
+pub const WINDOW: u64 = 8192;
+
+/// After this long without any packet everything up to the highest id counts as seen, so that a
+/// packet held back cannot be replayed much later. The value OpenVPN 3 uses.
+pub const EXPIRY: Duration = Duration::from_secs(30);
+
+/// Why a packet id is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// Id 0 is never sent.
+    Invalid,
+    /// Further behind the highest id than the window reaches.
+    Backtrack,
+    /// Seen before.
+    Replay,
+    /// Too late: nothing was received for the expiry time in between.
+    Expired,
+}
+
+/// A sliding window of packet ids.
+#[derive(Debug)]
+pub struct Window {
+    /// Bit `id % size` tells whether `id` was seen, for ids in `highest - size + 1 ..= highest`.
+    bits: Box<[u64]>,
+    highest: u64,
+    /// Ids up to this one are expired.
+    floor: u64,
+    expiry: Duration,
+    last: Option<Instant>,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self::new(WINDOW, EXPIRY)
+    }
+}
+
+impl Window {
+    /// A window of `size` ids, rounded up to a multiple of 64.
+    #[must_use]
+    pub fn new(size: u64, expiry: Duration) -> Self {
+        let words = size.div_ceil(64).max(1) as usize;
+        Self { bits: vec![0; words].into(), highest: 0, floor: 0, expiry, last: None }
+    }
+
+    fn size(&self) -> u64 {
+        self.bits.len() as u64 * 64
+    }
+
+    fn bit(&self, id: u64) -> (usize, u64) {
+        let at = id % self.size();
+        ((at / 64) as usize, 1 << (at % 64))
+    }
+
+    /// Whether the id is new.
+    #[inline]
+    pub fn check(&self, id: u64, now: Instant) -> Result<(), Refused> {
+        if id == 0 {
+            return Err(Refused::Invalid);
+        }
+        if id > self.highest {
+            return Ok(());
+        }
+        if self.highest - id >= self.size() {
+            return Err(Refused::Backtrack);
+        }
+        if id <= self.floor || self.is_stale(now) {
+            return Err(Refused::Expired);
+        }
+        let (word, mask) = self.bit(id);
+        if self.bits[word] & mask != 0 { Err(Refused::Replay) } else { Ok(()) }
+    }
+
+    fn is_stale(&self, now: Instant) -> bool {
+        self.last.is_some_and(|last| now.saturating_duration_since(last) >= self.expiry)
+    }
+
+    /// Marks an id that [`Window::check`] found new.
+    #[inline]
+    pub fn accept(&mut self, id: u64, now: Instant) {
+        if self.is_stale(now) {
+            self.floor = self.highest;
+        }
+        self.last = Some(now);
+        if id > self.highest {
+            self.advance(id);
+        }
+        let (word, mask) = self.bit(id);
+        self.bits[word] |= mask;
+    }
+
+    /// Moves the window up to `id` and forgets what leaves it.
+    fn advance(&mut self, id: u64) {
+        let step = id - self.highest;
+        if step >= self.size() {
+            self.bits.fill(0);
+        } else {
+            for between in self.highest + 1..=id {
+                let (word, mask) = self.bit(between);
+                self.bits[word] &= !mask;
+            }
+        }
+        self.highest = id;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn test(window: &mut Window, id: u64, now: Instant) -> Result<(), Refused> {
+        window.check(id, now)?;
+        window.accept(id, now);
+        Ok(())
+    }
+
+    /// OpenVPN 3's vector for a window of 64 ids and 5 seconds.
+    #[test]
+    fn known_sequence() {
+        use Refused::{Backtrack, Expired, Invalid, Replay};
+        let start = Instant::now();
+        let mut window = Window::new(64, Duration::from_secs(5));
+        for (time, id, expected) in [
+            (0, 0, Err(Invalid)),
+            (1, 1, Ok(())),
+            (1, 1, Err(Replay)),
+            (2, 2, Ok(())),
+            (3, 4, Ok(())),
+            (4, 1, Err(Replay)),
+            (5, 3, Ok(())),
+            (6, 8, Ok(())),
+            (10, 5, Ok(())),
+            (15, 7, Err(Expired)),
+            (20, 127, Ok(())),
+            (20, 127, Err(Replay)),
+            (21, 128, Ok(())),
+            (22, 64, Err(Backtrack)),
+            (23, 65, Ok(())),
+            (24, 66, Ok(())),
+            (30, 0, Err(Invalid)),
+            (33, 3, Err(Backtrack)),
+            (40, 0xffff_fffe, Ok(())),
+            (41, 0xffff_ffff, Ok(())),
+        ] {
+            let now = start + Duration::from_secs(time);
+            assert_eq!(test(&mut window, id, now), expected, "time {time} id {id}");
+        }
+    }
+
+    /// The same implementation with 48-bit ids.
+    #[test]
+    fn known_sequence_of_long_ids() {
+        use Refused::Backtrack;
+        let now = Instant::now();
+        let mut window = Window::new(64, Duration::from_secs(5));
+        for (id, expected) in [
+            (0xffff_fffe, Ok(())),
+            (0xffff_ffff, Ok(())),
+            (0x1_0000_0001, Ok(())),
+            (0xffff_ff0d, Err(Backtrack)),
+            (0x2_0000_0000, Ok(())),
+            (0x5_0000_0000, Ok(())),
+            (0x4_0000_0000, Err(Backtrack)),
+            (0x3_9999_9999, Err(Backtrack)),
+            (0x3_ffff_ffff, Err(Backtrack)),
+            (0x4_ffff_ffff, Ok(())),
+        ] {
+            assert_eq!(test(&mut window, id, now), expected, "id {id:x}");
+        }
+    }
+
+    proptest! {
+        /// Against a set of everything seen.
+        #[test]
+        fn like_a_set(steps in proptest::collection::vec((0u64..4, 0u64..400), 1..400)) {
+            let now = Instant::now();
+            let mut window = Window::new(128, EXPIRY);
+            let mut seen = HashSet::new();
+            let mut highest = 0u64;
+            for (kind, distance) in steps {
+                let id = match kind {
+                    0 => highest + distance % 8,
+                    1 => highest + distance,
+                    _ => highest.saturating_sub(distance),
+                };
+                let expected = if id == 0 {
+                    Err(Refused::Invalid)
+                } else if id <= highest && highest - id >= 128 {
+                    Err(Refused::Backtrack)
+                } else if seen.contains(&id) {
+                    Err(Refused::Replay)
+                } else {
+                    Ok(())
+                };
+                prop_assert_eq!(test(&mut window, id, now), expected);
+                if expected.is_ok() {
+                    seen.insert(id);
+                    highest = highest.max(id);
+                }
+            }
+        }
+    }
+}

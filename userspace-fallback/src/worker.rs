@@ -1,0 +1,450 @@
+//! The thread that moves the packets: one loop that polls the TUN device, the transport socket and
+//! the alarm that announces commands.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use ovpn_dco::{ControlPort, DataEvent, Error, Keepalive, KeyConfig, KeySlot, PeerConfig};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::keepalive::Timers;
+use crate::link::{Link, Outbound};
+use crate::message;
+use crate::offload::coalesce::{Coalescer, Config};
+use crate::offload::split::Plan;
+use crate::offload::virtio::{self, Header};
+use crate::options::Options;
+use crate::stats::{Counters, Published, Snapshot};
+use crate::sys::{self, Interest};
+use crate::transport::{Gone, Received};
+use crate::tun::TunDevice;
+use crate::wake::Alarm;
+
+/// Reads from the TUN device before the other direction has its turn, by number and by bytes.
+const READS: usize = 64;
+const READ_BYTES: usize = 256 * 1024;
+/// Largest read: a header and the largest IP packet.
+const READ_BUFFER: usize = virtio::LEN + 65_536;
+
+/// Answers a command.
+pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+/// What the channel asks of the worker.
+#[derive(Debug)]
+pub(crate) enum Command {
+    NewPeer(Box<PeerConfig>, Vec<u8>, Reply<ControlPort>),
+    SetKeepalive(Keepalive, Reply<()>),
+    NewKey(KeySlot, Box<KeyConfig>, Reply<()>),
+    SwapKeys(Reply<()>),
+    DeleteKey(KeySlot, Reply<()>),
+    NotifyExit(Reply<()>),
+    DeletePeer(Reply<()>),
+}
+
+pub(crate) struct Worker {
+    tun: TunDevice,
+    options: Options,
+    commands: mpsc::UnboundedReceiver<Command>,
+    events: mpsc::UnboundedSender<DataEvent>,
+    alarm: Arc<Alarm>,
+    waker: Waker,
+    published: Arc<Published>,
+    link: Option<Link>,
+    coalescer: Coalescer,
+    uplink: Uplink,
+    counters: Counters,
+    now: Instant,
+    tun_readable: bool,
+    socket_readable: bool,
+}
+
+/// The last read from the TUN device, and how far it was sent.
+struct Uplink {
+    buffer: Box<[u8]>,
+    pending: Option<Pending>,
+}
+
+struct Pending {
+    plan: Plan,
+    start: usize,
+    end: usize,
+    next: usize,
+}
+
+/// The channel was closed.
+struct Closed;
+
+impl Worker {
+    pub(crate) fn new(
+        tun: TunDevice,
+        options: Options,
+        commands: mpsc::UnboundedReceiver<Command>,
+        events: mpsc::UnboundedSender<DataEvent>,
+        alarm: Arc<Alarm>,
+        published: Arc<Published>,
+    ) -> Self {
+        let config = Config {
+            tcp: options.coalesce_tcp && tun.takes_tcp(),
+            udp: options.coalesce_udp && tun.takes_udp(),
+        };
+        Self {
+            tun,
+            options,
+            commands,
+            events,
+            waker: Waker::from(Arc::clone(&alarm)),
+            alarm,
+            published,
+            link: None,
+            coalescer: Coalescer::new(config),
+            uplink: Uplink { buffer: vec![0; READ_BUFFER].into(), pending: None },
+            counters: Counters::default(),
+            now: Instant::now(),
+            tun_readable: false,
+            socket_readable: false,
+        }
+    }
+
+    /// Runs until the channel is closed or the TUN device is gone.
+    pub(crate) fn run(mut self) {
+        sys::block_signals();
+        if let Err(error) = self.serve() {
+            tracing::error!(interface = %self.tun.interface().name, %error, "data path failed");
+            self.link = None;
+            self.publish();
+            let what = format!("interface {}: {error}", self.tun.interface().name);
+            self.event(DataEvent::Failed(what));
+        }
+    }
+
+    fn serve(&mut self) -> io::Result<()> {
+        if self.obey().is_err() {
+            return Ok(());
+        }
+        loop {
+            if self.alarm.take() && self.obey().is_err() {
+                return Ok(());
+            }
+            self.now = Instant::now();
+            if self.socket_readable {
+                self.receive();
+            }
+            if self.tun_readable {
+                self.transmit()?;
+            }
+            self.keep_alive();
+            self.publish();
+            let blocked = self.link.as_ref().is_some_and(Link::is_blocked);
+            if !self.socket_readable && (!self.tun_readable || blocked) {
+                self.wait()?;
+            }
+        }
+    }
+
+    /// Sleeps until there is something to do.
+    fn wait(&mut self) -> io::Result<()> {
+        let blocked = self.link.as_ref().is_some_and(Link::is_blocked);
+        let timeout = self
+            .link
+            .as_ref()
+            .and_then(|link| link.timers.deadline())
+            .map(|deadline| deadline.saturating_duration_since(self.now));
+        let readable = Interest { readable: true, writable: false };
+        let [_, tun, socket] = sys::poll(
+            [
+                (Some(self.alarm.as_fd()), readable),
+                // While the socket takes nothing, packets wait in the device's queue.
+                (Some(self.tun.as_fd()), Interest { readable: !blocked, writable: false }),
+                (
+                    self.link.as_ref().map(|link| link.transport.socket()),
+                    Interest { readable: true, writable: blocked },
+                ),
+            ],
+            timeout,
+        )?;
+        self.tun_readable |= tun.readable;
+        self.socket_readable |= socket.readable;
+        if socket.writable {
+            self.with_link(|link, worker| link.unblock(&worker.waker, &mut worker.counters));
+        }
+        Ok(())
+    }
+
+    /// Runs something that may find out that the connection is over.
+    fn with_link(&mut self, action: impl FnOnce(&mut Link, &mut Self) -> Result<(), Gone>) {
+        let Some(mut link) = self.link.take() else { return };
+        match action(&mut link, self) {
+            Ok(()) => self.link = Some(link),
+            Err(Gone(reason)) => {
+                drop(link);
+                self.forget_link();
+                self.event(DataEvent::PeerDeleted(reason));
+            }
+        }
+    }
+
+    /// Drops the peer and everything that belonged to it.
+    fn forget_link(&mut self) {
+        self.link = None;
+        self.coalescer.clear();
+        self.uplink.pending = None;
+        self.socket_readable = false;
+        // So that nobody reads the counters of a peer that is told to be gone.
+        self.publish();
+    }
+
+    fn event(&self, event: DataEvent) {
+        // Nobody listens while the channel is being closed.
+        let _ = self.events.send(event);
+    }
+
+    fn publish(&self) {
+        let peer = self.link.as_ref().map(|link| link.peer.stats());
+        self.published.set(Snapshot { peer, counters: self.counters });
+    }
+
+    /// One batch from the socket to the TUN device.
+    fn receive(&mut self) {
+        self.with_link(|link, worker| {
+            let events = &worker.events;
+            let received =
+                link.receive(worker.now, &mut worker.coalescer, &mut worker.counters, |event| {
+                    let _ = events.send(event);
+                });
+            // What was opened before the connection broke is delivered.
+            worker.write_tun(link.slab());
+            worker.socket_readable = received? == Received::More;
+            worker.report_worn_out(link);
+            Ok(())
+        });
+    }
+
+    fn report_worn_out(&self, link: &mut Link) {
+        if let Some(key) = link.peer.take_worn_out() {
+            self.event(DataEvent::KeyExhausted(key));
+        }
+    }
+
+    fn write_tun(&mut self, slab: &[u8]) {
+        let vnet_header = self.tun.has_vnet_header();
+        let mut config = self.coalescer.config();
+        for item in self.coalescer.finish() {
+            let written = item.write_with(slab, vnet_header, |pieces| self.tun.write(pieces));
+            let packets = item.packets() as u64;
+            match written {
+                Ok(()) => {
+                    self.counters.tun_writes += 1;
+                    self.counters.tun_written_packets += packets;
+                }
+                // Some kernels refuse valid super-packets (6.6.44 and its neighbours).
+                Err(error) if packets > 1 && error.raw_os_error() == Some(libc::EINVAL) => {
+                    tracing::info!("the TUN device refuses super-packets; going on without");
+                    self.counters.tun_offload_refused += 1;
+                    if item.is_udp() {
+                        config.udp = false;
+                    } else {
+                        config.tcp = false;
+                    }
+                    item.write_singly(slab, vnet_header, |pieces| match self.tun.write(pieces) {
+                        Ok(()) => {
+                            self.counters.tun_writes += 1;
+                            self.counters.tun_written_packets += 1;
+                        }
+                        Err(_) => self.counters.tun_refused += 1,
+                    });
+                }
+                Err(_) => self.counters.tun_refused += packets,
+            }
+        }
+        self.coalescer.set_config(config);
+        self.coalescer.clear();
+    }
+
+    /// Some reads from the TUN device to the socket.
+    fn transmit(&mut self) -> io::Result<()> {
+        if !self.link.as_ref().is_some_and(|link| link.peer.can_send()) {
+            return self.discard();
+        }
+        let mut result = Ok(());
+        self.with_link(|link, worker| {
+            if link.is_blocked() {
+                return Ok(());
+            }
+            result = worker.send_from_tun(link)?;
+            link.timers.sent(worker.now);
+            worker.report_worn_out(link);
+            Ok(())
+        });
+        result
+    }
+
+    /// Reads, splits, seals and sends. The inner result is about the TUN device.
+    fn send_from_tun(&mut self, link: &mut Link) -> Result<io::Result<()>, Gone> {
+        let mut bytes = 0;
+        for _ in 0..READS {
+            if self.uplink.pending.is_none() {
+                match self.read_tun() {
+                    Ok(true) => {}
+                    Ok(false) => break,
+                    Err(error) => return Ok(Err(error)),
+                }
+            }
+            let Some(pending) = &mut self.uplink.pending else { continue };
+            let outbound = Outbound {
+                packet: &self.uplink.buffer[pending.start..pending.end],
+                plan: pending.plan,
+                next: &mut pending.next,
+            };
+            if !link.send(outbound, &mut self.counters)? {
+                return Ok(Ok(()));
+            }
+            bytes += pending.end - pending.start;
+            self.uplink.pending = None;
+            if bytes >= READ_BYTES {
+                break;
+            }
+        }
+        link.flush(&mut self.counters)?;
+        Ok(Ok(()))
+    }
+
+    /// Reads one packet or super-packet. `false`: there is none. A malformed one leaves nothing
+    /// pending.
+    fn read_tun(&mut self) -> io::Result<bool> {
+        let start = self.tun.header_len();
+        let end = match self.tun.read(&mut self.uplink.buffer) {
+            Ok(end) => end,
+            Err(error) => {
+                return match error.raw_os_error() {
+                    Some(libc::EAGAIN) => {
+                        self.tun_readable = false;
+                        Ok(false)
+                    }
+                    Some(libc::EINTR) => Ok(false),
+                    _ => Err(error),
+                };
+            }
+        };
+        let plan = match self.uplink.buffer[..end].split_at_checked(start) {
+            Some((header, packet)) => plan(header, packet),
+            None => None,
+        };
+        self.counters.tun_reads += 1;
+        match plan {
+            Some(plan) => {
+                self.counters.tun_read_packets += plan.segments() as u64;
+                self.uplink.pending = Some(Pending { plan, start, end, next: 0 });
+            }
+            None => self.counters.tun_malformed += 1,
+        }
+        Ok(true)
+    }
+
+    /// Reads packets that cannot be sent, so that they are not sent much later.
+    fn discard(&mut self) -> io::Result<()> {
+        for _ in 0..READS {
+            if !self.read_tun()? {
+                break;
+            }
+            self.uplink.pending = None;
+            self.counters.tun_discarded += 1;
+        }
+        Ok(())
+    }
+
+    fn keep_alive(&mut self) {
+        self.with_link(|link, worker| link.keep_alive(worker.now, &mut worker.counters));
+    }
+
+    /// Obeys the commands that wait, and sends the control packets that wait before them: the last
+    /// words to a server come before the command that deletes it.
+    fn obey(&mut self) -> Result<(), Closed> {
+        self.now = Instant::now();
+        let waker = self.waker.clone();
+        let mut context = Context::from_waker(&waker);
+        loop {
+            self.with_link(|link, worker| link.send_control(&waker, &mut worker.counters));
+            match self.commands.poll_recv(&mut context) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(None) => return Err(Closed),
+                Poll::Ready(Some(command)) => self.obey_one(command),
+            }
+        }
+    }
+
+    fn obey_one(&mut self, command: Command) {
+        // Whoever asked may have given up waiting for the answer.
+        match command {
+            Command::NewPeer(config, residue, reply) => {
+                let _ = reply.send(self.new_peer(*config, &residue));
+            }
+            Command::SetKeepalive(keepalive, reply) => {
+                let now = self.now;
+                let result = self.for_link(|link, _| {
+                    link.timers = Timers::new(keepalive, now);
+                    Ok(())
+                });
+                let _ = reply.send(result);
+            }
+            Command::NewKey(slot, key, reply) => {
+                let _ = reply.send(self.for_link(|link, _| link.peer.set_key(slot, &key)));
+            }
+            Command::SwapKeys(reply) => {
+                let result = self.for_link(|link, _| {
+                    link.peer.swap_keys();
+                    Ok(())
+                });
+                let _ = reply.send(result);
+            }
+            Command::DeleteKey(slot, reply) => {
+                let result = self.for_link(|link, _| {
+                    link.peer.delete_key(slot);
+                    Ok(())
+                });
+                let _ = reply.send(result);
+            }
+            Command::NotifyExit(reply) => {
+                let exists = self.for_link(|_, _| Ok(()));
+                self.with_link(|link, worker| {
+                    link.send_message(&message::EXIT, &mut worker.counters)
+                });
+                let _ = reply.send(exists);
+            }
+            Command::DeletePeer(reply) => {
+                let exists = self.for_link(|_, _| Ok(()));
+                self.forget_link();
+                let _ = reply.send(exists);
+            }
+        }
+    }
+
+    fn for_link<T>(
+        &mut self,
+        action: impl FnOnce(&mut Link, &mut Counters) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let link = self.link.as_mut().ok_or(Error::NoSuchPeer)?;
+        action(link, &mut self.counters)
+    }
+
+    fn new_peer(&mut self, config: PeerConfig, residue: &[u8]) -> Result<ControlPort, Error> {
+        self.forget_link();
+        let (link, port) = Link::new(config, residue, &self.options, self.now)?;
+        self.link = Some(link);
+        // The residue may hold whole packets although nothing more arrives.
+        self.socket_readable = true;
+        self.publish();
+        Ok(port)
+    }
+}
+
+/// How to split what was read: `header` is empty when the device has none.
+fn plan(header: &[u8], packet: &[u8]) -> Option<Plan> {
+    let header = match header.first_chunk::<{ virtio::LEN }>() {
+        Some(bytes) => Header::decode(bytes).ok()?,
+        None => Header::default(),
+    };
+    Plan::new(&header, packet).ok()
+}
