@@ -1,5 +1,7 @@
 //! The namespace harness itself: what it builds works, and nothing stays.
 
+#![expect(clippy::unwrap_used, reason = "tests end by panicking")]
+
 mod netns;
 
 use std::time::{Duration, Instant};

@@ -1,4 +1,38 @@
-//! Network configuration as a pure plan that is diffed, journalled, applied and undone.
+//! Network configuration: addresses, routes and DNS of the tunnel as a pure plan that is diffed,
+//! journalled, applied and undone.
+//!
+//! ```text
+//! NetworkOptions --\
+//! MTU, MSS --------+--> NetworkPlan::build --> diff(applied, plan) --> steps
+//! Gateways --------/                                                     |
+//!    ^                                        journal, then netlink or DNS, one step at a time
+//!    +-- DirectNetwork::lookup (how the host reaches the server without the tunnel)
+//! ```
+//!
+//! - [`DirectNetwork`] configures the host itself, over rtnetlink and its resolver's interface.
+//! - [`NetcfgNetwork`] leaves it to the service `net.openvpn.v3.netcfg`.
+//!
+//! The tunnel's interface itself is made elsewhere (data plane); this module only configures it.
+//! It never decides what to push or accept: the options it is given are complete and filtered.
+
+mod direct;
+pub mod dns;
+mod error;
+mod fib;
+mod journal;
+mod namespace;
+mod netlink;
+mod plan;
+mod types;
+
+pub use self::direct::{Applied, DirectNetwork};
+pub use self::error::{NetworkError, PlanError};
+pub use self::namespace::enter_netns;
+pub use self::plan::{
+    Item, LinkSettings, NetworkPlan, PlanInput, PlannedRoute, RouteTarget, Step, TunnelAddress,
+    diff,
+};
+pub use self::types::{Gateways, Network, Path, RemotePath, RouteQuery};
 
 /// Where the netcfg service's device for this session comes from.
 #[derive(Clone, Debug)]

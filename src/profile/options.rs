@@ -615,7 +615,9 @@ pub struct DnsServer {
 }
 
 /// `dnssec`
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize, serde::Deserialize,
+)]
 #[expect(missing_docs, reason = "names of the directive")]
 pub enum DnsSec {
     Yes,
@@ -624,7 +626,9 @@ pub enum DnsSec {
 }
 
 /// `transport`
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize, serde::Deserialize,
+)]
 #[expect(missing_docs, reason = "names of the directive")]
 pub enum DnsTransport {
     Plain,

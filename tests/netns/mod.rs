@@ -25,6 +25,12 @@
 //! the kernel has it, a pair of TAP devices with a thread between them where it has not.
 
 #![allow(dead_code, unreachable_pub, reason = "each test crate uses a part of the harness")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests end by panicking"
+)]
 
 mod impair;
 mod namespace;

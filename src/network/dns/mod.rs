@@ -1,0 +1,5 @@
+//! The tunnel's DNS: what is wanted ([`DnsPlan`]).
+
+mod plan;
+
+pub use self::plan::{DnsPlan, DnsScope, NameServer};
