@@ -375,10 +375,10 @@ mod tests {
         queue(&mut r, 5);
         assert_eq!(sent(&mut r, now), [0, 1, 2, 3, 4]);
         r.acknowledged(&[2, 3]);
-        assert_eq!(sent(&mut r, now), []);
+        assert_eq!(sent(&mut r, now), [0_u32; 0]);
         r.acknowledged(&[4, 4, 4, 77]);
         assert_eq!(sent(&mut r, now), [0, 1]);
-        assert_eq!(sent(&mut r, now), []);
+        assert_eq!(sent(&mut r, now), [0_u32; 0]);
     }
 
     #[test]
@@ -389,7 +389,7 @@ mod tests {
         assert_eq!(sent(&mut r, now), [0, 1, 2, 3, 4]);
         r.acknowledged(&[1, 2, 3, 4]);
         assert_eq!(r.deadline(), None);
-        assert_eq!(sent(&mut r, now + Duration::from_secs(1000)), []);
+        assert_eq!(sent(&mut r, now + Duration::from_secs(1000)), [0_u32; 0]);
     }
 
     #[test]
