@@ -217,6 +217,7 @@ mod tests {
             search_domains: vec!["corp.example".to_owned()],
             dhcp_servers: vec!["192.0.2.1".parse().unwrap()],
             dhcp_domains: vec!["old.example".to_owned()],
+            ..DnsOptions::default()
         };
         let expected = "dns 10.0.0.1 10.0.0.2 search corp.example for a.example";
         assert_eq!(build(&options), (Some(expected.to_owned()), vec![]));
