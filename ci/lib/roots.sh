@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+#!/bin/bash
 # Debian roots of other suites, for peers that this machine's own suite does not have.
 # Source it, or run it:  ci/lib/roots.sh SUITE PACKAGE...   prints the root's path.
 

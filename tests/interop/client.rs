@@ -1,0 +1,197 @@
+//! `ovpn-client connect` as a user starts it: its process, and what it says as JSON.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+use crate::netns::NetNs;
+
+/// (major, minor) of a StatusChange, numbered as on D-Bus.
+pub(crate) type Status = (u64, u64);
+
+pub(crate) const CONNECTED: Status = (2, 7);
+pub(crate) const DISCONNECTED: Status = (2, 9);
+pub(crate) const FAILED: Status = (2, 10);
+pub(crate) const AUTH_FAILED: Status = (2, 11);
+pub(crate) const RECONNECTING: Status = (2, 12);
+
+/// A running client. Killed on drop.
+pub(crate) struct Client {
+    process: Child,
+    lines: Receiver<String>,
+    errors: Option<std::thread::JoinHandle<String>>,
+    /// Every line so far, for messages.
+    transcript: Vec<String>,
+    /// Every StatusChange so far.
+    pub(crate) statuses: Vec<(Status, String)>,
+}
+
+/// How a client ended.
+#[derive(Debug)]
+pub(crate) struct Ending {
+    pub(crate) code: Option<i32>,
+    pub(crate) statuses: Vec<(Status, String)>,
+    /// Everything it printed, for messages.
+    pub(crate) transcript: String,
+    /// From the signal to the end.
+    pub(crate) took: Duration,
+}
+
+impl Ending {
+    /// The message of the last status with this code.
+    pub(crate) fn message(&self, status: Status) -> &str {
+        let found = self.statuses.iter().rev().find(|(code, _)| *code == status);
+        found.map_or_else(
+            || panic!("no StatusChange {status:?}:\n{}", self.transcript),
+            |(_, message)| message,
+        )
+    }
+
+    /// Ended with this exit code, this status, and a message that has one of the words.
+    pub(crate) fn assert_failure(&self, code: i32, status: Status, words: &[&str]) {
+        assert_eq!(self.code, Some(code), "exit code:\n{}", self.transcript);
+        let message = self.message(status).to_lowercase();
+        assert!(
+            words.iter().any(|word| message.contains(&word.to_lowercase())),
+            "message {message:?} names none of {words:?}:\n{}",
+            self.transcript
+        );
+    }
+}
+
+impl Client {
+    /// Starts `ovpn-client connect` in `ns` with a profile of this text.
+    pub(crate) fn start(ns: &NetNs, directory: &Path, profile: &str, arguments: &[&str]) -> Self {
+        let path = directory.join("client.ovpn");
+        std::fs::write(&path, profile).expect("profile");
+        let mut process = ns
+            .command(env!("CARGO_BIN_EXE_ovpn-client"))
+            .arg("connect")
+            .arg(&path)
+            .args(["--output", "json", "--dco", "off"])
+            .args(arguments)
+            .env("RUNTIME_DIRECTORY", runtime_directory(directory))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("start ovpn-client");
+        let (sender, lines) = channel();
+        let output = process.stdout.take().expect("its output");
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                // Nobody listens any more once the test is over.
+                let _ = sender.send(line);
+            }
+        });
+        let mut output = process.stderr.take().expect("its error output");
+        let errors = std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            let _ = output.read_to_end(&mut bytes);
+            String::from_utf8_lossy(&bytes).into_owned()
+        });
+        Self { process, lines, errors: Some(errors), transcript: Vec::new(), statuses: Vec::new() }
+    }
+
+    /// Takes one line of output within the limit. False: none came, or the output has ended.
+    fn step(&mut self, deadline: Instant) -> Result<(), RecvTimeoutError> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let line = self.lines.recv_timeout(left)?;
+        let value: Value = serde_json::from_str(&line)
+            .unwrap_or_else(|e| panic!("not JSON ({e}): {line}\n{}", self.transcript.join("\n")));
+        if value["signal"] == "StatusChange" {
+            let code = |name: &str| value[name].as_u64().expect("a number");
+            let message = value["message"].as_str().expect("a text").to_owned();
+            self.statuses.push(((code("code_major"), code("code_minor")), message));
+        }
+        self.transcript.push(line);
+        Ok(())
+    }
+
+    /// Waits for the next StatusChange with this code and gives its message.
+    pub(crate) fn wait(&mut self, status: Status, limit: Duration) -> Result<String, String> {
+        let deadline = Instant::now() + limit;
+        let mut seen = self.statuses.len();
+        loop {
+            match self.step(deadline) {
+                Ok(()) => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    return Err(format!(
+                        "no {status:?} in {limit:?}:\n{}",
+                        self.transcript.join("\n")
+                    ));
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    let ended = self.finish(Duration::from_secs(1));
+                    return Err(format!("no {status:?} before its end: {ended:?}"));
+                }
+            }
+            if self.statuses.len() > seen {
+                seen = self.statuses.len();
+                let (code, message) = &self.statuses[seen - 1];
+                if *code == status {
+                    return Ok(message.clone());
+                }
+            }
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.process.id() as i32), signal).expect("signal the client");
+    }
+
+    /// Sends a signal and waits for the end.
+    pub(crate) fn stop(&mut self, signal: Signal) -> Ending {
+        self.signal(signal);
+        self.finish(Duration::from_secs(10))
+    }
+
+    /// Waits for the end.
+    pub(crate) fn finish(&mut self, limit: Duration) -> Ending {
+        let start = Instant::now();
+        let deadline = start + limit;
+        while self.step(deadline).is_ok() {}
+        let code = loop {
+            if let Some(status) = self.process.try_wait().expect("wait for the client") {
+                break status.code();
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the client has not ended in {limit:?}:\n{}",
+                self.transcript.join("\n")
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        let took = start.elapsed();
+        if let Some(errors) = self.errors.take() {
+            self.transcript.push(format!("stderr: {}", errors.join().expect("its errors")));
+        }
+        Ending {
+            code,
+            statuses: self.statuses.clone(),
+            transcript: self.transcript.join("\n"),
+            took,
+        }
+    }
+}
+
+/// Where this client keeps its undo journal: apart from other tests, the same after a kill.
+fn runtime_directory(directory: &Path) -> PathBuf {
+    let path = directory.join("run");
+    std::fs::create_dir_all(&path).expect("runtime directory");
+    path
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // Already gone is as good.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

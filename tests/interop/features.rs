@@ -1,0 +1,187 @@
+//! What servers push and profiles ask for, with real servers.
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::client::CONNECTED;
+use crate::lab::{Lab, plain};
+use crate::netns::NetNs;
+use crate::server::{ServerConfig, Transport, Version};
+
+/// Connects with these lines on either side.
+fn connected(lab: &Lab, version: Version, server: &str, client: &str, check: impl Fn(&Lab)) {
+    let config = ServerConfig { extra: server.to_owned(), ..plain(version, Transport::Udp4) };
+    let server = lab.start_server(&config);
+    let before = lab.client_ns.snapshot();
+    let mut running = lab.start_client(&lab.profile(&config, client), &[]);
+    running
+        .wait(CONNECTED, Duration::from_secs(15))
+        .unwrap_or_else(|e| panic!("{version:?}: {e}\n{}", server.log()));
+    check(lab);
+    assert_eq!(running.stop(Signal::SIGTERM).code, Some(0));
+    before.assert_same(&lab.client_ns.snapshot());
+}
+
+#[test]
+fn redirected_gateway_carries_everything_but_the_tunnel_itself() {
+    let lab = Lab::new();
+    connected(&lab, Version::V26, "push \"redirect-gateway def1 ipv6\"\n", "", |lab| {
+        lab.ping("192.0.2.1").unwrap();
+        let route = lab.client_ns.sh("ip route get 192.0.2.1");
+        assert!(!route.contains("eth0"), "{route}");
+        let route = lab.client_ns.sh("ip route get 198.51.100.1");
+        assert!(route.contains("eth0"), "{route}");
+        let route = lab.client_ns.sh("ip -6 route get 2001:db8:2::1");
+        assert!(!route.contains("eth0"), "{route}");
+    });
+}
+
+/// More than one PUSH_REPLY message holds.
+#[test]
+fn three_hundred_routes_in_a_continued_push() {
+    let lab = Lab::new();
+    for version in Version::ALL {
+        let mut server = String::new();
+        for n in 0..300 {
+            server += &format!("push \"route 203.0.{}.{} 255.255.255.255\"\n", n / 250, n % 250);
+        }
+        connected(&lab, version, &server, "", |lab| {
+            let routes = lab.client_ns.sh("ip route | grep -c ^203.0.");
+            assert_eq!(routes.trim(), "300");
+        });
+    }
+}
+
+#[test]
+fn routes_not_pulled_and_pushes_filtered() {
+    let lab = Lab::new();
+    let server =
+        "push \"route 192.0.2.0 255.255.255.0\"\npush \"route 203.0.113.0 255.255.255.0\"\n";
+    connected(&lab, Version::V27, server, "route-nopull\nroute 203.0.113.7\n", |lab| {
+        let routes = lab.client_ns.sh("ip route");
+        assert!(!routes.contains("192.0.2.0/24") && !routes.contains("203.0.113.0/24"), "{routes}");
+        assert!(routes.contains("203.0.113.7"), "{routes}");
+    });
+    connected(&lab, Version::V27, server, "pull-filter ignore \"route 203\"\n", |lab| {
+        let routes = lab.client_ns.sh("ip route");
+        assert!(routes.contains("192.0.2.0/24") && !routes.contains("203.0.113.0/24"), "{routes}");
+    });
+}
+
+#[test]
+fn net30_topology() {
+    let lab = Lab::new();
+    connected(&lab, Version::V26, "topology net30\n", "", |lab| lab.ping("10.8.0.1").unwrap());
+}
+
+#[test]
+fn compression_framings_of_old_servers() {
+    let lab = Lab::new();
+    for framing in ["compress stub-v2", "compress stub", "comp-lzo no"] {
+        // The server decides and pushes it, as old ones do.
+        let server = format!("{framing}\npush \"{framing}\"\n");
+        connected(&lab, Version::V26, &server, "", |lab| {
+            lab.ping("10.8.0.1").unwrap();
+            lab.transfer("10.8.0.1", 100_000).unwrap();
+        });
+    }
+}
+
+#[test]
+fn mtu_from_the_server() {
+    let lab = Lab::new();
+    connected(&lab, Version::V27, "tun-mtu 1400\npush \"tun-mtu 1400\"\n", "", |lab| {
+        assert_eq!(lab.client_ns.sh("ip -o link | grep -c 'mtu 1400'").trim(), "1");
+        lab.ping_with("-n -c 2 -i 0.2 -s 1372 -M do 10.8.0.1").unwrap();
+    });
+}
+
+/// The first server is dead, the second lives.
+#[test]
+fn next_remote() {
+    let lab = Lab::new();
+    let client = "remote 198.51.100.77 1194 udp4\nremote 198.51.100.1 1194 udp4\n\
+                  server-poll-timeout 2\n";
+    let config = plain(Version::V27, Transport::Udp4);
+    let _server = lab.start_server(&config);
+    let own = format!("remote {} 1194 udp4\n", config.transport.address());
+    let profile = lab.profile(&config, client).replacen(&own, "", 1);
+    let mut running = lab.start_client(&profile, &[]);
+    running.wait(CONNECTED, Duration::from_secs(20)).unwrap();
+    lab.ping("10.8.0.1").unwrap();
+}
+
+/// The tunnel in another namespace than the process and its sockets.
+#[test]
+fn tunnel_in_another_namespace() {
+    let lab = Lab::new();
+    let inner = NetNs::new("interop");
+    let config = plain(Version::V27, Transport::Udp4);
+    let _server = lab.start_server(&config);
+    let (outside, inside) = (lab.client_ns.snapshot(), inner.snapshot());
+    let profile = lab.profile(&config, "");
+    let mut running = lab.start_client(&profile, &["--netns", inner.name()]);
+    running.wait(CONNECTED, Duration::from_secs(15)).unwrap();
+    inner.sh("ping -n -c 2 -i 0.2 -W 2 10.8.0.1");
+    outside.assert_same(&lab.client_ns.snapshot());
+    assert_eq!(running.stop(Signal::SIGTERM).code, Some(0));
+    inside.assert_same(&inner.snapshot());
+}
+
+/// The password is used once; the token of the server does the rest.
+#[test]
+fn token_instead_of_the_password() {
+    for version in Version::ALL {
+        let lab = Lab::new();
+        let asked = lab.directory().join("asked");
+        let script = lab.script(
+            "verify",
+            &format!(
+                "#!/bin/sh\necho \"$username\" >> {}\n[ \"$password\" = once ]\n",
+                asked.display()
+            ),
+        );
+        let config = ServerConfig {
+            extra: format!(
+                "script-security 3\nauth-user-pass-verify {script} via-env\nauth-gen-token 300\n\
+                 reneg-sec 3\n"
+            ),
+            ..plain(version, Transport::Udp4)
+        };
+        let server = lab.start_server(&config);
+        let login = lab.file("login", "ada\nonce\n");
+        let profile = lab.profile(&config, "auth-user-pass\n");
+        let mut running = lab.start_client(&profile, &["--auth-user-pass", &login]);
+        running.wait(CONNECTED, Duration::from_secs(15)).unwrap();
+        lab.ping_with("-n -q -i 0.05 -c 160 -W 2 10.8.0.1")
+            .unwrap_or_else(|e| panic!("{version:?}: {e}\n{}", server.log()));
+        let times = std::fs::read_to_string(&asked).expect("the script ran").lines().count();
+        assert_eq!(times, 1, "the server asked its script again:\n{}", server.log());
+    }
+}
+
+/// A control channel that only speaks TLS 1.2.
+#[test]
+fn tls_1_2() {
+    let lab = Lab::new();
+    connected(&lab, Version::V26, "tls-version-max 1.2\n", "", |lab| lab.ping("10.8.0.1").unwrap());
+}
+
+#[test]
+fn fingerprint_instead_of_a_ca() {
+    use x509_parser::pem::parse_x509_pem;
+    let lab = Lab::new();
+    let config = plain(Version::V27, Transport::Udp4);
+    let _server = lab.start_server(&config);
+    let (_, pem) = parse_x509_pem(lab.server_identity.certificate.as_bytes()).expect("PEM");
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &pem.contents);
+    let hex: Vec<String> = digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
+    let profile = lab.profile(&config, &format!("peer-fingerprint {}\n", hex.join(":")));
+    let start = profile.find("<ca>").expect("has a CA");
+    let end = profile.find("</ca>\n").expect("has a CA") + "</ca>\n".len();
+    let profile = format!("{}{}", &profile[..start], &profile[end..]);
+    let mut running = lab.start_client(&profile, &[]);
+    running.wait(CONNECTED, Duration::from_secs(15)).unwrap();
+    lab.ping("10.8.0.1").unwrap();
+}

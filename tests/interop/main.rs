@@ -1,0 +1,24 @@
+//! `ovpn-client connect` against real OpenVPN servers, 2.6 and 2.7, in network namespaces.
+//!
+//! Needs root, `/dev/net/tun`, and the Debian roots of `ci/lib/roots.sh` (built on first use).
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+
+#[path = "../netns/mod.rs"]
+mod netns;
+
+mod client;
+mod lab;
+mod pki;
+mod server;
+
+mod cleanup;
+mod failures;
+mod features;
+mod matrix;
+mod resilience;

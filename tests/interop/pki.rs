@@ -1,0 +1,104 @@
+//! Certificates and keys for one test: made fresh, never reused.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
+    KeyPair, KeyUsagePurpose, date_time_ymd,
+};
+
+/// A certificate with its key, PEM.
+#[derive(Clone)]
+pub(crate) struct Identity {
+    pub(crate) certificate: String,
+    pub(crate) key: String,
+}
+
+/// A certification authority that signs server and client certificates.
+pub(crate) struct Authority {
+    issuer: CertifiedIssuer<'static, KeyPair>,
+}
+
+/// When a certificate is valid.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Validity {
+    Now,
+    Expired,
+}
+
+impl Authority {
+    pub(crate) fn new(name: &str) -> Self {
+        let mut params = parameters(name, Validity::Now);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate().expect("CA key");
+        Self { issuer: CertifiedIssuer::self_signed(params, key).expect("CA certificate") }
+    }
+
+    pub(crate) fn certificate(&self) -> String {
+        self.issuer.pem()
+    }
+
+    pub(crate) fn server(&self, name: &str, validity: Validity) -> Identity {
+        self.sign(name, validity, ExtendedKeyUsagePurpose::ServerAuth)
+    }
+
+    pub(crate) fn client(&self, name: &str, validity: Validity) -> Identity {
+        self.sign(name, validity, ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
+    fn sign(&self, name: &str, validity: Validity, usage: ExtendedKeyUsagePurpose) -> Identity {
+        let mut params = parameters(name, validity);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![usage];
+        params.use_authority_key_identifier_extension = true;
+        let key = KeyPair::generate().expect("key");
+        let certificate = params.signed_by(&key, &self.issuer).expect("certificate");
+        Identity { certificate: certificate.pem(), key: key.serialize_pem() }
+    }
+}
+
+fn parameters(name: &str, validity: Validity) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.not_before = date_time_ymd(2020, 1, 1);
+    params.not_after = match validity {
+        Validity::Now => date_time_ymd(2099, 1, 1),
+        Validity::Expired => date_time_ymd(2021, 1, 1),
+    };
+    params
+}
+
+/// Static keys of the control channel wrappings, made by OpenVPN itself.
+pub(crate) struct StaticKeys {
+    /// For tls-auth and tls-crypt.
+    pub(crate) shared: String,
+    /// tls-crypt-v2: what the server holds.
+    pub(crate) v2_server: String,
+    /// tls-crypt-v2: what the client holds, wrapped by the above.
+    pub(crate) v2_client: String,
+}
+
+impl StaticKeys {
+    pub(crate) fn generate(directory: &Path) -> Self {
+        let make = |arguments: &[&str], file: &str| -> (PathBuf, String) {
+            let path = directory.join(file);
+            let output = Command::new("openvpn").args(arguments).arg(&path).output();
+            let output = output.expect("run openvpn --genkey: is openvpn installed?");
+            assert!(
+                output.status.success(),
+                "openvpn {arguments:?}: {}",
+                String::from_utf8_lossy(&output.stdout)
+            );
+            let text = std::fs::read_to_string(&path).expect("key file");
+            (path, text)
+        };
+        let (_, shared) = make(&["--genkey", "secret"], "shared.key");
+        let (server, v2_server) = make(&["--genkey", "tls-crypt-v2-server"], "v2-server.key");
+        let server = server.to_str().expect("path is text");
+        let arguments = ["--tls-crypt-v2", server, "--genkey", "tls-crypt-v2-client"];
+        let (_, v2_client) = make(&arguments, "v2-client.key");
+        Self { shared, v2_server, v2_client }
+    }
+}

@@ -1,0 +1,159 @@
+//! Renegotiation, bad links, and servers that go away.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::client::{CONNECTED, RECONNECTING};
+use crate::lab::{Lab, plain};
+use crate::netns::Impairment;
+use crate::server::{ServerConfig, Transport, Version};
+
+/// New keys every few seconds while echoes fly: none may be lost. 500 a second for 16 s.
+fn renegotiation(version: Version, transport: Transport, server: &str, client: &str) {
+    let lab = Lab::new();
+    let config = ServerConfig { extra: server.to_owned(), ..plain(version, transport) };
+    let server = lab.start_server(&config);
+    let mut running = lab.start_client(&lab.profile(&config, client), &[]);
+    running.wait(CONNECTED, Duration::from_secs(15)).unwrap();
+    // Addresses and neighbours settle; the first packets are another test's subject.
+    lab.ping("10.8.0.1").unwrap();
+    lab.ping_with("-n -q -i 0.002 -c 8000 -W 3 10.8.0.1")
+        .unwrap_or_else(|e| panic!("{version:?} {transport:?}: {e}\n{}", server.log()));
+    let keys = server.log_count("Data Channel: cipher") + server.log_count("Control Channel:");
+    // Each negotiation logs its control channel once; the first is not a renegotiation.
+    assert!(keys >= 4, "only {keys} negotiations:\n{}", server.log());
+    assert!(
+        !running.statuses.iter().any(|(code, _)| *code == RECONNECTING),
+        "it reconnected: {:?}",
+        running.statuses
+    );
+}
+
+#[test]
+fn server_renegotiates_under_flood_udp_2_6() {
+    renegotiation(Version::V26, Transport::Udp4, "reneg-sec 4\n", "reneg-sec 0\n");
+}
+
+#[test]
+fn server_renegotiates_under_flood_udp_2_7() {
+    renegotiation(Version::V27, Transport::Udp4, "reneg-sec 4\n", "reneg-sec 0\n");
+}
+
+#[test]
+fn client_renegotiates_under_flood_udp_2_6() {
+    renegotiation(Version::V26, Transport::Udp6, "reneg-sec 0\n", "reneg-sec 4\n");
+}
+
+#[test]
+fn client_renegotiates_under_flood_tcp_2_7() {
+    renegotiation(Version::V27, Transport::Tcp4, "reneg-sec 0\n", "reneg-sec 4\n");
+}
+
+#[test]
+fn both_renegotiate_under_flood_tcp_2_6() {
+    renegotiation(Version::V26, Transport::Tcp4, "reneg-sec 5\n", "reneg-sec 4\n");
+}
+
+#[test]
+fn five_percent_loss_and_fifty_milliseconds() {
+    for (version, transport) in [
+        (Version::V26, Transport::Udp4),
+        (Version::V27, Transport::Udp6),
+        (Version::V27, Transport::Tcp4),
+    ] {
+        let impairment = Impairment { loss: 0.05, delay: Duration::from_millis(50), seed: 20_26 };
+        let lab = Lab::with_impairment(impairment);
+        let config = ServerConfig {
+            extra: "keepalive 2 20\nreneg-sec 6\n".to_owned(),
+            ..plain(version, transport)
+        };
+        let server = lab.start_server(&config);
+        let mut client = lab.start_client(&lab.profile(&config, ""), &[]);
+        client
+            .wait(CONNECTED, Duration::from_secs(30))
+            .unwrap_or_else(|e| panic!("{version:?} {transport:?}: {e}\n{}", server.log()));
+        lab.transfer("10.8.0.1", 400_000)
+            .unwrap_or_else(|e| panic!("{version:?} {transport:?}: {e}\n{}", server.log()));
+        assert!(!client.statuses.iter().any(|(code, _)| *code == RECONNECTING));
+    }
+}
+
+/// The server is killed and comes back: so does the tunnel, without a new process.
+#[test]
+fn server_killed_and_started_again() {
+    for (version, transport) in [
+        (Version::V26, Transport::Udp4),
+        (Version::V27, Transport::Udp4),
+        (Version::V27, Transport::Tcp4),
+    ] {
+        let lab = Lab::new();
+        let config = plain(version, transport);
+        let server = lab.start_server(&config);
+        let mut client = lab.start_client(&lab.profile(&config, ""), &[]);
+        client.wait(CONNECTED, Duration::from_secs(15)).unwrap();
+        lab.ping("10.8.0.1").unwrap();
+        server.signal(Signal::SIGKILL);
+        drop(server);
+        // The server pushed "ping-restart 5"; a closed TCP connection is noticed at once.
+        client.wait(RECONNECTING, Duration::from_secs(10)).unwrap();
+        let again = lab.start_server(&config);
+        client
+            .wait(CONNECTED, Duration::from_secs(20))
+            .unwrap_or_else(|e| panic!("{version:?} {transport:?}: {e}\n{}", again.log()));
+        lab.ping("10.8.0.1").unwrap();
+    }
+}
+
+/// A server that ends says so; the client need not wait for silence.
+#[test]
+fn server_ends_with_a_notice() {
+    let lab = Lab::new();
+    let config = ServerConfig {
+        extra: "explicit-exit-notify 1\nkeepalive 20 120\n".to_owned(),
+        ..plain(Version::V27, Transport::Udp4)
+    };
+    let server = lab.start_server(&config);
+    let mut client = lab.start_client(&lab.profile(&config, ""), &[]);
+    client.wait(CONNECTED, Duration::from_secs(15)).unwrap();
+    let start = Instant::now();
+    server.signal(Signal::SIGTERM);
+    client.wait(RECONNECTING, Duration::from_secs(5)).unwrap();
+    assert!(start.elapsed() < Duration::from_secs(5));
+}
+
+/// The server hears of a client that ends.
+#[test]
+fn client_says_goodbye() {
+    for (transport, notice) in [(Transport::Udp4, "SIGTERM"), (Transport::Tcp4, "SIG")] {
+        let lab = Lab::new();
+        let config = ServerConfig {
+            extra: "keepalive 20 120\n".to_owned(),
+            ..plain(Version::V27, transport)
+        };
+        let server = lab.start_server(&config);
+        let profile = lab.profile(&config, "explicit-exit-notify 1\n");
+        let mut client = lab.start_client(&profile, &[]);
+        client.wait(CONNECTED, Duration::from_secs(15)).unwrap();
+        assert_eq!(client.stop(Signal::SIGTERM).code, Some(0));
+        server.wait_log(notice, Duration::from_secs(8));
+    }
+}
+
+/// SIGUSR1 connects again; the push is the same, so nothing of the network changes.
+#[test]
+fn restart_on_signal_changes_nothing() {
+    let lab = Lab::new();
+    let config = ServerConfig {
+        extra: "push \"route 192.0.2.0 255.255.255.0\"\n".to_owned(),
+        ..plain(Version::V27, Transport::Udp4)
+    };
+    let _server = lab.start_server(&config);
+    let mut client = lab.start_client(&lab.profile(&config, "persist-tun\n"), &[]);
+    client.wait(CONNECTED, Duration::from_secs(15)).unwrap();
+    let before = lab.client_ns.snapshot();
+    client.signal(Signal::SIGUSR1);
+    client.wait(CONNECTED, Duration::from_secs(15)).unwrap();
+    before.assert_same(&lab.client_ns.snapshot());
+    lab.ping("192.0.2.1").unwrap();
+}

@@ -1,0 +1,255 @@
+//! Real OpenVPN servers: their configuration, their process, their log.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::netns::NetNs;
+use crate::pki::{Identity, StaticKeys};
+
+/// Release series of the server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Version {
+    V26,
+    V27,
+}
+
+impl Version {
+    pub(crate) const ALL: [Self; 2] = [Self::V26, Self::V27];
+
+    /// The program with its own libraries, from the Debian root of the suite that has the series.
+    fn command(self, ns: &NetNs) -> Command {
+        let (root, series) = match self {
+            Self::V26 => (root("trixie"), "2.6"),
+            Self::V27 => (root("sid"), "2.7"),
+        };
+        let prepare = |mut command: Command| {
+            command.arg("--library-path").arg(root.join("usr/lib/x86_64-linux-gnu"));
+            command.arg(root.join("usr/sbin/openvpn"));
+            command
+        };
+        let loader = root.join("lib64/ld-linux-x86-64.so.2");
+        let told = prepare(Command::new(&loader)).arg("--version").output().expect("openvpn");
+        let told = String::from_utf8_lossy(&told.stdout);
+        assert!(
+            told.starts_with(&format!("OpenVPN {series}.")),
+            "this root has not OpenVPN {series}: {told}"
+        );
+        prepare(ns.command(&loader))
+    }
+}
+
+/// A Debian root with peers, built by the script if it is not there yet.
+fn root(suite: &'static str) -> &'static Path {
+    static TRIXIE: OnceLock<PathBuf> = OnceLock::new();
+    static SID: OnceLock<PathBuf> = OnceLock::new();
+    let cell = if suite == "sid" { &SID } else { &TRIXIE };
+    cell.get_or_init(|| {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/ci/lib/roots.sh");
+        let output = Command::new(script).arg(suite).output().expect("run ci/lib/roots.sh");
+        assert!(
+            output.status.success(),
+            "ci/lib/roots.sh {suite}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        PathBuf::from(String::from_utf8_lossy(&output.stdout).trim())
+    })
+}
+
+/// Transport between client and server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Transport {
+    Udp4,
+    Udp6,
+    Tcp4,
+    Tcp6,
+}
+
+impl Transport {
+    pub(crate) const ALL: [Self; 4] = [Self::Udp4, Self::Udp6, Self::Tcp4, Self::Tcp6];
+
+    fn server_proto(self) -> &'static str {
+        match self {
+            Self::Udp4 => "udp4",
+            Self::Udp6 => "udp6",
+            Self::Tcp4 => "tcp4-server",
+            Self::Tcp6 => "tcp6-server",
+        }
+    }
+
+    pub(crate) fn client_proto(self) -> &'static str {
+        match self {
+            Self::Udp4 => "udp4",
+            Self::Udp6 => "udp6",
+            Self::Tcp4 => "tcp4-client",
+            Self::Tcp6 => "tcp6-client",
+        }
+    }
+
+    /// Where the server listens, see [`crate::lab::Lab`].
+    pub(crate) fn address(self) -> &'static str {
+        match self {
+            Self::Udp4 | Self::Tcp4 => "198.51.100.1",
+            Self::Udp6 | Self::Tcp6 => "2001:db8:1::1",
+        }
+    }
+}
+
+/// How control packets are protected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Wrapping {
+    None,
+    /// With a key direction, and this `auth` digest.
+    TlsAuth(&'static str),
+    TlsCrypt,
+    /// The server keeps state from the first packet on.
+    TlsCryptV2,
+    /// The server answers with a cookie and expects the wrapped key again.
+    TlsCryptV2Cookie,
+}
+
+impl Wrapping {
+    pub(crate) const ALL: [Self; 5] = [
+        Self::None,
+        Self::TlsAuth("SHA256"),
+        Self::TlsCrypt,
+        Self::TlsCryptV2,
+        Self::TlsCryptV2Cookie,
+    ];
+
+    fn server_options(self, keys: &StaticKeys) -> String {
+        match self {
+            Self::None => String::new(),
+            Self::TlsAuth(digest) => {
+                format!("auth {digest}\nkey-direction 0\n{}", inline("tls-auth", &keys.shared))
+            }
+            Self::TlsCrypt => inline("tls-crypt", &keys.shared),
+            Self::TlsCryptV2 => inline("tls-crypt-v2", &keys.v2_server),
+            Self::TlsCryptV2Cookie => {
+                // In a file: only there the server takes the flag.
+                "tls-crypt-v2 v2-server.key force-cookie\n".to_owned()
+            }
+        }
+    }
+
+    pub(crate) fn client_options(self, keys: &StaticKeys) -> String {
+        match self {
+            Self::None => String::new(),
+            Self::TlsAuth(digest) => {
+                format!("auth {digest}\nkey-direction 1\n{}", inline("tls-auth", &keys.shared))
+            }
+            Self::TlsCrypt => inline("tls-crypt", &keys.shared),
+            Self::TlsCryptV2 | Self::TlsCryptV2Cookie => inline("tls-crypt-v2", &keys.v2_client),
+        }
+    }
+}
+
+/// An option whose value is in the file itself.
+pub(crate) fn inline(name: &str, text: &str) -> String {
+    format!("<{name}>\n{}\n</{name}>\n", text.trim_end())
+}
+
+/// What a server is started with.
+#[derive(Clone)]
+pub(crate) struct ServerConfig {
+    pub(crate) version: Version,
+    pub(crate) transport: Transport,
+    pub(crate) wrapping: Wrapping,
+    /// Data cipher, the only one the server accepts.
+    pub(crate) cipher: &'static str,
+    /// Further lines.
+    pub(crate) extra: String,
+}
+
+/// A running server. Killed on drop.
+pub(crate) struct Server {
+    process: Child,
+    directory: PathBuf,
+}
+
+impl Server {
+    /// Starts it and waits until it listens. `directory` takes configuration and log.
+    pub(crate) fn start(
+        ns: &NetNs,
+        directory: &Path,
+        config: &ServerConfig,
+        ca: &str,
+        identity: &Identity,
+        keys: &StaticKeys,
+    ) -> Self {
+        let text = format!(
+            "mode server\ntls-server\ndev tun\ndev-type tun\ntopology subnet\nserver 10.8.0.0 \
+             255.255.255.0\nserver-ipv6 fd00:8::/64\nlocal {local}\nproto {proto}\nport 1194\n\
+             dh none\ndata-ciphers {cipher}\nkeepalive 1 5\nverb 4\ndisable-dco\n\
+             script-security 2\n{wrapping}{ca}{cert}{key}{extra}",
+            local = config.transport.address(),
+            proto = config.transport.server_proto(),
+            cipher = config.cipher,
+            wrapping = config.wrapping.server_options(keys),
+            ca = inline("ca", ca),
+            cert = inline("cert", &identity.certificate),
+            key = inline("key", &identity.key),
+            extra = config.extra,
+        );
+        fs::write(directory.join("server.conf"), text).expect("server configuration");
+        let log = fs::File::create(directory.join("server.log")).expect("server log");
+        let mut process = config
+            .version
+            .command(ns)
+            .args(["--cd", directory.to_str().expect("path is text"), "--config", "server.conf"])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("log"))
+            .stderr(log)
+            .spawn()
+            .expect("start the OpenVPN server");
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let text = fs::read_to_string(directory.join("server.log")).unwrap_or_default();
+            if text.contains("Initialization Sequence Completed") {
+                break;
+            }
+            let ended = process.try_wait().expect("wait for the server");
+            assert!(
+                ended.is_none() && Instant::now() < deadline,
+                "the server did not start:\n{text}"
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Self { process, directory: directory.to_owned() }
+    }
+
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.directory.join("server.log")).unwrap_or_default()
+    }
+
+    /// How many lines of the log contain `text`.
+    pub(crate) fn log_count(&self, text: &str) -> usize {
+        self.log().lines().filter(|line| line.contains(text)).count()
+    }
+
+    /// Waits until the log has `text`.
+    pub(crate) fn wait_log(&self, text: &str, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        while self.log_count(text) == 0 {
+            assert!(Instant::now() < deadline, "no {text:?} in the server's log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.process.id() as i32), signal).expect("signal the server");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Already gone is as good.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
