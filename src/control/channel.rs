@@ -543,7 +543,7 @@ impl ControlChannel {
                 let mut reply = PushReply::default();
                 let options = reply.add(text).ok().flatten().unwrap_or_default();
                 if let Some(pushed) = PushedToken::find(&options)
-                    && &pushed.token != &self.credentials.password
+                    && pushed.token != self.credentials.password
                 {
                     self.use_token(pushed.token, pushed.username);
                     self.events.push_back(Event::TokenRefreshed);

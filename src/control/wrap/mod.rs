@@ -71,8 +71,8 @@ pub struct Wrapper {
 
 enum Kind {
     None,
-    TlsAuth(TlsAuth),
-    TlsCrypt(TlsCrypt),
+    TlsAuth(Box<TlsAuth>),
+    TlsCrypt(Box<TlsCrypt>),
 }
 
 impl Wrapper {
@@ -86,11 +86,11 @@ impl Wrapper {
             WrapOptions::None => (Kind::None, 0, &[][..], &[][..]),
             WrapOptions::TlsAuth { key, direction, digest } => {
                 let kind = TlsAuth::new(key.expose(), *direction, *digest)?;
-                (Kind::TlsAuth(kind), 0, &[][..], &key.expose()[..])
+                (Kind::TlsAuth(Box::new(kind)), 0, &[][..], &key.expose()[..])
             }
             WrapOptions::TlsCrypt { key } => {
                 let kind = TlsCrypt::new(key.expose(), side)?;
-                (Kind::TlsCrypt(kind), 0, &[][..], &key.expose()[..])
+                (Kind::TlsCrypt(Box::new(kind)), 0, &[][..], &key.expose()[..])
             }
             WrapOptions::TlsCryptV2 { key, wrapped } => {
                 let kind = TlsCrypt::new(key.expose(), side)?;
@@ -98,7 +98,7 @@ impl Wrapper {
                     Side::Client => tls_crypt_v2::EARLY_NEGOTIATION_COUNTER,
                     Side::Server => 0,
                 };
-                (Kind::TlsCrypt(kind), counter, &wrapped[..], &key.expose()[..])
+                (Kind::TlsCrypt(Box::new(kind)), counter, &wrapped[..], &key.expose()[..])
             }
         };
         Ok(Self {
@@ -120,7 +120,7 @@ impl Wrapper {
             *byte ^= base;
         }
         Ok(Self {
-            kind: Kind::TlsCrypt(TlsCrypt::new(&key[..], side)?),
+            kind: Kind::TlsCrypt(Box::new(TlsCrypt::new(&key[..], side)?)),
             sender: ReplaySender::new(0),
             window: ReplayWindow::new(self.replay_window.0, self.replay_window.1),
             wrapped_key: Vec::new(),
