@@ -87,7 +87,8 @@ fn alert_received(alert: AlertDescription) -> TlsError {
         A::HandshakeFailure => (
             "handshake_failure",
             "the server shares no cipher suite, group or signature algorithm with us (it may be \
-             restricted to DHE, CBC or static RSA suites), or wants a client certificate",
+             restricted to DHE, CBC or static RSA suites, or we by tls-cipher, tls-groups or \
+             tls-cert-profile), or wants a client certificate",
         ),
         A::InsufficientSecurity => (
             "insufficient_security",

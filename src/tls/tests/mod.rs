@@ -1,4 +1,7 @@
 //! TLS against an in-memory rustls server.
 
+mod chain;
+mod crl;
+mod rules;
 mod session;
 mod support;

@@ -13,7 +13,7 @@ use std::cell::RefCell;
 
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
-use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter};
+use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter};
 
 use super::algorithms;
 use super::certificate::{ANY_USAGE, Certificate, GATED_CRYPTO, SERVER_AUTH, SignatureError};
@@ -364,18 +364,25 @@ pub(super) fn allows_server(usages: &[String]) -> bool {
 /// [`allows_server`] for every certificate of a path; none at all is fine.
 struct ServerPurpose;
 
+/// The object identifiers of [`allows_server`] in DER. (webpki's decoded form is wrong for
+/// numbers above 127.)
+const SERVER_USAGES: [KeyPurposeId<'static>; 4] = [
+    KeyPurposeId::new(&[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x01]),
+    KeyPurposeId::new(&[0x55, 0x1d, 0x25, 0x00]),
+    KeyPurposeId::new(&[0x2b, 0x06, 0x01, 0x04, 0x01, 0x82, 0x37, 0x0a, 0x03, 0x03]),
+    KeyPurposeId::new(&[0x60, 0x86, 0x48, 0x01, 0x86, 0xf8, 0x42, 0x04, 0x01]),
+];
+
 impl ExtendedKeyUsageValidator for ServerPurpose {
     fn validate(&self, usages: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
-        let mut present = Vec::new();
+        let mut none = true;
         for usage in usages {
-            let parts: Vec<_> = usage?.to_decoded_oid().iter().map(usize::to_string).collect();
-            present.push(parts.join("."));
+            none = false;
+            if SERVER_USAGES.contains(&usage?) {
+                return Ok(());
+            }
         }
-        if present.is_empty() || allows_server(&present) {
-            Ok(())
-        } else {
-            Err(webpki::Error::EmptyEkuExtension)
-        }
+        if none { Ok(()) } else { Err(webpki::Error::EmptyEkuExtension) }
     }
 }
 
