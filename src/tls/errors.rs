@@ -35,9 +35,9 @@ pub(super) fn from_rustls(error: &Error) -> TlsError {
 
 /// The [`TlsError`] that our code gave to rustls, if `error` carries one.
 fn own(error: &Error) -> Option<TlsError> {
-    let other = match error {
-        Error::InvalidCertificate(CertificateError::Other(other)) | Error::Other(other) => other,
-        _ => return None,
+    let (Error::InvalidCertificate(CertificateError::Other(other)) | Error::Other(other)) = error
+    else {
+        return None;
     };
     other.0.downcast_ref::<TlsError>().cloned()
 }

@@ -208,7 +208,8 @@ fn self_signed_server_in_ca() {
     let other = server_params("server").self_signed(&key).unwrap();
     refused(&options(&other.pem()), &server, &["CN=server"]);
     // It vouches for itself only: it is no CA.
-    let issuer = Ca { certificate: other, issuer: rcgen::Issuer::new(server_params("server"), key) };
+    let issuer =
+        Ca { certificate: other, issuer: rcgen::Issuer::new(server_params("server"), key) };
     refused(&options(&issuer.pem()), &issuer.issue(&server_params("x")), &["not a CA"]);
 }
 
@@ -269,13 +270,21 @@ type Server13And12 = (Vec<rustls::pki_types::CertificateDer<'static>>, PrivateKe
 fn openssl_pki(ca_arguments: &str, key_arguments: &str, sign_arguments: &str) -> Made {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path();
-    openssl(path, &format!("req -x509 -nodes -keyout ca.key -out ca.crt -subj /CN=CA {ca_arguments}"));
-    openssl(path, &format!("req -new -nodes -keyout s.key -out s.csr -subj /CN=server {key_arguments}"));
+    openssl(
+        path,
+        &format!("req -x509 -nodes -keyout ca.key -out ca.crt -subj /CN=CA {ca_arguments}"),
+    );
+    openssl(
+        path,
+        &format!("req -new -nodes -keyout s.key -out s.csr -subj /CN=server {key_arguments}"),
+    );
     std::fs::write(path.join("v3.cnf"), "basicConstraints=CA:FALSE\nkeyUsage=digitalSignature\n")
         .unwrap();
     openssl(
         path,
-        &format!("x509 -req -in s.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out s.crt {sign_arguments}"),
+        &format!(
+            "x509 -req -in s.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out s.crt {sign_arguments}"
+        ),
     );
     let chain = crate::tls::pem::certificates("cert", &read(path, "s.crt")).unwrap();
     let key = PrivateKeyDer::from_pem_file(path.join("s.key")).unwrap();
@@ -309,7 +318,10 @@ fn version_1_certificates() {
     openssl(path, "x509 -req -in ca.csr -signkey ca.key -out ca.crt -days 30");
     openssl(path, "req -new -newkey rsa:2048 -nodes -keyout s.key -out s.csr -subj /CN=server");
     std::fs::write(path.join("v3.cnf"), "keyUsage=digitalSignature\n").unwrap();
-    openssl(path, "x509 -req -in s.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out s.crt -extfile v3.cnf");
+    openssl(
+        path,
+        "x509 -req -in s.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out s.crt -extfile v3.cnf",
+    );
     let chain = crate::tls::pem::certificates("cert", &read(path, "s.crt")).unwrap();
     let key = PrivateKeyDer::from_pem_file(path.join("s.key")).unwrap();
     connect(&options(&read(path, "ca.crt")), &Server::with(chain, key, &BOTH)).unwrap();
@@ -333,7 +345,10 @@ fn ca_without_basic_constraints() {
         );
         openssl(path, "req -new -newkey rsa:2048 -nodes -keyout s.key -out s.csr -subj /CN=server");
         std::fs::write(path.join("v3.cnf"), "keyUsage=digitalSignature\n").unwrap();
-        openssl(path, "x509 -req -in s.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out s.crt -extfile v3.cnf");
+        openssl(
+            path,
+            "x509 -req -in s.csr -CA ca.crt -CAkey ca.key -CAcreateserial -out s.crt -extfile v3.cnf",
+        );
         let chain = crate::tls::pem::certificates("cert", &read(path, "s.crt")).unwrap();
         let key = PrivateKeyDer::from_pem_file(path.join("s.key")).unwrap();
         connect(&options(&read(path, "ca.crt")), &Server::with(chain, key, &BOTH)).map(|_| ())
@@ -345,9 +360,18 @@ fn ca_without_basic_constraints() {
 
 #[test]
 fn cert_profiles() {
-    let small = openssl_pki("-newkey rsa:1024 -sha256", "-newkey rsa:2048", "-days 9 -sha256 -extfile v3.cnf");
-    let sha1 = openssl_pki("-newkey rsa:2048 -sha256", "-newkey rsa:2048", "-days 9 -sha1 -extfile v3.cnf");
-    let good = openssl_pki("-newkey rsa:2048", "-newkey rsa:2048", "-days 9 -sha256 -extfile v3.cnf");
+    let small = openssl_pki(
+        "-newkey rsa:1024 -sha256",
+        "-newkey rsa:2048",
+        "-days 9 -sha256 -extfile v3.cnf",
+    );
+    let sha1 = openssl_pki(
+        "-newkey rsa:2048 -sha256",
+        "-newkey rsa:2048",
+        "-days 9 -sha1 -extfile v3.cnf",
+    );
+    let good =
+        openssl_pki("-newkey rsa:2048", "-newkey rsa:2048", "-days 9 -sha256 -extfile v3.cnf");
     let curve = openssl_pki(
         "-newkey ec -pkeyopt ec_paramgen_curve:P-384 -sha384",
         "-newkey ec -pkeyopt ec_paramgen_curve:P-256",

@@ -2,6 +2,9 @@
 
 mod chain;
 mod crl;
+mod easyrsa;
+mod keys;
+mod offer;
 mod rules;
 mod session;
 mod support;

@@ -23,9 +23,8 @@ fn server_purpose() {
     accepted(&options, &ca.issue(&params));
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Any];
     accepted(&options, &ca.issue(&params));
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::Other(vec![
-        1, 3, 6, 1, 4, 1, 311, 10, 3, 3,
-    ])];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::Other(vec![1, 3, 6, 1, 4, 1, 311, 10, 3, 3])];
     accepted(&options, &ca.issue(&params));
 
     refused(
@@ -246,10 +245,7 @@ fn verify_hash() {
     let mut options = options(&ca.pem());
     options.verify_hash = Some(VerifyHash::Sha256(sha256(&ca.der())));
     accepted(&options, &server);
-    let sha1 = aws_lc_rs::digest::digest(
-        &aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY,
-        &ca.der(),
-    );
+    let sha1 = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA1_FOR_LEGACY_USE_ONLY, &ca.der());
     options.verify_hash = Some(VerifyHash::Sha1(sha1.as_ref().try_into().unwrap()));
     accepted(&options, &server);
     options.verify_hash = Some(VerifyHash::Sha1([1; 20]));
