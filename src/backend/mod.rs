@@ -1,1 +1,23 @@
-//! (being written)
+//! What the D-Bus interface means: registration, the life of a session, user input, status.
+//!
+//! [`Machine`] decides everything and does nothing: requests and session events go in, signals and
+//! effects come out. [`Backend`] carries the effects out: it owns the running session and the
+//! timers. Neither knows about D-Bus messages; `crate::dbus` puts both on a connection.
+
+mod attention;
+mod credentials;
+mod driver;
+mod error;
+mod machine;
+mod outcome;
+mod queue;
+mod status;
+mod text;
+
+pub use attention::{AttentionGroup, AttentionType, Dialect};
+pub use driver::{Backend, Command, Running, Settings, StartSession, start_session};
+pub use error::{Domain, Error};
+pub use machine::{Machine, Registration, Request, Signal};
+pub use queue::Slot;
+pub use status::{Status, StatusMajor, StatusMinor};
+pub use text::printable;

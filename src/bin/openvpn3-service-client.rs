@@ -1,1 +1,3 @@
+//! Backend process of OpenVPN 3 Linux.
+
 fn main() {}

@@ -1,1 +1,3 @@
+//! Headless front end.
+
 fn main() {}

@@ -1,0 +1,131 @@
+//! From answers of the user to what goes to the server.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+
+use super::attention::{AttentionGroup, Dialect};
+use super::queue::{Queue, Question};
+use crate::profile::{AuthOptions, Options};
+use crate::secret::{Credentials, Secret};
+
+/// An open `CRV1` challenge.
+#[derive(Clone, Debug)]
+pub(super) struct DynamicChallenge {
+    pub(super) state_id: String,
+    pub(super) username: String,
+}
+
+/// What one connection attempt logs in with.
+pub(super) struct Login {
+    pub(super) credentials: Credentials,
+    /// The password is good for one login only.
+    pub(super) one_time: bool,
+}
+
+/// Asks for user name and password and the profile's challenge, as far as the profile lacks them.
+pub(super) fn ask_login(queue: &mut Queue, auth: &AuthOptions, dialect: Dialect) {
+    let embedded = auth.username.is_some() && auth.password.is_some();
+    if !auth.user_pass || auth.autologin {
+        return;
+    }
+    if !embedded {
+        renew_login(queue, auth, dialect);
+    }
+    ask_static_challenge(queue, auth, dialect);
+}
+
+/// Asks again, whatever the profile holds: what it holds was refused or is gone.
+pub(super) fn ask_login_again(queue: &mut Queue, auth: &AuthOptions, dialect: Dialect) -> bool {
+    queue.remove(AttentionGroup::ChallengeDynamic);
+    if !auth.user_pass || auth.autologin {
+        return false;
+    }
+    renew_login(queue, auth, dialect);
+    ask_static_challenge(queue, auth, dialect);
+    true
+}
+
+fn renew_login(queue: &mut Queue, auth: &AuthOptions, dialect: Dialect) {
+    let username = auth
+        .locked_username
+        .is_none()
+        .then(|| Question::new("username", "Auth User name", false));
+    let password = Question::new("password", "Auth Password", true);
+    queue.renew(AttentionGroup::UserPassword, dialect, username.into_iter().chain([password]));
+}
+
+fn ask_static_challenge(queue: &mut Queue, auth: &AuthOptions, dialect: Dialect) {
+    if let Some(challenge) = &auth.static_challenge {
+        let question = Question::new("static_challenge", &*challenge.text, !challenge.echo);
+        queue.renew(AttentionGroup::ChallengeStatic, dialect, [question]);
+    }
+}
+
+/// Asks for the passphrase of the private key.
+pub(super) fn ask_passphrase(queue: &mut Queue, dialect: Dialect) {
+    let question = Question::new("pk_passphrase", "Private key passphrase", true);
+    queue.renew(AttentionGroup::PkPassphrase, dialect, [question]);
+}
+
+/// Asks for the credentials of the HTTP proxy.
+pub(super) fn ask_proxy(queue: &mut Queue, dialect: Dialect) {
+    let questions = [
+        Question::new("http_proxy_user", "HTTP proxy username", false),
+        Question::new("http_proxy_pass", "HTTP proxy password", true),
+    ];
+    queue.renew(AttentionGroup::HttpProxyCreds, dialect, questions);
+}
+
+/// Takes the answers for one attempt. The answer to a dynamic challenge is used up by it.
+pub(super) fn login(
+    queue: &mut Queue,
+    options: &Options,
+    challenge: Option<DynamicChallenge>,
+) -> Login {
+    let auth = &options.auth;
+    if let Some(challenge) = challenge {
+        let response = queue
+            .value(AttentionGroup::ChallengeDynamic, "dynamic_challenge")
+            .map_or("", |value| value.expose());
+        let password = format!("CRV1::{}::{response}", challenge.state_id);
+        queue.remove(AttentionGroup::ChallengeDynamic);
+        let credentials =
+            Credentials { username: challenge.username, password: Secret::new(password) };
+        return Login { credentials, one_time: true };
+    }
+
+    let answer = |name| queue.value(AttentionGroup::UserPassword, name);
+    let username = auth
+        .locked_username
+        .clone()
+        .or_else(|| answer("username").map(|value| value.expose().clone()))
+        .or_else(|| auth.username.clone())
+        .unwrap_or_default();
+    let password =
+        answer("password").or(auth.password.as_ref()).cloned().unwrap_or_default();
+    let response = queue.value(AttentionGroup::ChallengeStatic, "static_challenge");
+    let (password, one_time) = match (response, &auth.static_challenge) {
+        (Some(response), Some(challenge)) if challenge.concat => {
+            (Secret::new(format!("{}{}", password.expose(), response.expose())), true)
+        }
+        (Some(response), Some(_)) => (
+            Secret::new(format!(
+                "SCRV1:{}:{}",
+                BASE64.encode(password.expose()),
+                BASE64.encode(response.expose())
+            )),
+            true,
+        ),
+        _ => (password, false),
+    };
+    Login { credentials: Credentials { username, password }, one_time }
+}
+
+/// The proxy credentials the user gave, if any.
+pub(super) fn proxy(queue: &Queue) -> Option<Credentials> {
+    let group = AttentionGroup::HttpProxyCreds;
+    Some(Credentials {
+        username: queue.value(group, "http_proxy_user")?.expose().clone(),
+        password: queue.value(group, "http_proxy_pass")?.clone(),
+    })
+}

@@ -1,0 +1,276 @@
+//! Carries out what the machine decides: starts sessions, passes commands on, keeps the timer.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::path::PathBuf;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::machine::{Attempt, Effect, Machine, Registration, Request, Signal};
+use super::{Error, printable};
+use crate::secret::Secret;
+use crate::session::{
+    NetworkMode, Outcome, SessionConfig, SessionEvent, SessionHandle, Statistics,
+};
+
+/// What a running session is told.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the methods of SessionHandle, by name")]
+pub enum Command {
+    Pause,
+    Resume,
+    Restart,
+    Disconnect,
+    Respond(Secret<String>),
+    Ping(oneshot::Sender<bool>),
+    Statistics(oneshot::Sender<Statistics>),
+}
+
+/// A running session, as two channels. Dropping `commands` disconnects.
+#[derive(Debug)]
+pub struct Running {
+    /// To the session.
+    pub commands: mpsc::UnboundedSender<Command>,
+    /// From the session.
+    pub events: mpsc::UnboundedReceiver<SessionEvent>,
+}
+
+/// Starts a session; [`start_session`] outside of tests.
+pub type StartSession = Box<dyn Fn(SessionConfig) -> Running + Send>;
+
+/// Starts a real session on the current tokio runtime.
+pub fn start_session(config: SessionConfig) -> Running {
+    let (handle, events) = SessionHandle::start(config);
+    let (commands, mut receiver) = mpsc::unbounded_channel();
+    // A session that hangs stops reading its commands. Waiting for it happens here, in order, so
+    // that whoever gives the commands never waits.
+    tokio::spawn(async move {
+        while let Some(command) = receiver.recv().await {
+            match command {
+                Command::Pause => handle.pause().await,
+                Command::Resume => handle.resume().await,
+                Command::Restart => handle.restart().await,
+                Command::Disconnect => handle.disconnect().await,
+                Command::Respond(answer) => handle.respond(answer).await,
+                Command::Ping(reply) => {
+                    let _ = reply.send(handle.ping().await);
+                }
+                Command::Statistics(reply) => {
+                    if let Some(statistics) = handle.statistics().await {
+                        let _ = reply.send(statistics);
+                    }
+                }
+            }
+        }
+    });
+    Running { commands, events }
+}
+
+/// What every session of this process has in common.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Who configures the network.
+    pub network: NetworkMode,
+    /// Directory of the undo journal.
+    pub runtime_dir: PathBuf,
+    /// `IV_GUI_VER`
+    pub gui_version: String,
+    /// `IV_SSO`
+    pub sso: String,
+}
+
+/// The backend: the state machine and the session it drives.
+///
+/// Not a task of its own: whoever owns it calls [`Self::next`] in its loop and passes on what
+/// [`Self::take_signals`] returns, so that signals and replies keep their order.
+pub struct Backend {
+    machine: Machine,
+    settings: Settings,
+    start: StartSession,
+    running: Option<Running>,
+    timer: Option<Instant>,
+    signals: VecDeque<Signal>,
+}
+
+impl std::fmt::Debug for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Backend").field("machine", &self.machine).finish_non_exhaustive()
+    }
+}
+
+impl Backend {
+    /// A backend that is not registered yet. See [`Machine::new`] for `delayed_failure`.
+    pub fn new(settings: Settings, start: StartSession, delayed_failure: bool) -> Self {
+        Self {
+            machine: Machine::new(delayed_failure),
+            settings,
+            start,
+            running: None,
+            timer: None,
+            signals: VecDeque::new(),
+        }
+    }
+
+    /// The state machine, to read from.
+    pub fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// `RegistrationConfirmation`
+    pub fn register(&mut self, registration: Registration) -> Result<(), Error> {
+        let result = self.machine.register(registration);
+        self.carry_out();
+        result
+    }
+
+    /// A method that acts on the session.
+    pub fn request(&mut self, request: Request) -> Result<(), Error> {
+        let result = self.machine.request(request);
+        self.carry_out();
+        result
+    }
+
+    /// `UserInputProvide`
+    pub fn provide_input(
+        &mut self,
+        numbers: (u32, u32),
+        id: u32,
+        value: &str,
+    ) -> Result<(), Error> {
+        let result = self.machine.provide_input(numbers, id, value);
+        self.carry_out();
+        result
+    }
+
+    /// Property `dco`, see [`Machine::set_dco`].
+    pub fn set_dco(&mut self, wish: bool) -> bool {
+        self.machine.set_dco(wish)
+    }
+
+    /// See [`Machine::new`].
+    pub fn set_delayed_failure(&mut self, delayed: bool) {
+        self.machine.set_delayed_failure(delayed);
+    }
+
+    /// True if the session's own event loop answers, or there is no session. Waits as long as that
+    /// takes: give it a time limit.
+    pub fn ping(&self) -> impl Future<Output = bool> + Send + use<> {
+        let answer = self.ask(Command::Ping);
+        async move {
+            match answer {
+                // A session that ended while it was asked is no fault.
+                Some(answer) => answer.await.unwrap_or(true),
+                None => true,
+            }
+        }
+    }
+
+    /// Counters of the session; empty without one.
+    pub fn statistics(
+        &self,
+    ) -> impl Future<Output = BTreeMap<&'static str, u64>> + Send + use<> {
+        let answer = self.ask(Command::Statistics);
+        async move {
+            match answer {
+                Some(answer) => answer.await.unwrap_or_default().0,
+                None => BTreeMap::new(),
+            }
+        }
+    }
+
+    fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Option<oneshot::Receiver<T>> {
+        let running = self.running.as_ref()?;
+        let (reply, answer) = oneshot::channel();
+        running.commands.send(command(reply)).ok()?;
+        Some(answer)
+    }
+
+    /// What is to be told, in order.
+    pub fn take_signals(&mut self) -> impl Iterator<Item = Signal> + '_ {
+        self.signals.drain(..)
+    }
+
+    /// Waits for the session or the timer and lets the machine act on it. Cancel safe.
+    pub async fn next(&mut self) {
+        let timer = self.timer;
+        let event = tokio::select! {
+            event = next_event(&mut self.running) => Some(event),
+            () = sleep_until(timer) => None,
+        };
+        match event {
+            Some(event) => {
+                if matches!(event, SessionEvent::Ended(_)) {
+                    self.running = None;
+                }
+                self.machine.event(event);
+            }
+            None => {
+                self.timer = None;
+                self.machine.timeout();
+            }
+        }
+        self.carry_out();
+    }
+
+    fn carry_out(&mut self) {
+        for effect in self.machine.take_effects() {
+            match effect {
+                Effect::Signal(signal) => self.signals.push_back(signal),
+                Effect::Start(attempt) => {
+                    self.timer = None;
+                    self.running = Some((self.start)(self.session_config(*attempt)));
+                }
+                Effect::Pause => self.command(Command::Pause),
+                Effect::Resume => self.command(Command::Resume),
+                Effect::Restart => self.command(Command::Restart),
+                Effect::Disconnect => self.command(Command::Disconnect),
+                Effect::Respond(answer) => self.command(Command::Respond(answer)),
+                Effect::Timer(after) => self.timer = Some(Instant::now() + after),
+            }
+        }
+    }
+
+    fn command(&self, command: Command) {
+        if let Some(running) = &self.running {
+            // A session that is over has said so by its last event.
+            let _ = running.commands.send(command);
+        }
+    }
+
+    fn session_config(&self, attempt: Attempt) -> SessionConfig {
+        SessionConfig {
+            options: attempt.options,
+            credentials: attempt.credentials,
+            one_time_password: attempt.one_time_password,
+            key_passphrase: attempt.key_passphrase,
+            proxy_credentials: attempt.proxy_credentials,
+            dco: attempt.dco,
+            network: self.settings.network.clone(),
+            runtime_dir: self.settings.runtime_dir.clone(),
+            auth_fail_retry: attempt.auth_fail_retry,
+            gui_version: printable(&self.settings.gui_version),
+            sso: self.settings.sso.clone(),
+        }
+    }
+}
+
+async fn next_event(running: &mut Option<Running>) -> SessionEvent {
+    match running {
+        Some(running) => running.events.recv().await.unwrap_or_else(|| {
+            let message = "the session ended without a word (internal error)".to_owned();
+            SessionEvent::Ended(Outcome::Failed { message })
+        }),
+        None => std::future::pending().await,
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
