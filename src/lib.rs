@@ -19,6 +19,7 @@ pub mod control;
 pub mod dbus;
 pub mod logging;
 pub mod network;
+pub mod privileges;
 pub mod profile;
 pub mod secret;
 pub mod session;

@@ -1,0 +1,212 @@
+//! Who is at the other end: the session manager and the log service on a bus, or one private peer.
+
+use zbus::names::{OwnedUniqueName, UniqueName};
+use zbus::{Connection, Message};
+
+use super::{INTERFACE, LOG, OBJECT, SESSIONS};
+use crate::backend::{Signal, printable};
+use crate::logging::LogLine;
+
+/// Signals kept for a log service that is still starting.
+const BACKLOG: usize = 256;
+
+/// A signal on its way out.
+#[derive(Clone, Debug)]
+pub(super) enum Outgoing {
+    Backend(Signal),
+    Log(LogLine),
+}
+
+/// The other end.
+#[derive(Debug)]
+pub(super) enum Peers {
+    /// The one at the other end of a private connection may do everything and hears everything.
+    Private,
+    /// A message bus.
+    Bus {
+        /// Present owner of the session manager's name.
+        manager: Option<OwnedUniqueName>,
+        /// The log service.
+        log: LogPeer,
+    },
+}
+
+/// How far the log service is.
+#[derive(Debug)]
+pub(super) enum LogPeer {
+    /// `Attach` is under way; what it would miss is kept.
+    Attaching(Vec<Outgoing>),
+    /// It listens.
+    Attached(OwnedUniqueName),
+    /// There is none.
+    Absent,
+}
+
+impl Peers {
+    /// True if the sender of a message may act as the session manager.
+    pub(super) fn is_manager(&self, sender: Option<&UniqueName<'_>>) -> bool {
+        match self {
+            Self::Private => true,
+            Self::Bus { manager, .. } => match (manager, sender) {
+                (Some(manager), Some(sender)) => manager.as_str() == sender.as_str(),
+                _ => false,
+            },
+        }
+    }
+
+    /// A name on the bus changed hands. Only to be called with the bus's own news.
+    pub(super) fn owner_changed(&mut self, name: &str, owner: Option<OwnedUniqueName>) -> Change {
+        let Self::Bus { manager, log } = self else { return Change::None };
+        match name {
+            SESSIONS => {
+                let gone = owner.is_none();
+                *manager = owner;
+                if gone { Change::ManagerGone } else { Change::None }
+            }
+            LOG => match (&log, owner) {
+                (LogPeer::Attaching(_), _) => Change::None,
+                (_, Some(_)) => {
+                    *log = LogPeer::Attaching(Vec::new());
+                    Change::LogBack
+                }
+                (_, None) => {
+                    *log = LogPeer::Absent;
+                    Change::None
+                }
+            },
+            _ => Change::None,
+        }
+    }
+
+    /// Sends a signal to everybody who listens: one message each.
+    pub(super) async fn send(
+        &mut self,
+        connection: &Connection,
+        token: &str,
+        signal: Outgoing,
+    ) -> zbus::Result<()> {
+        match self {
+            Self::Private => connection.send(&signal.message(connection, None, token)?).await,
+            Self::Bus { manager, log } => {
+                let mut messages = Vec::new();
+                if let Some(manager) = manager {
+                    messages.push(signal.message(connection, Some(manager), token)?);
+                }
+                match log {
+                    LogPeer::Attached(name) => {
+                        messages.push(signal.message(connection, Some(name), token)?);
+                    }
+                    LogPeer::Attaching(backlog) if backlog.len() < BACKLOG => backlog.push(signal),
+                    LogPeer::Attaching(_) | LogPeer::Absent => {}
+                }
+                connection.send_all(&messages).await
+            }
+        }
+    }
+
+    /// The log service listens now (or does not exist): it gets what it has missed.
+    pub(super) async fn log_attached(
+        &mut self,
+        connection: &Connection,
+        token: &str,
+        name: Option<OwnedUniqueName>,
+    ) -> zbus::Result<()> {
+        let Self::Bus { log, .. } = self else { return Ok(()) };
+        let Some(name) = name else {
+            *log = LogPeer::Absent;
+            return Ok(());
+        };
+        let messages = match log {
+            LogPeer::Attaching(backlog) => backlog
+                .iter()
+                .map(|signal| signal.message(connection, Some(&name), token))
+                .collect::<zbus::Result<Vec<_>>>()?,
+            _ => Vec::new(),
+        };
+        *log = LogPeer::Attached(name);
+        connection.send_all(&messages).await
+    }
+
+    /// True while the log service listens.
+    pub(super) fn has_log(&self) -> bool {
+        matches!(self, Self::Bus { log: LogPeer::Attached(_), .. })
+    }
+}
+
+/// What a change of owner asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Change {
+    None,
+    /// The session manager is gone: so is everybody's handle on this process.
+    ManagerGone,
+    /// A new log service: attach again.
+    LogBack,
+}
+
+impl Outgoing {
+    fn message(
+        &self,
+        connection: &Connection,
+        destination: Option<&OwnedUniqueName>,
+        token: &str,
+    ) -> zbus::Result<Message> {
+        let member = match self {
+            Self::Backend(Signal::Status(_)) => "StatusChange",
+            Self::Backend(Signal::Attention { .. }) => "AttentionRequired",
+            Self::Log(_) => "Log",
+        };
+        let mut builder = Message::signal(OBJECT, INTERFACE, member);
+        if let Some(sender) = connection.unique_name() {
+            builder = builder.sender(sender);
+        }
+        if let Some(destination) = destination {
+            builder = builder.destination(destination);
+        }
+        match self {
+            Self::Backend(Signal::Status(status)) => {
+                let (major, minor) = status.codes();
+                builder.build(&(major, minor, &*status.message))
+            }
+            Self::Backend(Signal::Attention { numbers: (kind, group), message }) => {
+                builder.build(&(*kind, *group, &**message))
+            }
+            Self::Log(line) => builder.build(&(
+                line.group as u32,
+                line.category as u32,
+                token,
+                printable(&line.text),
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unique(name: &str) -> OwnedUniqueName {
+        OwnedUniqueName::try_from(name).unwrap()
+    }
+
+    #[test]
+    fn only_the_present_owner_is_the_manager() {
+        let mut peers = Peers::Bus { manager: Some(unique(":1.5")), log: LogPeer::Absent };
+        let is = |peers: &Peers, name| peers.is_manager(Some(&UniqueName::try_from(name).unwrap()));
+        assert!(is(&peers, ":1.5"));
+        assert!(!is(&peers, ":1.50"));
+        assert!(!peers.is_manager(None));
+        assert_eq!(peers.owner_changed(SESSIONS, Some(unique(":1.9"))), Change::None);
+        assert!(is(&peers, ":1.9") && !is(&peers, ":1.5"));
+        assert_eq!(peers.owner_changed(SESSIONS, None), Change::ManagerGone);
+        assert!(!is(&peers, ":1.9"));
+    }
+
+    #[test]
+    fn a_log_service_that_comes_back_is_attached_once() {
+        let mut peers = Peers::Bus { manager: None, log: LogPeer::Attached(unique(":1.2")) };
+        assert_eq!(peers.owner_changed(LOG, None), Change::None);
+        assert!(!peers.has_log());
+        assert_eq!(peers.owner_changed(LOG, Some(unique(":1.3"))), Change::LogBack);
+        assert_eq!(peers.owner_changed(LOG, Some(unique(":1.3"))), Change::None);
+    }
+}

@@ -1,0 +1,212 @@
+//! The backend process: forks away from the backend starter, takes its name on the bus, registers,
+//! serves, and leaves nothing behind.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::unistd::{ForkResult, fork, getpid, setsid};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+use tracing::info;
+use zbus::names::OwnedUniqueName;
+use zbus::{Connection, MessageStream};
+
+use super::profile::no_files;
+use super::service::{Service, ServiceConfig, bus_peers};
+use super::{INTERFACE, LOG, NETCFG, NETCFG_OBJECT, SESSIONS};
+use crate::backend::{Settings, start_session};
+use crate::logging::{LogFile, LogLevel, LogLine};
+use crate::network::NetcfgConfig;
+use crate::session::NetworkMode;
+use crate::{logging, privileges};
+
+/// Exit status: usage, where an option is fine but the token is missing.
+pub const EXIT_USAGE: u8 = 1;
+/// Exit status: `setsid` or `fork` failed.
+pub const EXIT_FORK: u8 = 3;
+
+const BUS: &str = "org.freedesktop.DBus";
+const BUS_OBJECT: &str = "/org/freedesktop/DBus";
+const CLEANUP_LIMIT: Duration = Duration::from_secs(2);
+
+/// What the command line says.
+#[derive(Clone, Debug)]
+pub struct ProcessOptions {
+    /// The token that the session manager knows this process by.
+    pub token: String,
+    /// `--log-level`
+    pub log_level: u32,
+    /// `--log-file`
+    pub log_file: Option<PathBuf>,
+    /// `--colour`
+    pub colour: bool,
+    /// `--disable-protect-socket`
+    pub disable_protect_socket: bool,
+    /// `--runtime-dir`
+    pub runtime_dir: PathBuf,
+}
+
+/// The whole life of the process. Returns in the first process at once, in the second at the end.
+///
+/// Must be called before any thread exists.
+///
+/// # Errors
+///
+/// The exit status, after an explanation on standard error.
+pub fn run_process(options: ProcessOptions) -> Result<(), u8> {
+    let complain = |what: &str, error: &dyn std::fmt::Display| {
+        // Without standard error there is nobody to tell.
+        let _ = writeln!(std::io::stderr(), "openvpn3-service-client: {what}: {error}");
+    };
+    let file = match options.log_file.as_deref().map(LogFile::open).transpose() {
+        Ok(file) => file,
+        Err(error) => {
+            complain("log file", &error);
+            return Err(EXIT_USAGE);
+        }
+    };
+    let before = getpid();
+    setsid().map_err(|error| {
+        complain("setsid", &error);
+        EXIT_FORK
+    })?;
+    // SAFETY: this is the only thread (documented requirement), so the child may do anything.
+    match unsafe { fork() } {
+        Ok(ForkResult::Parent { child }) => {
+            let _ = writeln!(
+                std::io::stdout(),
+                "Re-initiated process from pid {before} to backend process pid {child}"
+            );
+            return Ok(());
+        }
+        Ok(ForkResult::Child) => {}
+        Err(error) => {
+            complain("fork", &error);
+            return Err(EXIT_FORK);
+        }
+    }
+
+    let log_level = LogLevel::new(options.log_level);
+    let served = logging::init(&log_level, file, options.colour)
+        .map_err(|error| error.to_string())
+        .and_then(|lines| {
+            let runtime = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()
+                .map_err(|error| error.to_string())?;
+            let served = runtime.block_on(serve(options, log_level, lines));
+            runtime.shutdown_timeout(Duration::from_millis(500));
+            served.map_err(|error| error.to_string())
+        });
+    // As upstream's: whoever started this process does not look at it any more.
+    if let Err(error) = served {
+        complain("D-Bus", &error);
+    }
+    Ok(())
+}
+
+async fn serve(
+    options: ProcessOptions,
+    log_level: LogLevel,
+    lines: mpsc::Receiver<LogLine>,
+) -> zbus::Result<()> {
+    let messages = zbus::connection::Builder::system().build_message_stream().await?;
+    let connection = Connection::from(&messages);
+    let (name, manager) = introduce(&connection, &messages).await?;
+
+    let direct = privileges::can_configure_network();
+    let network = if direct {
+        NetworkMode::Direct
+    } else {
+        NetworkMode::Netcfg(NetcfgConfig {
+            connection: connection.clone(),
+            token: options.token.clone(),
+            without_socket: options.disable_protect_socket,
+        })
+    };
+    let settings = Settings {
+        network,
+        runtime_dir: options.runtime_dir,
+        gui_version: format!("OpenVPN3/Linux/v{}", env!("CARGO_PKG_VERSION")),
+        sso: "openurl,webauth,crtext".to_owned(),
+    };
+    let config = ServiceConfig {
+        settings,
+        start: Box::new(start_session),
+        files: no_files(),
+        token: options.token,
+        log_level,
+        lines,
+        stop: stop_signals()?,
+    };
+    let service = Service::new(connection.clone(), bus_peers(manager), config);
+    service.request_registration(&name).await?;
+    info!("Backend process registered as {name}");
+    if direct {
+        privileges::drop_to_network_admin();
+    }
+
+    let result = service.run(messages).await;
+    if !direct && !connection.is_closed() {
+        clean_up_netcfg(&connection).await;
+    }
+    if !connection.is_closed() {
+        connection.release_name(name).await?;
+    }
+    result
+}
+
+/// Takes the name that goes with this process' PID and finds the session manager.
+async fn introduce(
+    connection: &Connection,
+    _reading: &MessageStream,
+) -> zbus::Result<(String, OwnedUniqueName)> {
+    let name = format!("{INTERFACE}.be{}", std::process::id());
+    for watched in [SESSIONS, LOG] {
+        let rule = format!(
+            "type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged',\
+             arg0='{watched}'"
+        );
+        connection.call_method(Some(BUS), BUS_OBJECT, Some(BUS), "AddMatch", &rule.as_str()).await?;
+    }
+    connection.request_name(name.as_str()).await?;
+    let owner =
+        connection.call_method(Some(BUS), BUS_OBJECT, Some(BUS), "GetNameOwner", &SESSIONS).await?;
+    let manager = owner.body().deserialize::<OwnedUniqueName>()?;
+    Ok((name, manager))
+}
+
+/// netcfg forgets a caller it cannot look up: it has to answer before this process is gone, or the
+/// host route to the server stays.
+async fn clean_up_netcfg(connection: &Connection) {
+    let owned = connection.call_method(Some(BUS), BUS_OBJECT, Some(BUS), "NameHasOwner", &NETCFG);
+    let running = match owned.await {
+        Ok(reply) => reply.body().deserialize::<bool>().unwrap_or(false),
+        Err(_) => false,
+    };
+    if !running {
+        return;
+    }
+    let call = connection.call_method(Some(NETCFG), NETCFG_OBJECT, Some(NETCFG), "Cleanup", &());
+    // The process ends either way.
+    let _ = tokio::time::timeout(CLEANUP_LIMIT, call).await;
+}
+
+/// SIGTERM, SIGINT and SIGHUP end the session in order.
+fn stop_signals() -> std::io::Result<mpsc::Receiver<()>> {
+    let (sender, receiver) = mpsc::channel(1);
+    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
+        let mut signals = signal(kind)?;
+        let sender = sender.clone();
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                if sender.send(()).await.is_err() {
+                    break;
+                }
+            }
+        });
+    }
+    Ok(receiver)
+}

@@ -1,0 +1,443 @@
+//! The one task that owns the backend and its connection: messages in, replies and signals out, in
+//! order.
+
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+use zbus::message::Type;
+use zbus::names::{BusName, OwnedUniqueName};
+use zbus::{Connection, Guid, Message, MessageStream};
+
+use super::error::Failure;
+use super::peers::{Change, LogPeer, Outgoing, Peers};
+use super::profile::{Fetched, Files, fetch};
+use super::{INTERFACE, OBJECT, SESSIONS, SESSIONS_OBJECT, log_service};
+use crate::backend::{
+    Backend, Dialect, Error, Registration, Request, Settings, StartSession,
+};
+use crate::logging::{LogLevel, LogLine};
+
+/// How long a session manager may take to confirm the registration.
+const REGISTRATION_LIMIT: Duration = Duration::from_secs(30);
+/// The session manager calls `Disconnect` once more when it sees (2,16). It gets an answer.
+const LINGER: Duration = Duration::from_millis(200);
+/// After `ForceShutdown` the process ends by itself within this time, or is ended.
+const FORCED_EXIT: Duration = Duration::from_millis(1200);
+/// Of questions to other services.
+const ANSWER_LIMIT: Duration = Duration::from_secs(4);
+/// The last version of the session manager that leaves sessions open after (2,10).
+const LAST_PATIENT_MANAGER: u32 = 24;
+
+/// A `RegistrationConfirmation` whose profile is being fetched.
+pub(super) struct Registering {
+    pub(super) call: Message,
+    pub(super) dialect: Dialect,
+    pub(super) session_path: Option<String>,
+    pub(super) config_path: String,
+}
+
+enum Internal {
+    Fetched(Registering, Result<Box<Fetched>, zbus::Error>),
+    LogAttached(Option<OwnedUniqueName>),
+    ManagerIsPatient,
+}
+
+/// What a service needs besides its connection.
+pub(super) struct ServiceConfig {
+    pub(super) settings: Settings,
+    pub(super) start: StartSession,
+    pub(super) files: Files,
+    pub(super) token: String,
+    pub(super) log_level: LogLevel,
+    pub(super) lines: mpsc::Receiver<LogLine>,
+    /// A message here, or its closing, ends the session and the service.
+    pub(super) stop: mpsc::Receiver<()>,
+}
+
+/// The backend on a connection.
+pub(super) struct Service {
+    pub(super) connection: Connection,
+    pub(super) backend: Backend,
+    pub(super) peers: Peers,
+    pub(super) token: String,
+    pub(super) log_level: LogLevel,
+    pub(super) last_line: Option<LogLine>,
+    pub(super) registering: bool,
+    files: Files,
+    lines: mpsc::Receiver<LogLine>,
+    stop: mpsc::Receiver<()>,
+    internal: mpsc::UnboundedSender<Internal>,
+    internal_receiver: mpsc::UnboundedReceiver<Internal>,
+    disconnects: Vec<Message>,
+    exit_at: Option<Instant>,
+}
+
+impl Service {
+    pub(super) fn new(connection: Connection, peers: Peers, config: ServiceConfig) -> Self {
+        // Only a session manager on a bus closes sessions behind the user's back.
+        let delayed_failure = matches!(peers, Peers::Bus { .. });
+        let (internal, internal_receiver) = mpsc::unbounded_channel();
+        Self {
+            connection,
+            backend: Backend::new(config.settings, config.start, delayed_failure),
+            peers,
+            token: config.token,
+            log_level: config.log_level,
+            last_line: None,
+            registering: false,
+            files: config.files,
+            lines: config.lines,
+            stop: config.stop,
+            internal,
+            internal_receiver,
+            disconnects: Vec::new(),
+            exit_at: None,
+        }
+    }
+
+    /// Asks the session manager to confirm this process as the one it has started.
+    pub(super) async fn request_registration(&self, name: &str) -> zbus::Result<()> {
+        let manager = match &self.peers {
+            Peers::Private => None,
+            Peers::Bus { manager, .. } => manager.clone().map(BusName::from),
+        };
+        let pid = i32::try_from(std::process::id()).unwrap_or_default();
+        let body = (name, self.token.as_str(), pid);
+        self.connection
+            .emit_signal(manager, OBJECT, INTERFACE, "RegistrationRequest", &body)
+            .await
+    }
+
+    /// Serves until the session is over and everybody has been told.
+    pub(super) async fn run(mut self, mut messages: MessageStream) -> zbus::Result<()> {
+        if matches!(self.peers, Peers::Bus { .. }) {
+            self.attach_log();
+        }
+        let registration_limit = Instant::now() + REGISTRATION_LIMIT;
+        loop {
+            self.flush().await?;
+            if self.backend.machine().is_done() && self.exit_at.is_none() {
+                self.exit_at = Some(Instant::now() + LINGER);
+                for call in std::mem::take(&mut self.disconnects) {
+                    self.answer(&call).await?;
+                }
+            }
+            let unregistered = !self.backend.machine().is_registered();
+            let exit_at = self.exit_at;
+            tokio::select! {
+                message = messages.next() => match message {
+                    Some(Ok(message)) => self.message(&message).await?,
+                    Some(Err(error)) => warn!("D-Bus: {error}"),
+                    None => {
+                        self.end_without_peer().await;
+                        return Ok(());
+                    }
+                },
+                () = self.backend.next() => {}
+                Some(line) = self.lines.recv() => self.send_line(line).await?,
+                Some(internal) = self.internal_receiver.recv() => self.internal(internal).await?,
+                _ = self.stop.recv(), if exit_at.is_none() => self.terminate(),
+                () = tokio::time::sleep_until(registration_limit),
+                    if unregistered && exit_at.is_none() =>
+                {
+                    error!(
+                        "Registration was not confirmed within {} s; giving up",
+                        REGISTRATION_LIMIT.as_secs()
+                    );
+                    self.terminate();
+                }
+                () = tokio::time::sleep_until(exit_at.unwrap_or(registration_limit)),
+                    if exit_at.is_some() => break,
+            }
+        }
+        self.flush().await?;
+        if self.peers.has_log() {
+            log_service::detach(&self.connection).await;
+        }
+        Ok(())
+    }
+
+    /// Sends what waits: log lines first, since they tell what led to a status.
+    pub(super) async fn flush(&mut self) -> zbus::Result<()> {
+        while let Ok(line) = self.lines.try_recv() {
+            self.send_line(line).await?;
+        }
+        let signals: Vec<_> = self.backend.take_signals().collect();
+        for signal in signals {
+            let signal = Outgoing::Backend(signal);
+            self.peers.send(&self.connection, &self.token, signal).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_line(&mut self, line: LogLine) -> zbus::Result<()> {
+        self.last_line = Some(line.clone());
+        self.peers.send(&self.connection, &self.token, Outgoing::Log(line)).await
+    }
+
+    async fn message(&mut self, message: &Message) -> zbus::Result<()> {
+        match message.message_type() {
+            Type::MethodCall => self.method_call(message).await,
+            Type::Signal => {
+                self.bus_signal(message);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn bus_signal(&mut self, message: &Message) {
+        let header = message.header();
+        let from_bus = header.sender().is_some_and(|name| name == "org.freedesktop.DBus");
+        if !from_bus || header.member().is_none_or(|member| member != "NameOwnerChanged") {
+            return;
+        }
+        let body = message.body();
+        let Ok((name, _, owner)) = body.deserialize::<(&str, &str, &str)>() else { return };
+        match self.peers.owner_changed(name, OwnedUniqueName::try_from(owner).ok()) {
+            Change::None => {}
+            Change::ManagerGone => {
+                error!("The session manager is gone; nobody can control this session any more");
+                self.terminate();
+            }
+            Change::LogBack => self.attach_log(),
+        }
+    }
+
+    async fn internal(&mut self, internal: Internal) -> zbus::Result<()> {
+        match internal {
+            Internal::Fetched(registering, result) => self.fetched(registering, result).await,
+            Internal::LogAttached(name) => {
+                self.peers.log_attached(&self.connection, &self.token, name).await?;
+                self.assign_session();
+                Ok(())
+            }
+            Internal::ManagerIsPatient => {
+                self.backend.set_delayed_failure(false);
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn register(&mut self, registering: Registering) {
+        self.registering = true;
+        let connection = self.connection.clone();
+        let private = matches!(self.peers, Peers::Private);
+        let files = self.files.clone();
+        let internal = self.internal.clone();
+        tokio::spawn(async move {
+            let fetched = fetch(&connection, private, &registering.config_path, &files);
+            let result = match tokio::time::timeout(ANSWER_LIMIT, fetched).await {
+                Ok(result) => result.map(Box::new),
+                Err(_) => Err(zbus::Error::Failure("no answer".to_owned())),
+            };
+            let _ = internal.send(Internal::Fetched(registering, result));
+        });
+    }
+
+    async fn fetched(
+        &mut self,
+        registering: Registering,
+        result: Result<Box<Fetched>, zbus::Error>,
+    ) -> zbus::Result<()> {
+        self.registering = false;
+        let fetched = match result {
+            Ok(fetched) => *fetched,
+            Err(error) => {
+                error!("Profile {} cannot be had: {error}", registering.config_path);
+                return self.refuse(&registering.call, &Failure::from(Error::no_profile())).await;
+            }
+        };
+        if let Some(level) = fetched.log_level {
+            self.log_level.set(level);
+        }
+        let registered = self.backend.register(Registration {
+            dialect: registering.dialect,
+            session_path: registering.session_path,
+            config_path: registering.config_path,
+            profile: fetched.profile,
+            passphrase_needed: fetched.passphrase_needed,
+            dco: fetched.dco,
+            auth_fail_retry: fetched.auth_fail_retry,
+        });
+        self.flush().await?;
+        match registered {
+            Ok(()) => {
+                self.reply_connection(&registering.call, &fetched.name).await?;
+                self.assign_session();
+                self.ask_version();
+                Ok(())
+            }
+            Err(error) => self.refuse(&registering.call, &Failure::from(error)).await,
+        }
+    }
+
+    async fn reply_connection(&self, call: &Message, name: &str) -> zbus::Result<()> {
+        self.connection.reply(&call.header(), &name).await
+    }
+
+    fn attach_log(&self) {
+        let connection = self.connection.clone();
+        let internal = self.internal.clone();
+        tokio::spawn(async move {
+            let _ = internal.send(Internal::LogAttached(log_service::attach(&connection).await));
+        });
+    }
+
+    /// Once both the log service and the session path are known.
+    fn assign_session(&self) {
+        let Some(path) = self.backend.machine().session_path() else { return };
+        if self.peers.has_log() {
+            let (connection, path) = (self.connection.clone(), path.to_owned());
+            tokio::spawn(async move { log_service::assign_session(&connection, &path).await });
+        }
+    }
+
+    /// Old session managers do not close a session by themselves, so that a failure need not be
+    /// told twice.
+    fn ask_version(&self) {
+        if matches!(self.peers, Peers::Private) {
+            return;
+        }
+        let connection = self.connection.clone();
+        let internal = self.internal.clone();
+        tokio::spawn(async move {
+            let version = zbus_get(&connection, SESSIONS, SESSIONS_OBJECT, "version");
+            let Ok(Ok(version)) = tokio::time::timeout(ANSWER_LIMIT, version).await else { return };
+            if major_version(&version).is_some_and(|major| major <= LAST_PATIENT_MANAGER) {
+                let _ = internal.send(Internal::ManagerIsPatient);
+            }
+        });
+    }
+
+    pub(super) fn answer_when_done(&mut self, call: &Message) {
+        self.disconnects.push(call.clone());
+        if self.exit_at.is_some() {
+            // Too late for the list; the loop answers it at once.
+            self.exit_at = None;
+        }
+    }
+
+    async fn answer(&self, call: &Message) -> zbus::Result<()> {
+        match self.reply(call, &()).await {
+            Err(super::object::CallError::Connection(error)) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn terminate(&mut self) {
+        // Cannot be refused.
+        let _ = self.backend.request(Request::Terminate);
+    }
+
+    /// `ForceShutdown` ends the process even if something in it hangs.
+    #[expect(clippy::unused_self, reason = "reads as what it is: an act of the service")]
+    pub(super) fn exit_by_force(&self) {
+        std::thread::spawn(|| {
+            std::thread::sleep(FORCED_EXIT);
+            std::process::exit(0);
+        });
+    }
+
+    /// The connection is gone. The session is wound up all the same.
+    async fn end_without_peer(&mut self) {
+        info!("The D-Bus connection was closed");
+        self.terminate();
+        while !self.backend.machine().is_done() {
+            self.backend.next().await;
+        }
+    }
+}
+
+async fn zbus_get(
+    connection: &Connection,
+    service: &str,
+    path: &str,
+    property: &str,
+) -> zbus::Result<String> {
+    let reply = connection
+        .call_method(Some(service), path, Some(super::PROPERTIES), "Get", &(service, property))
+        .await?;
+    let body = reply.body();
+    body.deserialize::<zbus::Variant<'_>>()?.downcast::<String>()
+}
+
+/// 24 of `v24.1`. Development builds have names without a number: `None`.
+fn major_version(version: &str) -> Option<u32> {
+    let digits = version.strip_prefix('v')?;
+    digits.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// A backend for a front end in the same process.
+pub struct PrivateService {
+    /// What every session has in common.
+    pub settings: Settings,
+    /// How sessions are started.
+    pub start: StartSession,
+    /// Where files come from that the profile names.
+    pub files: Files,
+    /// Verbosity, shared with the logging set-up.
+    pub log_level: LogLevel,
+    /// Log lines to be sent as signals.
+    pub lines: mpsc::Receiver<LogLine>,
+}
+
+impl std::fmt::Debug for PrivateService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PrivateService").finish_non_exhaustive()
+    }
+}
+
+/// Serves a backend to the one peer at the other end of a socket pair, until the session is over.
+///
+/// # Errors
+///
+/// If the connection breaks.
+pub async fn serve_private(
+    socket: UnixStream,
+    guid: &Guid<'static>,
+    token: String,
+    service: PrivateService,
+) -> zbus::Result<()> {
+    let messages = zbus::connection::Builder::unix_stream(socket)
+        .server(guid.clone())
+        .p2p()
+        .build_message_stream()
+        .await?;
+    let connection = Connection::from(&messages);
+    // The peer itself is what ends this service: by Disconnect, or by closing the connection.
+    let (_keep, stop) = mpsc::channel(1);
+    let config = ServiceConfig {
+        settings: service.settings,
+        start: service.start,
+        files: service.files,
+        token,
+        log_level: service.log_level,
+        lines: service.lines,
+        stop,
+    };
+    let service = Service::new(connection, Peers::Private, config);
+    service.request_registration(&format!("{INTERFACE}.be{}", std::process::id())).await?;
+    service.run(messages).await
+}
+
+/// Peers of a bus connection whose log service is about to be attached.
+pub(super) fn bus_peers(manager: OwnedUniqueName) -> Peers {
+    Peers::Bus { manager: Some(manager), log: LogPeer::Attaching(Vec::new()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::major_version;
+
+    #[test]
+    fn versions_of_the_session_manager() {
+        assert_eq!(major_version("v24.1"), Some(24));
+        assert_eq!(major_version("v27"), Some(27));
+        assert_eq!(major_version("git:master:0123"), None);
+    }
+}

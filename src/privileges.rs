@@ -1,0 +1,142 @@
+//! What the process may do, and giving up what it does not need.
+
+use std::collections::BTreeMap;
+
+use caps::{CapSet, Capability, CapsHashSet};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+
+/// All that a tunnel needs: devices, addresses, routes, marks (`NET_ADMIN`), `bind-dev` on old
+/// kernels (`NET_RAW`), and `lport` below 1024 (`NET_BIND_SERVICE`).
+const KEPT: [Capability; 3] =
+    [Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW, Capability::CAP_NET_BIND_SERVICE];
+
+/// True if this process may make devices, addresses and routes itself.
+pub fn can_configure_network() -> bool {
+    caps::has_cap(None, CapSet::Effective, Capability::CAP_NET_ADMIN).unwrap_or(false)
+}
+
+/// Why privileges could not be given up.
+#[derive(Debug, thiserror::Error)]
+pub enum PrivilegeError {
+    /// Capabilities.
+    #[error("capabilities cannot be dropped: {0}")]
+    Capabilities(#[from] caps::errors::CapsError),
+    /// `PR_SET_NO_NEW_PRIVS`
+    #[error("no-new-privileges cannot be set: {0}")]
+    NoNewPrivileges(#[from] nix::Error),
+    /// The system call filter.
+    #[error("the system call filter cannot be set: {0}")]
+    Filter(String),
+}
+
+/// Keeps the capabilities a tunnel needs, forbids to gain any, and closes the system calls that
+/// nothing here ever makes. For the calling thread and those it starts: call it before others
+/// exist.
+///
+/// # Errors
+///
+/// Nothing after a failed step has been done; the process can go on.
+pub fn restrict() -> Result<(), PrivilegeError> {
+    let permitted = caps::read(None, CapSet::Permitted)?;
+    let kept: CapsHashSet = KEPT.into_iter().filter(|cap| permitted.contains(cap)).collect();
+    if permitted.contains(&Capability::CAP_SETPCAP) {
+        for cap in caps::read(None, CapSet::Bounding)?.difference(&kept) {
+            caps::drop(None, CapSet::Bounding, *cap)?;
+        }
+    }
+    caps::clear(None, CapSet::Ambient)?;
+    caps::clear(None, CapSet::Inheritable)?;
+    caps::set(None, CapSet::Effective, &kept)?;
+    caps::set(None, CapSet::Permitted, &kept)?;
+    nix::sys::prctl::set_no_new_privs()?;
+    let program = filter().map_err(|error| PrivilegeError::Filter(error.to_string()))?;
+    seccompiler::apply_filter(&program).map_err(|error| PrivilegeError::Filter(error.to_string()))
+}
+
+/// A filter that fails what could only be an attacker's call with EPERM. It lists what is
+/// forbidden: a list of what is allowed would break with the next C library.
+fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
+    let rules: BTreeMap<_, _> = FORBIDDEN.iter().map(|number| (*number, Vec::new())).collect();
+    let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
+    let refuse = SeccompAction::Errno(libc::EPERM.cast_unsigned());
+    SeccompFilter::new(rules, SeccompAction::Allow, refuse, architecture)?.try_into()
+}
+
+const FORBIDDEN: &[libc::c_long] = &[
+    // Other processes' memory and fate.
+    libc::SYS_ptrace,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_kcmp,
+    // The kernel itself.
+    libc::SYS_bpf,
+    libc::SYS_delete_module,
+    libc::SYS_finit_module,
+    libc::SYS_init_module,
+    libc::SYS_kexec_load,
+    libc::SYS_perf_event_open,
+    libc::SYS_reboot,
+    libc::SYS_swapoff,
+    libc::SYS_swapon,
+    libc::SYS_syslog,
+    libc::SYS_userfaultfd,
+    // File systems and namespaces.
+    libc::SYS_chroot,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fsopen,
+    libc::SYS_mount,
+    libc::SYS_mount_setattr,
+    libc::SYS_move_mount,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_open_tree,
+    libc::SYS_pivot_root,
+    libc::SYS_quotactl,
+    libc::SYS_setns,
+    libc::SYS_umount2,
+    libc::SYS_unshare,
+    // Time, identity, keys.
+    libc::SYS_acct,
+    libc::SYS_add_key,
+    libc::SYS_adjtimex,
+    libc::SYS_clock_adjtime,
+    libc::SYS_clock_settime,
+    libc::SYS_keyctl,
+    libc::SYS_personality,
+    libc::SYS_request_key,
+    libc::SYS_setdomainname,
+    libc::SYS_sethostname,
+    libc::SYS_settimeofday,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restricted_thread_keeps_the_network_and_loses_the_rest() {
+        // Capabilities, no-new-privileges and filters are per thread: try it on one of its own.
+        std::thread::spawn(|| {
+            let before = caps::read(None, CapSet::Permitted).unwrap();
+            restrict().unwrap();
+            let after = caps::read(None, CapSet::Permitted).unwrap();
+            assert!(after.is_subset(&before));
+            assert!(after.iter().all(|cap| KEPT.contains(cap)), "{after:?}");
+            assert_eq!(
+                can_configure_network(),
+                before.contains(&Capability::CAP_NET_ADMIN),
+                "{after:?}"
+            );
+            assert!(nix::sys::prctl::get_no_new_privs().unwrap());
+            let refused = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET);
+            assert_eq!(refused, Err(nix::Error::EPERM));
+            // What a session does still works.
+            std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+            std::thread::spawn(|| ()).join().unwrap();
+            assert!(std::process::Command::new("/bin/true").status().unwrap().success());
+        })
+        .join()
+        .unwrap();
+    }
+}
