@@ -1,3 +1,5 @@
 //! Headless front end.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    ovpn_client::cli::run()
+}

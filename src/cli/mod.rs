@@ -1,1 +1,56 @@
-//! (being written)
+//! The command line of `ovpn-client`.
+
+mod connect;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use connect::ConnectArgs;
+
+/// Exit status: the profile or the command line cannot be used.
+pub const EXIT_USAGE: u8 = 2;
+
+/// OpenVPN client: kernel data channel offload first, fast userspace path otherwise.
+#[derive(Debug, Parser)]
+#[command(name = "ovpn-client", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Connect with a profile, in the foreground
+    Connect(ConnectArgs),
+    /// Write the manual pages into a directory
+    #[command(hide = true)]
+    Man {
+        /// Where to
+        directory: std::path::PathBuf,
+    },
+}
+
+/// Runs the command line. Must be called before any thread exists.
+pub fn run() -> ExitCode {
+    match Cli::parse().command {
+        Command::Connect(args) => connect::run(args),
+        Command::Man { directory } => write_manual(&directory),
+    }
+}
+
+fn write_manual(directory: &std::path::Path) -> ExitCode {
+    use clap::CommandFactory as _;
+    match clap_mangen::generate_to(Cli::command(), directory) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => complain(&format!("{}: {error}", directory.display()), EXIT_USAGE),
+    }
+}
+
+/// Says what is wrong on standard error.
+fn complain(text: &str, status: u8) -> ExitCode {
+    use std::io::Write as _;
+    // Without standard error there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "ovpn-client: {text}");
+    ExitCode::from(status)
+}

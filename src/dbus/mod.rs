@@ -14,6 +14,7 @@ mod properties;
 mod service;
 
 pub use error::encoded_name;
+pub use profile::{Files, files_in};
 pub use process::{EXIT_FORK, EXIT_USAGE, ProcessOptions, run_process};
 pub use service::{PrivateService, serve_private};
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use nix::unistd::{ForkResult, fork, getpid, setsid};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use tracing::info;
+use tracing::{info, warn};
 use zbus::names::OwnedUniqueName;
 use zbus::{Connection, MessageStream};
 
@@ -88,6 +88,9 @@ pub fn run_process(options: ProcessOptions) -> Result<(), u8> {
     }
 
     let log_level = LogLevel::new(options.log_level);
+    let direct = privileges::can_configure_network();
+    // Threads come into being with the runtime and inherit what is left.
+    let restricted = if direct { privileges::restrict() } else { Ok(()) };
     let served = logging::init(&log_level, file, options.colour)
         .map_err(|error| error.to_string())
         .and_then(|lines| {
@@ -96,7 +99,10 @@ pub fn run_process(options: ProcessOptions) -> Result<(), u8> {
                 .enable_all()
                 .build()
                 .map_err(|error| error.to_string())?;
-            let served = runtime.block_on(serve(options, log_level, lines));
+            if let Err(error) = restricted {
+                warn!("{error}");
+            }
+            let served = runtime.block_on(serve(options, direct, log_level, lines));
             runtime.shutdown_timeout(Duration::from_millis(500));
             served.map_err(|error| error.to_string())
         });
@@ -109,6 +115,7 @@ pub fn run_process(options: ProcessOptions) -> Result<(), u8> {
 
 async fn serve(
     options: ProcessOptions,
+    direct: bool,
     log_level: LogLevel,
     lines: mpsc::Receiver<LogLine>,
 ) -> zbus::Result<()> {
@@ -116,7 +123,6 @@ async fn serve(
     let connection = Connection::from(&messages);
     let (name, manager) = introduce(&connection, &messages).await?;
 
-    let direct = privileges::can_configure_network();
     let network = if direct {
         NetworkMode::Direct
     } else {
@@ -144,9 +150,6 @@ async fn serve(
     let service = Service::new(connection.clone(), bus_peers(manager), config);
     service.request_registration(&name).await?;
     info!("Backend process registered as {name}");
-    if direct {
-        privileges::drop_to_network_admin();
-    }
 
     let result = service.run(messages).await;
     if !direct && !connection.is_closed() {

@@ -1,0 +1,335 @@
+//! The front end's loop: registers, answers questions, connects, shows what happens, ends.
+
+use std::time::{Duration, Instant};
+
+use tokio::net::UnixStream;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+
+use super::output::Printer;
+use super::peer::{Backend, Configuration, News, guid};
+use super::{
+    ConnectArgs, Dco, EXIT_AUTH, EXIT_FAILED, EXIT_PRIVILEGE, Output, ProfileFile, backend, prompt,
+    stdout_is_terminal,
+};
+use crate::cli::EXIT_USAGE;
+use crate::dbus::serve_private;
+use crate::logging::{LogLevel, LogLine};
+use crate::secret::Credentials;
+
+/// How long an orderly end may take. The backend's own limit is a little shorter.
+const END_LIMIT: Duration = Duration::from_secs(5);
+const LIVE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Status minors of OpenVPN 3 that the front end acts on.
+mod minor {
+    pub(super) const CFG_REQUIRE_USER: u32 = 4;
+    pub(super) const CONN_CONNECTED: u32 = 7;
+    pub(super) const CONN_FAILED: u32 = 10;
+    pub(super) const CONN_AUTH_FAILED: u32 = 11;
+    pub(super) const CONN_RECONNECTING: u32 = 12;
+    pub(super) const CONN_PAUSED: u32 = 14;
+    pub(super) const CONN_DONE: u32 = 16;
+    pub(super) const SESS_AUTH_URL: u32 = 22;
+}
+
+/// Why the front end stops: an explanation (unless it is as asked) and the exit status.
+struct End {
+    text: Option<String>,
+    status: u8,
+}
+
+impl End {
+    const AS_ASKED: Self = Self { text: None, status: 0 };
+
+    fn failed(text: impl std::fmt::Display, status: u8) -> Self {
+        Self { text: Some(text.to_string()), status }
+    }
+}
+
+impl From<zbus::Error> for End {
+    fn from(error: zbus::Error) -> Self {
+        Self::failed(error, EXIT_FAILED)
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    restart: Signal,
+    statistics: Signal,
+}
+
+struct Front {
+    backend: Backend,
+    news: mpsc::UnboundedReceiver<News>,
+    printer: Printer,
+    login: Option<Credentials>,
+    signals: Signals,
+    insist_on_dco: bool,
+    verbosity: Option<u32>,
+    /// Since when, and over which device.
+    connected: Option<(Instant, String)>,
+}
+
+/// Runs a connection to its end and returns the exit status.
+pub(super) async fn run(
+    args: &ConnectArgs,
+    profile: ProfileFile,
+    login: Option<Credentials>,
+    log_level: LogLevel,
+    lines: mpsc::Receiver<LogLine>,
+) -> u8 {
+    let end = match start(args, profile, login, log_level, lines).await {
+        Ok(mut front) => {
+            let end = front.drive().await;
+            front.shut_down().await;
+            end
+        }
+        Err(end) => end,
+    };
+    if let Some(text) = end.text {
+        super::complain(&text, end.status);
+    }
+    end.status
+}
+
+async fn start(
+    args: &ConnectArgs,
+    profile: ProfileFile,
+    login: Option<Credentials>,
+    log_level: LogLevel,
+    lines: mpsc::Receiver<LogLine>,
+) -> Result<Front, End> {
+    let io = |error: std::io::Error| End::failed(error, EXIT_FAILED);
+    let signals = Signals {
+        terminate: signal(SignalKind::terminate()).map_err(io)?,
+        interrupt: signal(SignalKind::interrupt()).map_err(io)?,
+        restart: signal(SignalKind::user_defined1()).map_err(io)?,
+        statistics: signal(SignalKind::user_defined2()).map_err(io)?,
+    };
+    let (ours, theirs) = UnixStream::pair().map_err(io)?;
+    let service = backend(args, profile.directory, log_level, lines);
+    let guid = guid();
+    let token = guid.as_str().to_owned();
+    tokio::spawn(async move {
+        if let Err(error) = serve_private(theirs, &guid, token, service).await {
+            tracing::error!("backend: {error}");
+        }
+    });
+    let configuration =
+        Configuration { name: profile.name, dco: args.dco != Dco::Off, text: profile.text };
+    let (backend, news) = Backend::connect(ours, configuration).await?;
+    Ok(Front {
+        backend,
+        news,
+        printer: Printer::new(args.output == Output::Json, stdout_is_terminal()),
+        login,
+        signals,
+        insist_on_dco: args.dco == Dco::On,
+        verbosity: args.verb,
+        connected: None,
+    })
+}
+
+impl Front {
+    /// From registration to the reason to stop.
+    async fn drive(&mut self) -> End {
+        let mut live = tokio::time::interval(LIVE_INTERVAL);
+        live.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        loop {
+            let showing = self.connected.is_some() && self.printer.is_live();
+            let result = tokio::select! {
+                biased;
+                _ = self.signals.terminate.recv() => Err(End::AS_ASKED),
+                _ = self.signals.interrupt.recv() => Err(End::AS_ASKED),
+                _ = self.signals.restart.recv() => self.restart().await,
+                _ = self.signals.statistics.recv() => self.show_statistics().await,
+                news = self.news.recv() => match news {
+                    Some(news) => self.react(news).await,
+                    None => Err(End::failed("the backend ended", EXIT_FAILED)),
+                },
+                _ = live.tick(), if showing => self.show_live().await,
+            };
+            if let Err(end) = result {
+                return end;
+            }
+        }
+    }
+
+    async fn react(&mut self, news: News) -> Result<(), End> {
+        self.printer.news(&news);
+        match news {
+            News::RegistrationRequest { token } => {
+                self.backend.register(&token).await?;
+                if let Some(level) = self.verbosity {
+                    // The profile's `verb` has been applied by now; the command line wins.
+                    self.backend.set_log_level(level).await?;
+                }
+                self.answer_and_connect().await
+            }
+            News::Status { minor, message, .. } => self.status(minor, message).await,
+            News::Attention { .. } | News::Log { .. } => Ok(()),
+        }
+    }
+
+    async fn status(&mut self, minor: u32, message: String) -> Result<(), End> {
+        match minor {
+            // At registration the same status comes before anybody has tried to connect; the
+            // questions are answered by then.
+            minor::CFG_REQUIRE_USER => self.answer_and_connect().await,
+            minor::SESS_AUTH_URL => {
+                self.open_url(&message);
+                Ok(())
+            }
+            minor::CONN_CONNECTED => {
+                let device = self.backend.device_name().await?;
+                if self.insist_on_dco && !self.backend.dco().await? {
+                    return Err(End::failed(
+                        "kernel offload was insisted on (--dco on) and is not in use; the log says \
+                         why, and so does 'ovpn-client doctor'",
+                        EXIT_PRIVILEGE,
+                    ));
+                }
+                self.connected = Some((Instant::now(), device));
+                Ok(())
+            }
+            minor::CONN_RECONNECTING | minor::CONN_PAUSED => {
+                self.connected = None;
+                Ok(())
+            }
+            minor::CONN_FAILED => {
+                let status = failure_status(&message);
+                Err(End::failed(message, status))
+            }
+            minor::CONN_AUTH_FAILED => Err(End::failed(message, EXIT_AUTH)),
+            minor::CONN_DONE => Err(End::failed(message, EXIT_FAILED)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Answers what is asked and connects; connecting has no effect on a running attempt.
+    async fn answer_and_connect(&mut self) -> Result<(), End> {
+        tokio::select! {
+            biased;
+            _ = self.signals.terminate.recv() => return Err(End::AS_ASKED),
+            _ = self.signals.interrupt.recv() => return Err(End::AS_ASKED),
+            result = answer(&self.backend, self.login.as_ref()) => result?,
+        }
+        self.backend.request("Connect").await?;
+        Ok(())
+    }
+
+    fn open_url(&mut self, url: &str) {
+        self.printer.step(&format!("Open this address to log in: {url}"));
+        let desktop = ["DISPLAY", "WAYLAND_DISPLAY"].iter().any(|v| std::env::var_os(v).is_some());
+        if desktop {
+            let null = std::process::Stdio::null;
+            // The address has been printed; a browser is a convenience.
+            let _ = tokio::process::Command::new("xdg-open")
+                .arg(url)
+                .stdin(null())
+                .stdout(null())
+                .stderr(null())
+                .spawn();
+        }
+    }
+
+    async fn restart(&mut self) -> Result<(), End> {
+        if let Err(error) = self.backend.request("Restart").await {
+            self.printer.step(&format!("Restart: {error}"));
+        }
+        Ok(())
+    }
+
+    async fn show_statistics(&mut self) -> Result<(), End> {
+        let counters = self.backend.statistics().await?;
+        self.printer.statistics(&counters);
+        Ok(())
+    }
+
+    async fn show_live(&mut self) -> Result<(), End> {
+        let counters = self.backend.statistics().await?;
+        if let Some((since, device)) = &self.connected {
+            self.printer.live(device, *since, &counters);
+        }
+        Ok(())
+    }
+
+    /// Disconnects and shows what the backend still says.
+    async fn shut_down(mut self) {
+        let backend = self.backend.clone();
+        let disconnect = async move {
+            // A backend that has gone needs no farewell.
+            let _ = tokio::time::timeout(END_LIMIT, backend.request("Disconnect")).await;
+        };
+        tokio::pin!(disconnect);
+        loop {
+            tokio::select! {
+                () = &mut disconnect => break,
+                Some(news) = self.news.recv() => self.printer.news(&news),
+            }
+        }
+        while let Ok(news) = self.news.try_recv() {
+            self.printer.news(&news);
+        }
+    }
+}
+
+/// Answers every open question: from the file with the login, or on the terminal.
+async fn answer(backend: &Backend, login: Option<&Credentials>) -> Result<(), End> {
+    let questions = backend.questions().await?;
+    let known = |name: &str| match (name, login) {
+        ("username", Some(login)) => Some(login.username.clone().into()),
+        ("password", Some(login)) => Some(login.password.clone()),
+        _ => None,
+    };
+    if !prompt::possible() {
+        let missing: Vec<_> = questions
+            .iter()
+            .filter(|question| known(&question.name).is_none())
+            .map(|question| question.description.as_str())
+            .collect();
+        if !missing.is_empty() {
+            return Err(End::failed(
+                format!(
+                    "input is needed and there is no terminal to ask on: {} (user name and \
+                     password can be given with --auth-user-pass FILE)",
+                    missing.join(", ")
+                ),
+                EXIT_USAGE,
+            ));
+        }
+    }
+    for question in &questions {
+        let answer = match known(&question.name) {
+            Some(answer) => answer,
+            None => loop {
+                let answer = prompt::ask(question)
+                    .await
+                    .map_err(|error| End::failed(format!("no answer: {error}"), EXIT_USAGE))?;
+                if !answer.expose().is_empty() {
+                    break answer;
+                }
+            },
+        };
+        if let Err(error) = backend.provide(question, answer.expose()).await {
+            // The connection that asked may be over by now.
+            tracing::warn!("{}: {error}", question.description);
+        }
+    }
+    Ok(())
+}
+
+/// Exit status of a failed connection; the markers are OpenVPN 3's.
+fn failure_status(message: &str) -> u8 {
+    if message.contains("{TUN_SETUP_FAILED}") {
+        EXIT_PRIVILEGE
+    } else if message.contains("{PEM_PASSWORD_FAIL}") {
+        EXIT_AUTH
+    } else if message.starts_with("Configuration parsing failed") {
+        EXIT_USAGE
+    } else {
+        EXIT_FAILED
+    }
+}

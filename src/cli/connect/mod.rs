@@ -1,0 +1,176 @@
+//! `ovpn-client connect`: a backend in this process, driven over its D-Bus interface through a
+//! private connection, like any other front end drives it.
+
+mod front;
+mod output;
+mod peer;
+mod prompt;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use tokio::sync::mpsc;
+
+use super::{EXIT_USAGE, complain};
+use crate::backend::{Settings, start_session};
+use crate::dbus::{PrivateService, files_in};
+use crate::logging::{self, LogLevel, LogLine};
+use crate::network::enter_netns;
+use crate::privileges;
+use crate::profile::{DirFiles, Profile};
+use crate::secret::{Credentials, Secret};
+use crate::session::NetworkMode;
+
+/// Exit status: the connection failed.
+const EXIT_FAILED: u8 = 1;
+/// Exit status: the server refused the credentials.
+const EXIT_AUTH: u8 = 3;
+/// Exit status: a privilege or a device is missing.
+const EXIT_PRIVILEGE: u8 = 4;
+
+/// Arguments of `ovpn-client connect`.
+#[derive(Clone, Debug, Args)]
+pub struct ConnectArgs {
+    /// Profile (.ovpn)
+    profile: PathBuf,
+    /// Kernel data channel offload: if possible, insist on it, or never
+    #[arg(long, value_enum, default_value_t = Dco::Auto)]
+    dco: Dco,
+    /// File with the user name in its first line and the password in its second
+    #[arg(long, value_name = "FILE")]
+    auth_user_pass: Option<PathBuf>,
+    /// Run in this network namespace (as made by `ip netns`)
+    #[arg(long, value_name = "NAME")]
+    netns: Option<String>,
+    /// Output for people, or one JSON object per line
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+    /// Verbosity, 0 (only what is fatal) to 6 (everything); the profile's `verb` counts otherwise
+    #[arg(long, value_name = "LEVEL",
+          value_parser = clap::value_parser!(u32).range(0..=i64::from(LogLevel::MAX)))]
+    verb: Option<u32>,
+    /// Where to note what has to be undone after a crash
+    #[arg(long, value_name = "DIR", default_value = "/run/ovpn-client")]
+    runtime_dir: PathBuf,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Dco {
+    /// Kernel offload where profile, server and kernel allow it, userspace otherwise
+    Auto,
+    /// Fail if kernel offload is not possible
+    On,
+    /// Userspace
+    Off,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Output {
+    /// Steps, then a live line
+    Text,
+    /// One object per line
+    Json,
+}
+
+/// What the front end needs to know about the profile.
+struct ProfileFile {
+    name: String,
+    text: Secret<String>,
+    directory: PathBuf,
+}
+
+/// Connects, until asked to stop. Must be called before any thread exists.
+pub(super) fn run(args: ConnectArgs) -> ExitCode {
+    match prepare(args) {
+        Ok(status) => status,
+        Err((text, status)) => complain(&text, status),
+    }
+}
+
+fn prepare(args: ConnectArgs) -> Result<ExitCode, (String, u8)> {
+    let usage = |text: String| (text, EXIT_USAGE);
+    let mut profile = read_profile(&args.profile).map_err(usage)?;
+    let files = DirFiles(profile.directory.clone());
+    let options = Profile::parse(profile.text.expose(), &profile.name, &files)
+        .map_err(|errors| usage(errors.to_string()))?
+        .options;
+    let login = args.auth_user_pass.as_deref().map(read_login).transpose().map_err(usage)?;
+    if login.is_some() && !options.auth.user_pass {
+        // The option means the same as the directive.
+        profile.text = Secret::new(format!("{}\nauth-user-pass\n", profile.text.expose()));
+    }
+    if !privileges::can_configure_network() {
+        let text = "CAP_NET_ADMIN is missing: a tunnel needs a network device, addresses and \
+                    routes; run this as root";
+        return Err((text.to_owned(), EXIT_PRIVILEGE));
+    }
+    if let Some(name) = &args.netns {
+        enter_netns(name).map_err(|error| (error.to_string(), EXIT_PRIVILEGE))?;
+    }
+    // Threads come into being with the runtime and inherit what is left.
+    let restricted = privileges::restrict();
+
+    let log_level = LogLevel::new(args.verb.unwrap_or(LogLevel::DEFAULT));
+    let lines = logging::init(&log_level, None, false).map_err(|e| usage(e.to_string()))?;
+    if let Err(error) = restricted {
+        tracing::warn!("{error}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| (error.to_string(), EXIT_FAILED))?;
+    let terminal = prompt::Terminal::new();
+    let status = runtime.block_on(front::run(&args, profile, login, log_level, lines));
+    // A prompt that nobody answers keeps its thread, and the terminal silent.
+    runtime.shutdown_background();
+    terminal.restore();
+    Ok(ExitCode::from(status))
+}
+
+fn read_profile(path: &Path) -> Result<ProfileFile, String> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| format!("{}: {error}", path.display()))?;
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let directory = path.parent().map(Path::to_owned).unwrap_or_default();
+    Ok(ProfileFile { name, text: Secret::new(text), directory })
+}
+
+fn read_login(path: &Path) -> Result<Credentials, String> {
+    let text = std::fs::read_to_string(path)
+        .map(Secret::new)
+        .map_err(|error| format!("{}: {error}", path.display()))?;
+    let mut lines = text.expose().lines();
+    match (lines.next(), lines.next()) {
+        (Some(username), Some(password)) if !username.is_empty() && !password.is_empty() => {
+            Ok(Credentials { username: username.to_owned(), password: password.into() })
+        }
+        _ => Err(format!(
+            "{}: the user name is expected in the first line and the password in the second",
+            path.display()
+        )),
+    }
+}
+
+fn backend(args: &ConnectArgs, directory: PathBuf, level: LogLevel, lines: mpsc::Receiver<LogLine>)
+-> PrivateService {
+    PrivateService {
+        settings: Settings {
+            network: NetworkMode::Direct,
+            runtime_dir: args.runtime_dir.clone(),
+            gui_version: concat!("ovpn-client/", env!("CARGO_PKG_VERSION")).to_owned(),
+            sso: "openurl,webauth,crtext".to_owned(),
+        },
+        start: Box::new(start_session),
+        files: files_in(directory),
+        log_level: level,
+        lines,
+    }
+}
+
+/// Where prompts and the live line may go.
+fn stdout_is_terminal() -> bool {
+    io::IsTerminal::is_terminal(&io::stdout())
+}

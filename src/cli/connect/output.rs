@@ -1,0 +1,179 @@
+//! What the user sees: steps and a live line, or JSON.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::peer::News;
+
+/// How the front end talks.
+pub(super) struct Printer {
+    json: bool,
+    live: bool,
+    live_shown: bool,
+    started: Instant,
+    last: Option<(Instant, i64, i64)>,
+}
+
+impl Printer {
+    pub(super) fn new(json: bool, terminal: bool) -> Self {
+        Self {
+            json,
+            live: terminal && !json,
+            live_shown: false,
+            started: Instant::now(),
+            last: None,
+        }
+    }
+
+    /// True if the live line is to be kept up to date.
+    pub(super) fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// The backend's signal.
+    pub(super) fn news(&mut self, news: &News) {
+        if self.json {
+            let object = match news {
+                News::RegistrationRequest { .. } => return,
+                News::Status { major, minor, message } => json!({
+                    "signal": "StatusChange",
+                    "code_major": major, "code_minor": minor, "message": message,
+                }),
+                News::Attention { kind, group, message } => json!({
+                    "signal": "AttentionRequired",
+                    "type": kind, "group": group, "message": message,
+                }),
+                News::Log { group, level, message } => json!({
+                    "signal": "Log", "group": group, "level": level, "message": message,
+                }),
+            };
+            self.line(&object.to_string());
+        } else if let News::Log { level, message, .. } = news {
+            let label = match level {
+                0..=3 => "  ",
+                4 => "",
+                5 => "warning: ",
+                _ => "error: ",
+            };
+            self.step(&format!("{label}{message}"));
+        }
+    }
+
+    /// A step of the front end itself. JSON output has no place for it.
+    pub(super) fn step(&mut self, text: &str) {
+        if !self.json {
+            let elapsed = self.started.elapsed().as_secs_f64();
+            self.line(&format!("[{elapsed:9.3}] {text}"));
+        }
+    }
+
+    /// The counters, on request.
+    pub(super) fn statistics(&mut self, counters: &HashMap<String, i64>) {
+        if self.json {
+            self.line(&json!({ "signal": "Statistics", "counters": counters }).to_string());
+            return;
+        }
+        let mut names: Vec<_> = counters.iter().collect();
+        names.sort();
+        for (name, count) in names {
+            self.line(&format!("{name:.<24}{count:.>20}"));
+        }
+    }
+
+    /// Rewrites the live line: rates since the last call, totals, time connected.
+    pub(super) fn live(&mut self, device: &str, connected: Instant, counters: &HashMap<String, i64>) {
+        let count = |name| counters.get(name).copied().unwrap_or(0);
+        let (received, sent) = (count("BYTES_IN"), count("BYTES_OUT"));
+        let now = Instant::now();
+        let rate = |before: i64, after: i64, since: Instant| {
+            let seconds = now.duration_since(since).as_secs_f64().max(0.001);
+            #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
+            let bits = (after - before).max(0) as f64 * 8.0;
+            bits / seconds
+        };
+        let (down, up) = match self.last {
+            Some((since, r, s)) => (rate(r, received, since), rate(s, sent, since)),
+            None => (0.0, 0.0),
+        };
+        self.last = Some((now, received, sent));
+        let text = format!(
+            "{device}  {}  down {} ({})  up {} ({})",
+            clock(connected.elapsed()),
+            scaled(down, "bit/s"),
+            scaled_bytes(received),
+            scaled(up, "bit/s"),
+            scaled_bytes(sent),
+        );
+        let mut out = io::stdout().lock();
+        // Without standard output the tunnel still works.
+        let _ = write!(out, "\r\x1b[2K{text}").and_then(|()| out.flush());
+        self.live_shown = true;
+    }
+
+    fn line(&mut self, text: &str) {
+        let mut out = io::stdout().lock();
+        let clear = if std::mem::take(&mut self.live_shown) { "\r\x1b[2K" } else { "" };
+        // Without standard output the tunnel still works.
+        let _ = writeln!(out, "{clear}{text}").and_then(|()| out.flush());
+    }
+}
+
+impl Drop for Printer {
+    fn drop(&mut self) {
+        if self.live_shown {
+            let _ = writeln!(io::stdout());
+        }
+    }
+}
+
+fn clock(time: Duration) -> String {
+    let seconds = time.as_secs();
+    format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
+fn scaled_bytes(bytes: i64) -> String {
+    scaled(bytes as f64, "B")
+}
+
+/// Three significant digits and a decimal prefix.
+fn scaled(value: f64, unit: &str) -> String {
+    let mut value = value;
+    for prefix in ["", "k", "M", "G"] {
+        if value < 999.5 {
+            let digits = if prefix.is_empty() || value >= 99.95 {
+                0
+            } else if value >= 9.995 {
+                1
+            } else {
+                2
+            };
+            return format!("{value:.digits$} {prefix}{unit}");
+        }
+        value /= 1000.0;
+    }
+    format!("{value:.1} T{unit}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_three_digits() {
+        assert_eq!(scaled(0.0, "B"), "0 B");
+        assert_eq!(scaled(999.4, "B"), "999 B");
+        assert_eq!(scaled(1000.0, "B"), "1.00 kB");
+        assert_eq!(scaled(12_345.0, "bit/s"), "12.3 kbit/s");
+        assert_eq!(scaled(999_900_000.0, "B"), "1.00 GB");
+        assert_eq!(scaled(5e12, "B"), "5.0 TB");
+    }
+
+    #[test]
+    fn time_connected() {
+        assert_eq!(clock(Duration::from_secs(3_723)), "01:02:03");
+    }
+}

@@ -1,0 +1,220 @@
+//! The front end's end of the private connection: it is session manager and configuration manager
+//! to the backend.
+
+use std::collections::HashMap;
+
+use futures_util::StreamExt as _;
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use zbus::message::Type;
+use zbus::{Connection, Guid, Message, MessageStream, ObjectPath, OwnedVariant, Variant};
+
+use crate::dbus::{CONFIGURATION, INTERFACE, OBJECT};
+use crate::secret::Secret;
+
+const SESSION_PATH: &str = "/net/openvpn/v3/sessions/private";
+const CONFIG_PATH: &str = "/net/openvpn/v3/configuration/private";
+const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+
+/// The profile, as a configuration manager shows it.
+pub(super) struct Configuration {
+    pub(super) name: String,
+    pub(super) dco: bool,
+    pub(super) text: Secret<String>,
+}
+
+/// What the backend says.
+#[derive(Debug)]
+pub(super) enum News {
+    RegistrationRequest { token: String },
+    Status { major: u32, minor: u32, message: String },
+    Attention { kind: u32, group: u32, message: String },
+    Log { group: u32, level: u32, message: String },
+}
+
+/// One question of the user-input queue.
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) numbers: (u32, u32),
+    pub(super) id: u32,
+    pub(super) name: String,
+    pub(super) description: String,
+    pub(super) hidden: bool,
+}
+
+/// The backend, as seen from the front end.
+#[derive(Clone, Debug)]
+pub(super) struct Backend {
+    connection: Connection,
+}
+
+impl Backend {
+    /// Connects. The news end when the backend does.
+    pub(super) async fn connect(
+        socket: UnixStream,
+        configuration: Configuration,
+    ) -> zbus::Result<(Self, mpsc::UnboundedReceiver<News>)> {
+        let messages = zbus::connection::Builder::unix_stream(socket)
+            .p2p()
+            .build_message_stream()
+            .await?;
+        let connection = Connection::from(&messages);
+        let (sender, news) = mpsc::unbounded_channel();
+        tokio::spawn(listen(connection.clone(), messages, configuration, sender));
+        Ok((Self { connection }, news))
+    }
+
+    pub(super) async fn register(&self, token: &str) -> zbus::Result<()> {
+        let session = ObjectPath::try_from(SESSION_PATH)?;
+        let config = ObjectPath::try_from(CONFIG_PATH)?;
+        self.call("RegistrationConfirmation", &(token, session, config)).await?;
+        Ok(())
+    }
+
+    /// A method without arguments or answer.
+    pub(super) async fn request(&self, method: &'static str) -> zbus::Result<()> {
+        self.call(method, &()).await?;
+        Ok(())
+    }
+
+    /// Every open question.
+    pub(super) async fn questions(&self) -> zbus::Result<Vec<Question>> {
+        let mut questions = Vec::new();
+        let pairs = self.call("UserInputQueueGetTypeGroup", &()).await?;
+        for numbers in pairs.body().deserialize::<Vec<(u32, u32)>>()? {
+            let ids = self.call("UserInputQueueCheck", &numbers).await?;
+            for id in ids.body().deserialize::<Vec<u32>>()? {
+                let slot = self.call("UserInputQueueFetch", &(numbers.0, numbers.1, id)).await?;
+                let (_, _, _, name, description, hidden): (u32, u32, u32, String, String, bool) =
+                    slot.body().deserialize()?;
+                questions.push(Question { numbers, id, name, description, hidden });
+            }
+        }
+        Ok(questions)
+    }
+
+    pub(super) async fn provide(&self, question: &Question, answer: &str) -> zbus::Result<()> {
+        let (kind, group) = question.numbers;
+        self.call("UserInputProvide", &(kind, group, question.id, answer)).await?;
+        Ok(())
+    }
+
+    pub(super) async fn statistics(&self) -> zbus::Result<HashMap<String, i64>> {
+        self.property("statistics").await?.try_into()
+    }
+
+    pub(super) async fn device_name(&self) -> zbus::Result<String> {
+        self.property("device_name").await?.try_into()
+    }
+
+    pub(super) async fn dco(&self) -> zbus::Result<bool> {
+        self.property("dco").await?.try_into()
+    }
+
+    pub(super) async fn set_log_level(&self, level: u32) -> zbus::Result<()> {
+        let body = (INTERFACE, "log_level", Variant::from(level));
+        self.connection
+            .call_method(None::<&str>, OBJECT, Some(PROPERTIES), "Set", &body)
+            .await?;
+        Ok(())
+    }
+
+    async fn property(&self, name: &str) -> zbus::Result<OwnedVariant> {
+        let reply = self
+            .connection
+            .call_method(None::<&str>, OBJECT, Some(PROPERTIES), "Get", &(INTERFACE, name))
+            .await?;
+        reply.body().deserialize()
+    }
+
+    async fn call<B>(&self, method: &'static str, body: &B) -> zbus::Result<Message>
+    where
+        B: serde::Serialize + zbus::DynamicType,
+    {
+        self.connection.call_method(None::<&str>, OBJECT, Some(INTERFACE), method, body).await
+    }
+}
+
+async fn listen(
+    connection: Connection,
+    mut messages: MessageStream,
+    configuration: Configuration,
+    news: mpsc::UnboundedSender<News>,
+) {
+    while let Some(Ok(message)) = messages.next().await {
+        let done = match message.message_type() {
+            Type::Signal => {
+                if let Ok(Some(item)) = read_signal(&message) {
+                    let _ = news.send(item);
+                }
+                Ok(())
+            }
+            Type::MethodCall => serve_configuration(&connection, &message, &configuration).await,
+            _ => Ok(()),
+        };
+        if done.is_err() {
+            break;
+        }
+    }
+}
+
+fn read_signal(message: &Message) -> zbus::Result<Option<News>> {
+    let header = message.header();
+    let body = message.body();
+    Ok(Some(match header.member().map_or("", |name| name.as_str()) {
+        "RegistrationRequest" => {
+            let (_, token, _): (String, String, i32) = body.deserialize()?;
+            News::RegistrationRequest { token }
+        }
+        "StatusChange" => {
+            let (major, minor, message) = body.deserialize()?;
+            News::Status { major, minor, message }
+        }
+        "AttentionRequired" => {
+            let (kind, group, message) = body.deserialize()?;
+            News::Attention { kind, group, message }
+        }
+        "Log" => {
+            let (group, level, _, message): (u32, u32, String, String) = body.deserialize()?;
+            News::Log { group, level, message }
+        }
+        _ => return Ok(None),
+    }))
+}
+
+/// Three properties and `Fetch`: all that a backend asks a configuration manager for.
+async fn serve_configuration(
+    connection: &Connection,
+    call: &Message,
+    configuration: &Configuration,
+) -> zbus::Result<()> {
+    let header = call.header();
+    let interface = header.interface().map_or("", |name| name.as_str());
+    let member = header.member().map_or("", |name| name.as_str());
+    match (interface, member) {
+        (CONFIGURATION, "Fetch") => {
+            return connection.reply(&header, &configuration.text.expose().as_str()).await;
+        }
+        (PROPERTIES, "Get") => {
+            let body = call.body();
+            let (_, name): (&str, &str) = body.deserialize()?;
+            let value = match name {
+                "name" => Some(Variant::from(configuration.name.as_str())),
+                "dco" => Some(Variant::from(configuration.dco)),
+                "overrides" => Some(Variant::from(HashMap::<String, Variant<'_>>::new())),
+                _ => None,
+            };
+            if let Some(value) = value {
+                return connection.reply(&header, &value).await;
+            }
+        }
+        _ => {}
+    }
+    let error = "org.freedesktop.DBus.Error.UnknownMethod";
+    connection.reply_error(&header, error, &"Not part of this configuration manager").await
+}
+
+/// A connection's identity; means nothing on a private one.
+pub(super) fn guid() -> Guid<'static> {
+    Guid::generate()
+}
