@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::attention::{AttentionGroup, Dialect};
-use super::queue::{Queue, Question};
+use super::queue::{Question, Queue};
 use crate::profile::{AuthOptions, Options};
 use crate::secret::{Credentials, Secret};
 
@@ -46,10 +46,8 @@ pub(super) fn ask_login_again(queue: &mut Queue, auth: &AuthOptions, dialect: Di
 }
 
 fn renew_login(queue: &mut Queue, auth: &AuthOptions, dialect: Dialect) {
-    let username = auth
-        .locked_username
-        .is_none()
-        .then(|| Question::new("username", "Auth User name", false));
+    let username =
+        auth.locked_username.is_none().then(|| Question::new("username", "Auth User name", false));
     let password = Question::new("password", "Auth Password", true);
     queue.renew(AttentionGroup::UserPassword, dialect, username.into_iter().chain([password]));
 }
@@ -101,8 +99,7 @@ pub(super) fn login(
         .or_else(|| answer("username").map(|value| value.expose().clone()))
         .or_else(|| auth.username.clone())
         .unwrap_or_default();
-    let password =
-        answer("password").or(auth.password.as_ref()).cloned().unwrap_or_default();
+    let password = answer("password").or(auth.password.as_ref()).cloned().unwrap_or_default();
     let response = queue.value(AttentionGroup::ChallengeStatic, "static_challenge");
     let (password, one_time) = match (response, &auth.static_challenge) {
         (Some(response), Some(challenge)) if challenge.concat => {

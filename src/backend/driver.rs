@@ -37,7 +37,7 @@ pub struct Running {
 }
 
 /// Starts a session; [`start_session`] outside of tests.
-pub type StartSession = Box<dyn Fn(SessionConfig) -> Running + Send>;
+pub type StartSession = Box<dyn Fn(SessionConfig) -> Running + Send + Sync>;
 
 /// Starts a real session on the current tokio runtime.
 pub fn start_session(config: SessionConfig) -> Running {
@@ -167,9 +167,7 @@ impl Backend {
     }
 
     /// Counters of the session; empty without one.
-    pub fn statistics(
-        &self,
-    ) -> impl Future<Output = BTreeMap<&'static str, u64>> + Send + use<> {
+    pub fn statistics(&self) -> impl Future<Output = BTreeMap<&'static str, u64>> + Send + use<> {
         let answer = self.ask(Command::Statistics);
         async move {
             match answer {

@@ -103,10 +103,7 @@ impl Error {
     }
 
     pub(super) fn slot_answered() -> Self {
-        Self::new(
-            Domain::Request,
-            "net.openvpn.v3.already-provided: User input already provided",
-        )
+        Self::new(Domain::Request, "net.openvpn.v3.already-provided: User input already provided")
     }
 
     pub(super) fn empty_value(id: u32) -> Self {

@@ -32,7 +32,7 @@ use super::attention::{AttentionGroup, Dialect};
 use super::credentials::{self, DynamicChallenge};
 use super::error::Error;
 use super::outcome::{Verdict, verdict};
-use super::queue::{Queue, Question, Slot};
+use super::queue::{Question, Queue, Slot};
 use super::status::{Status, StatusMajor, StatusMinor};
 use super::text::printable;
 use crate::control::PendingAuth;
@@ -169,7 +169,9 @@ enum State {
     AuthFailed,
     NeedsInput,
     /// The reason of a failure whose (2,10) is still due.
-    Failed { last_word: Option<String> },
+    Failed {
+        last_word: Option<String>,
+    },
     Ending(Farewell),
     Done,
 }
@@ -670,8 +672,12 @@ impl Machine {
                 if self.ask_login_again() {
                     self.ask_for_login();
                 } else {
-                    self.fail(&run, "The server wants credentials, the profile has no \
-                                     auth-user-pass".to_owned());
+                    self.fail(
+                        &run,
+                        "The server wants credentials, the profile has no \
+                                     auth-user-pass"
+                            .to_owned(),
+                    );
                 }
             }
             Verdict::NeedProxyCredentials => {

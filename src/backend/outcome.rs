@@ -10,7 +10,13 @@ pub(super) enum Verdict {
     /// (2,11): ask again.
     AuthFailed(String),
     /// (2,4): a `CRV1` challenge.
-    Challenge { echo: bool, response_required: bool, state_id: String, username: String, text: String },
+    Challenge {
+        echo: bool,
+        response_required: bool,
+        state_id: String,
+        username: String,
+        text: String,
+    },
     /// (2,4): credentials are no longer there.
     NeedCredentials,
     /// (2,4): the proxy wants credentials.
@@ -61,9 +67,7 @@ pub(super) fn verdict(outcome: Outcome) -> Verdict {
         Outcome::Privilege { message } => {
             Verdict::Failed(format!("{message} {{TUN_SETUP_FAILED}}"))
         }
-        Outcome::Unreachable { message } | Outcome::Failed { message } => {
-            Verdict::Failed(message)
-        }
+        Outcome::Unreachable { message } | Outcome::Failed { message } => Verdict::Failed(message),
     }
 }
 

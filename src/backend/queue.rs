@@ -128,8 +128,7 @@ impl Queue {
 
     /// One open question.
     pub(super) fn fetch(&self, numbers: (u32, u32), id: u32) -> Result<&Slot, Error> {
-        let slot =
-            self.of(numbers).find(|slot| slot.id == id).ok_or_else(Error::no_such_slot)?;
+        let slot = self.of(numbers).find(|slot| slot.id == id).ok_or_else(Error::no_such_slot)?;
         if slot.value.is_some() { Err(Error::slot_answered()) } else { Ok(slot) }
     }
 
@@ -197,10 +196,7 @@ mod tests {
 
         assert_eq!(queue.provide((1, 1), 0, "joe").unwrap(), None);
         assert_eq!(queue.check((1, 1)), [1]);
-        assert_eq!(
-            queue.provide((1, 1), 1, "pa\nss").unwrap(),
-            Some(AttentionGroup::UserPassword)
-        );
+        assert_eq!(queue.provide((1, 1), 1, "pa\nss").unwrap(), Some(AttentionGroup::UserPassword));
         assert_eq!(queue.type_groups(), [(1, 4)]);
         assert!(queue.has_gaps());
         queue.provide((1, 4), 0, "1").unwrap();
@@ -215,10 +211,7 @@ mod tests {
         let text = |error: Error| error.text;
         assert!(text(queue.provide((9, 9), 5, "").unwrap_err()).contains("No value provided for"));
         assert!(text(queue.provide((1, 1), 5, "\n").unwrap_err()).ends_with("ID 5"));
-        assert_eq!(
-            text(queue.provide((9, 9), 0, "x").unwrap_err()),
-            "User input not required"
-        );
+        assert_eq!(text(queue.provide((9, 9), 0, "x").unwrap_err()), "User input not required");
         assert!(text(queue.provide((1, 1), 5, "x").unwrap_err()).contains("No matching entry"));
         queue.provide((1, 1), 0, "x").unwrap();
         assert!(
@@ -226,10 +219,7 @@ mod tests {
                 .ends_with("Request ID 0 has already been provided")
         );
         queue.provide((1, 1), 1, "x").unwrap();
-        assert_eq!(
-            text(queue.provide((1, 1), 0, "x").unwrap_err()),
-            "User input not required"
-        );
+        assert_eq!(text(queue.provide((1, 1), 0, "x").unwrap_err()), "User input not required");
         assert!(text(queue.fetch((1, 1), 0).unwrap_err()).contains("already-provided"));
         assert!(text(queue.fetch((1, 1), 2).unwrap_err()).contains("element-not-found"));
     }

@@ -172,7 +172,9 @@ async fn introduce(
             "type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged',\
              arg0='{watched}'"
         );
-        connection.call_method(Some(BUS), BUS_OBJECT, Some(BUS), "AddMatch", &rule.as_str()).await?;
+        connection
+            .call_method(Some(BUS), BUS_OBJECT, Some(BUS), "AddMatch", &rule.as_str())
+            .await?;
     }
     connection.request_name(name.as_str()).await?;
     let owner =

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use zbus::{Connection, OwnedVariant, Variant};
 
 use super::{CONFIGURATION, PROPERTIES};
-use crate::profile::{DirFiles, FileSource, NoFiles, Options, Override, OverrideValue, Profile};
+use crate::profile::{DirFiles, FileSource, NoFiles, Options, Profile};
 use crate::secret::Secret;
 use crate::tls::key_needs_passphrase;
 
@@ -47,9 +47,8 @@ pub(super) async fn fetch(
     let dco: bool = source.property("dco").await?;
     let overrides: HashMap<String, OwnedVariant> = source.property("overrides").await?;
     tracing::trace!("Retrieving configuration from {path}");
-    let reply = connection
-        .call_method(source.destination, path, Some(CONFIGURATION), "Fetch", &())
-        .await?;
+    let reply =
+        connection.call_method(source.destination, path, Some(CONFIGURATION), "Fetch", &()).await?;
     let text = Secret::new(reply.body().deserialize::<String>()?);
     Ok(evaluate(name, dco, overrides, &text, files))
 }
@@ -71,10 +70,10 @@ fn evaluate(
         profile: Err(String::new()),
     };
     fetched.profile = match parsed {
-        Ok(mut profile) => {
+        Ok(profile) => {
             fetched.log_level = profile.options.verb.map(u32::from);
             for (name, value) in overrides {
-                apply(&mut fetched, &mut profile.options, &name, value);
+                apply(&mut fetched, &name, &value);
             }
             fetched.passphrase_needed = key_needs_passphrase(&profile.options.tls);
             Ok(Arc::new(profile.options))
@@ -84,8 +83,18 @@ fn evaluate(
     fetched
 }
 
-fn apply(fetched: &mut Fetched, options: &mut Options, name: &str, value: OwnedVariant) {
-    todo!()
+/// Overrides that concern the backend itself.
+fn apply(fetched: &mut Fetched, name: &str, value: &Variant<'_>) {
+    match (name, value) {
+        ("log-level", Variant::Str(level)) => match level.parse::<u32>() {
+            Ok(level @ 1..=6) => fetched.log_level = Some(level),
+            _ => tracing::error!("Unsupported override: log-level: '{level}' is not 1 to 6"),
+        },
+        ("auth-fail-retry", Variant::Bool(retry)) => fetched.auth_fail_retry = *retry,
+        // The session manager acts on it.
+        ("automatic-restart", Variant::Str(_)) => {}
+        _ => tracing::error!("Unsupported override: {name}"),
+    }
 }
 
 struct Source<'a> {

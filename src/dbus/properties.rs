@@ -118,9 +118,7 @@ impl Service {
                     ))
                 }
             }
-            other => {
-                Err(Failure::wrong_type(&other.value_signature().to_string(), expected))
-            }
+            other => Err(Failure::wrong_type(&other.value_signature().to_string(), expected)),
         }
     }
 
@@ -167,9 +165,7 @@ impl Service {
                 owned(Variant::from(line))
             }
             "device_path" => path(machine.device().and_then(|(_, path)| path).unwrap_or("/")),
-            "device_name" => {
-                owned(Variant::from(machine.device().map_or("", |(name, _)| name)))
-            }
+            "device_name" => owned(Variant::from(machine.device().map_or("", |(name, _)| name))),
             _ => return None,
         })
     }

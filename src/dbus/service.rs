@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use tokio::net::UnixStream;
+use std::os::unix::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -16,9 +16,7 @@ use super::error::Failure;
 use super::peers::{Change, LogPeer, Outgoing, Peers};
 use super::profile::{Fetched, Files, fetch};
 use super::{INTERFACE, OBJECT, SESSIONS, SESSIONS_OBJECT, log_service};
-use crate::backend::{
-    Backend, Dialect, Error, Registration, Request, Settings, StartSession,
-};
+use crate::backend::{Backend, Dialect, Error, Registration, Request, Settings, StartSession};
 use crate::logging::{LogLevel, LogLine};
 
 /// How long a session manager may take to confirm the registration.
@@ -107,9 +105,7 @@ impl Service {
         };
         let pid = i32::try_from(std::process::id()).unwrap_or_default();
         let body = (name, self.token.as_str(), pid);
-        self.connection
-            .emit_signal(manager, OBJECT, INTERFACE, "RegistrationRequest", &body)
-            .await
+        self.connection.emit_signal(manager, OBJECT, INTERFACE, "RegistrationRequest", &body).await
     }
 
     /// Serves until the session is over and everybody has been told.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::net::UnixStream;
+use std::os::unix::net::UnixStream;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -166,7 +166,11 @@ impl Front {
                     // The profile's `verb` has been applied by now; the command line wins.
                     self.backend.set_log_level(level).await?;
                 }
-                self.answer_and_connect().await
+                if self.backend.questions().await?.is_empty() {
+                    self.backend.request("Connect").await?;
+                }
+                // Otherwise a status asks for input.
+                Ok(())
             }
             News::Status { minor, message, .. } => self.status(minor, message).await,
             News::Attention { .. } | News::Log { .. } => Ok(()),
@@ -175,8 +179,6 @@ impl Front {
 
     async fn status(&mut self, minor: u32, message: String) -> Result<(), End> {
         match minor {
-            // At registration the same status comes before anybody has tried to connect; the
-            // questions are answered by then.
             minor::CFG_REQUIRE_USER => self.answer_and_connect().await,
             minor::SESS_AUTH_URL => {
                 self.open_url(&message);

@@ -17,7 +17,6 @@ use super::{EXIT_USAGE, complain};
 use crate::backend::{Settings, start_session};
 use crate::dbus::{PrivateService, files_in};
 use crate::logging::{self, LogLevel, LogLine};
-use crate::network::enter_netns;
 use crate::privileges;
 use crate::profile::{DirFiles, Profile};
 use crate::secret::{Credentials, Secret};
@@ -131,8 +130,8 @@ fn prepare(args: ConnectArgs) -> Result<ExitCode, (String, u8)> {
 }
 
 fn read_profile(path: &Path) -> Result<ProfileFile, String> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| format!("{}: {error}", path.display()))?;
+    let text =
+        std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     let directory = path.parent().map(Path::to_owned).unwrap_or_default();
     Ok(ProfileFile { name, text: Secret::new(text), directory })
@@ -154,8 +153,12 @@ fn read_login(path: &Path) -> Result<Credentials, String> {
     }
 }
 
-fn backend(args: &ConnectArgs, directory: PathBuf, level: LogLevel, lines: mpsc::Receiver<LogLine>)
--> PrivateService {
+fn backend(
+    args: &ConnectArgs,
+    directory: PathBuf,
+    level: LogLevel,
+    lines: mpsc::Receiver<LogLine>,
+) -> PrivateService {
     PrivateService {
         settings: Settings {
             network: NetworkMode::Direct,
@@ -173,4 +176,13 @@ fn backend(args: &ConnectArgs, directory: PathBuf, level: LogLevel, lines: mpsc:
 /// Where prompts and the live line may go.
 fn stdout_is_terminal() -> bool {
     io::IsTerminal::is_terminal(&io::stdout())
+}
+
+/// Moves the calling thread, and those it starts later, into a named network namespace.
+fn enter_netns(name: &str) -> Result<(), String> {
+    let path = Path::new("/run/netns").join(name);
+    let file =
+        std::fs::File::open(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)
+        .map_err(|error| format!("network namespace {name}: {error}"))
 }

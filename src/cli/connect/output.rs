@@ -36,21 +36,13 @@ impl Printer {
     /// The backend's signal.
     pub(super) fn news(&mut self, news: &News) {
         if self.json {
-            let object = match news {
-                News::RegistrationRequest { .. } => return,
-                News::Status { major, minor, message } => json!({
-                    "signal": "StatusChange",
-                    "code_major": major, "code_minor": minor, "message": message,
-                }),
-                News::Attention { kind, group, message } => json!({
-                    "signal": "AttentionRequired",
-                    "type": kind, "group": group, "message": message,
-                }),
-                News::Log { group, level, message } => json!({
-                    "signal": "Log", "group": group, "level": level, "message": message,
-                }),
-            };
-            self.line(&object.to_string());
+            if matches!(news, News::RegistrationRequest { .. }) {
+                return;
+            }
+            // Numbers and strings: nothing that cannot be written as JSON.
+            if let Ok(object) = serde_json::to_string(news) {
+                self.line(&object);
+            }
         } else if let News::Log { level, message, .. } = news {
             let label = match level {
                 0..=3 => "  ",
@@ -84,7 +76,12 @@ impl Printer {
     }
 
     /// Rewrites the live line: rates since the last call, totals, time connected.
-    pub(super) fn live(&mut self, device: &str, connected: Instant, counters: &HashMap<String, i64>) {
+    pub(super) fn live(
+        &mut self,
+        device: &str,
+        connected: Instant,
+        counters: &HashMap<String, i64>,
+    ) {
         let count = |name| counters.get(name).copied().unwrap_or(0);
         let (received, sent) = (count("BYTES_IN"), count("BYTES_OUT"));
         let now = Instant::now();
@@ -161,6 +158,23 @@ fn scaled(value: f64, unit: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_lines_are_as_documented() {
+        let line = |news: &News| serde_json::to_string(news).unwrap();
+        assert_eq!(
+            line(&News::Status { major: 2, minor: 7, message: "\u{e9}\"".to_owned() }),
+            r#"{"signal":"StatusChange","code_major":2,"code_minor":7,"message":"é\""}"#
+        );
+        assert_eq!(
+            line(&News::Log { group: 7, level: 4, message: "x".to_owned() }),
+            r#"{"signal":"Log","group":7,"level":4,"message":"x"}"#
+        );
+        assert_eq!(
+            line(&News::Attention { kind: 1, group: 9, message: "x".to_owned() }),
+            r#"{"signal":"AttentionRequired","type":1,"group":9,"message":"x"}"#
+        );
+    }
 
     #[test]
     fn numbers_have_three_digits() {

@@ -4,7 +4,8 @@
 use std::collections::HashMap;
 
 use futures_util::StreamExt as _;
-use tokio::net::UnixStream;
+use serde::Serialize;
+use std::os::unix::net::UnixStream;
 use tokio::sync::mpsc;
 use zbus::message::Type;
 use zbus::{Connection, Guid, Message, MessageStream, ObjectPath, OwnedVariant, Variant};
@@ -23,13 +24,34 @@ pub(super) struct Configuration {
     pub(super) text: Secret<String>,
 }
 
-/// What the backend says.
-#[derive(Debug)]
+/// What the backend says. Serialized, it is a line of the JSON output.
+#[derive(Debug, Serialize)]
+#[serde(tag = "signal")]
 pub(super) enum News {
-    RegistrationRequest { token: String },
-    Status { major: u32, minor: u32, message: String },
-    Attention { kind: u32, group: u32, message: String },
-    Log { group: u32, level: u32, message: String },
+    RegistrationRequest {
+        #[serde(skip)]
+        token: String,
+    },
+    #[serde(rename = "StatusChange")]
+    Status {
+        #[serde(rename = "code_major")]
+        major: u32,
+        #[serde(rename = "code_minor")]
+        minor: u32,
+        message: String,
+    },
+    #[serde(rename = "AttentionRequired")]
+    Attention {
+        #[serde(rename = "type")]
+        kind: u32,
+        group: u32,
+        message: String,
+    },
+    Log {
+        group: u32,
+        level: u32,
+        message: String,
+    },
 }
 
 /// One question of the user-input queue.
@@ -54,10 +76,8 @@ impl Backend {
         socket: UnixStream,
         configuration: Configuration,
     ) -> zbus::Result<(Self, mpsc::UnboundedReceiver<News>)> {
-        let messages = zbus::connection::Builder::unix_stream(socket)
-            .p2p()
-            .build_message_stream()
-            .await?;
+        let messages =
+            zbus::connection::Builder::unix_stream(socket).p2p().build_message_stream().await?;
         let connection = Connection::from(&messages);
         let (sender, news) = mpsc::unbounded_channel();
         tokio::spawn(listen(connection.clone(), messages, configuration, sender));
@@ -113,9 +133,7 @@ impl Backend {
 
     pub(super) async fn set_log_level(&self, level: u32) -> zbus::Result<()> {
         let body = (INTERFACE, "log_level", Variant::from(level));
-        self.connection
-            .call_method(None::<&str>, OBJECT, Some(PROPERTIES), "Set", &body)
-            .await?;
+        self.connection.call_method(None::<&str>, OBJECT, Some(PROPERTIES), "Set", &body).await?;
         Ok(())
     }
 
