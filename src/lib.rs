@@ -16,6 +16,7 @@
 pub mod backend;
 pub mod cli;
 pub mod control;
+pub mod data_path;
 pub mod dbus;
 pub mod logging;
 pub mod network;

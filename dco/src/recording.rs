@@ -1,1 +1,284 @@
-//! A scripted fake that records every call.
+//! A scripted fake that records every call, for tests of code that drives a data channel.
+//!
+//! It keeps the contract's state (no peer, no key call), so that code that breaks the order of
+//! operations fails with it as it would with the real ones.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::mpsc;
+
+use crate::data_channel::{ControlPort, DataChannel, DataEvent, Interface};
+use crate::error::Error;
+use crate::types::{
+    Cipher, Keepalive, KeyConfig, KeyId, KeySlot, PeerConfig, PeerId, PeerStats, TransportSocket,
+};
+
+/// One call, with what of its arguments a test may want to see.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Call {
+    /// `new_peer`
+    NewPeer {
+        /// [`PeerConfig::id`]
+        id: Option<PeerId>,
+        /// Whether the transport is TCP.
+        tcp: bool,
+        /// [`PeerConfig::remote`]
+        remote: SocketAddr,
+        /// [`PeerConfig::keepalive`]
+        keepalive: Keepalive,
+        /// TCP bytes handed over.
+        residue: Vec<u8>,
+    },
+    /// `set_keepalive`
+    SetKeepalive(Keepalive),
+    /// `new_key`; not the material.
+    NewKey(KeySlot, KeyId, Cipher),
+    /// `swap_keys`
+    SwapKeys,
+    /// `del_key`
+    DelKey(KeySlot),
+    /// `notify_exit`
+    NotifyExit,
+    /// `del_peer`
+    DelPeer,
+    /// `close`, or drop without it.
+    Close,
+}
+
+#[derive(Default)]
+struct State {
+    calls: Vec<Call>,
+    failures: VecDeque<Error>,
+    peer: bool,
+    keys: [Option<KeyId>; 2],
+    stats: PeerStats,
+    closed: bool,
+}
+
+/// The fake.
+#[derive(Debug)]
+pub struct RecordingDataChannel {
+    interface: Interface,
+    tcp_packets: bool,
+    shared: Recorder,
+    events: mpsc::UnboundedReceiver<DataEvent>,
+}
+
+/// The test's side: what was called, and what happens next.
+#[derive(Clone)]
+pub struct Recorder {
+    state: Arc<Mutex<State>>,
+    events: mpsc::UnboundedSender<DataEvent>,
+}
+
+impl std::fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Recorder")
+    }
+}
+
+impl RecordingDataChannel {
+    /// A fake with an interface of that name (which does not exist) and index 1. `tcp_packets`:
+    /// what [`ControlPort::Socket`] says about TCP.
+    pub fn new(name: &str, tcp_packets: bool) -> (Self, Recorder) {
+        let (sender, events) = mpsc::unbounded_channel();
+        let shared = Recorder { state: Arc::default(), events: sender };
+        let interface = Interface { name: name.to_owned(), index: 1 };
+        (Self { interface, tcp_packets, shared: shared.clone(), events }, shared)
+    }
+
+    /// Records the call; fails if the test said so, or if there is no peer where one is needed.
+    fn call(&self, call: Call, needs_peer: bool) -> Result<MutexGuard<'_, State>, Error> {
+        let mut state = self.shared.lock();
+        state.calls.push(call);
+        match state.failures.pop_front() {
+            Some(error) => Err(error),
+            None if needs_peer && !state.peer => Err(Error::NoSuchPeer),
+            None => Ok(state),
+        }
+    }
+}
+
+impl Recorder {
+    /// Every call so far.
+    pub fn calls(&self) -> Vec<Call> {
+        self.lock().calls.clone()
+    }
+
+    /// The calls since this was last asked.
+    pub fn take_calls(&self) -> Vec<Call> {
+        std::mem::take(&mut self.lock().calls)
+    }
+
+    /// The next call fails with this; several queue up.
+    pub fn fail_next(&self, error: Error) {
+        self.lock().failures.push_back(error);
+    }
+
+    /// What `stats` answers while there is a peer.
+    pub fn set_stats(&self, stats: PeerStats) {
+        self.lock().stats = stats;
+    }
+
+    /// The key ids in the primary and the secondary slot.
+    pub fn keys(&self) -> [Option<KeyId>; 2] {
+        self.lock().keys
+    }
+
+    /// Lets the channel tell something. A deleted peer is gone from then on, like a failed
+    /// channel's.
+    pub fn tell(&self, event: DataEvent) {
+        if matches!(event, DataEvent::PeerDeleted(_) | DataEvent::Failed(_)) {
+            self.lock().clear_peer();
+        }
+        // A channel that is gone has nobody to tell.
+        let _ = self.events.send(event);
+    }
+
+    /// Whether the channel was closed or dropped.
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn clear_peer(&mut self) {
+        self.peer = false;
+        self.keys = [None; 2];
+    }
+
+    fn slot(&mut self, slot: KeySlot) -> &mut Option<KeyId> {
+        let [primary, secondary] = &mut self.keys;
+        match slot {
+            KeySlot::Primary => primary,
+            KeySlot::Secondary => secondary,
+        }
+    }
+}
+
+impl DataChannel for RecordingDataChannel {
+    fn interface(&self) -> &Interface {
+        &self.interface
+    }
+
+    async fn new_peer(&mut self, peer: PeerConfig, residue: Vec<u8>) -> Result<ControlPort, Error> {
+        let tcp = matches!(peer.socket, TransportSocket::Tcp(_));
+        let PeerConfig { id, remote, keepalive, .. } = peer;
+        let call = Call::NewPeer { id, tcp, remote, keepalive, residue };
+        let mut state = self.call(call, false)?;
+        state.clear_peer();
+        state.peer = true;
+        Ok(ControlPort::Socket { tcp_packets: tcp && self.tcp_packets })
+    }
+
+    async fn set_keepalive(&mut self, keepalive: Keepalive) -> Result<(), Error> {
+        self.call(Call::SetKeepalive(keepalive), true).map(drop)
+    }
+
+    async fn new_key(&mut self, slot: KeySlot, key: KeyConfig) -> Result<(), Error> {
+        let mut state = self.call(Call::NewKey(slot, key.key_id, key.cipher), true)?;
+        *state.slot(slot) = Some(key.key_id);
+        Ok(())
+    }
+
+    async fn swap_keys(&mut self) -> Result<(), Error> {
+        self.call(Call::SwapKeys, true)?.keys.swap(0, 1);
+        Ok(())
+    }
+
+    async fn del_key(&mut self, slot: KeySlot) -> Result<(), Error> {
+        *self.call(Call::DelKey(slot), true)?.slot(slot) = None;
+        Ok(())
+    }
+
+    async fn stats(&mut self) -> Result<PeerStats, Error> {
+        let state = self.shared.lock();
+        if state.peer { Ok(state.stats) } else { Err(Error::NoSuchPeer) }
+    }
+
+    async fn notify_exit(&mut self) -> Result<(), Error> {
+        self.call(Call::NotifyExit, true).map(drop)
+    }
+
+    async fn del_peer(&mut self) -> Result<(), Error> {
+        self.call(Call::DelPeer, true)?.clear_peer();
+        Ok(())
+    }
+
+    async fn next_event(&mut self) -> DataEvent {
+        match self.events.recv().await {
+            Some(event) => event,
+            // Cannot be: the channel holds a sender itself.
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn close(self) -> Result<(), Error> {
+        // Dropping records it.
+        let failure = self.shared.lock().failures.pop_front();
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+impl Drop for RecordingDataChannel {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.calls.push(Call::Close);
+        state.clear_peer();
+        state.closed = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data_channel::PeerDeletedReason;
+    use crate::types::{DirectionKey, Framing};
+
+    fn peer() -> PeerConfig {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        PeerConfig {
+            id: PeerId::new(1),
+            socket: TransportSocket::Udp(socket.into()),
+            remote: "127.0.0.1:1".parse().unwrap(),
+            local: None,
+            keepalive: Keepalive::default(),
+            framing: Framing::None,
+            mss: None,
+        }
+    }
+
+    fn key(id: KeyId) -> KeyConfig {
+        let cipher = Cipher::Aes128Gcm;
+        let direction = DirectionKey::new(cipher, &[0; 16], [0; 8]).unwrap();
+        KeyConfig { key_id: id, cipher, encrypt: direction.clone(), decrypt: direction }
+    }
+
+    #[tokio::test]
+    async fn keeps_state_and_records() {
+        let (mut channel, recorder) = RecordingDataChannel::new("tun0", true);
+        assert!(matches!(channel.swap_keys().await, Err(Error::NoSuchPeer)));
+        channel.new_peer(peer(), Vec::new()).await.unwrap();
+        channel.new_key(KeySlot::Secondary, key(KeyId::FIRST)).await.unwrap();
+        channel.swap_keys().await.unwrap();
+        assert_eq!(recorder.keys(), [Some(KeyId::FIRST), None]);
+        recorder.fail_next(Error::Closed);
+        assert!(channel.stats().await.is_ok());
+        assert!(matches!(channel.del_key(KeySlot::Primary).await, Err(Error::Closed)));
+        assert_eq!(recorder.keys(), [Some(KeyId::FIRST), None], "a failing call changes nothing");
+        let gone = DataEvent::PeerDeleted(PeerDeletedReason::Expired);
+        recorder.tell(gone.clone());
+        assert_eq!(channel.next_event().await, gone);
+        assert!(matches!(channel.stats().await, Err(Error::NoSuchPeer)));
+        recorder.take_calls();
+        channel.close().await.unwrap();
+        assert_eq!(recorder.calls(), [Call::Close]);
+        assert!(recorder.is_closed());
+    }
+}

@@ -1,0 +1,217 @@
+//! Kernel offload or userspace: one pure decision, with its reasons.
+//!
+//! Asked twice per connection: before connecting, when profile, front end and machine are known
+//! (the answer shapes what is offered to the server), and again after the push reply, when peer-id
+//! and compression framing are. It never touches the machine: [`ovpn_dco::kernel::probe`] does.
+//!
+//! Not using the kernel is never an error. Every reason has a stable identifier for programs and a
+//! sentence for people, and all that apply are given, not only the first.
+
+use std::fmt;
+
+use ovpn_dco::Framing;
+use ovpn_dco::kernel::{Api, Report, Status};
+use serde::Serialize;
+
+use crate::profile::{Options, Remote, SessionOptions};
+
+/// All that the decision depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Inputs<'a> {
+    /// The front end wants kernel offload if possible (`dco` override, on by default).
+    pub wanted: bool,
+    /// The profile.
+    pub options: &'a Options,
+    /// The server to be connected to; `None` where a profile is only checked.
+    pub remote: Option<&'a Remote>,
+    /// What was negotiated; `None` before the push reply.
+    pub session: Option<&'a SessionOptions>,
+    /// What the machine offers to this process.
+    pub kernel: &'a Report,
+    /// The kernel refused or lost the data channel of this session: what it said.
+    pub kernel_failure: Option<&'a str>,
+}
+
+/// Where the data channel goes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Decision {
+    /// Into the kernel, through this interface.
+    Kernel(Api),
+    /// Through this process.
+    Userspace {
+        /// Why not the kernel; at least one.
+        reasons: Vec<Reason>,
+    },
+}
+
+impl Decision {
+    /// `ovpn`, `ovpn-dco-v2` or `userspace`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Kernel(api) => api.name(),
+            Self::Userspace { .. } => "userspace",
+        }
+    }
+
+    /// The reasons in one line, where there are any.
+    pub fn why_not_kernel(&self) -> Option<String> {
+        match self {
+            Self::Kernel(_) => None,
+            Self::Userspace { reasons } => {
+                Some(reasons.iter().map(Reason::to_string).collect::<Vec<_>>().join("; "))
+            }
+        }
+    }
+}
+
+/// Why the kernel cannot or may not serve a connection. Serialises as
+/// `{"id": "no-module", "detail": ...}`; the identifiers are stable.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(tag = "id", content = "detail", rename_all = "kebab-case")]
+pub enum Reason {
+    /// The front end switched it off.
+    SwitchedOff,
+    /// The profile has `disable-dco`.
+    DisableDco,
+    /// The profile has a directive that no kernel module can do.
+    Directive(String),
+    /// This server is reached through an HTTP proxy, in a connection that the kernel cannot know.
+    HttpProxy,
+    /// `bind-dev`: the kernel sends data packets wherever their route leads, not through the
+    /// device the socket is bound to.
+    BindDev,
+    /// The server wants data packets marked for compression.
+    CompressionFraming,
+    /// The server pushed no peer-id: it uses DATA_V1 packets.
+    NoPeerId,
+    /// No kernel module offers either interface.
+    NoModule {
+        /// The kernel release.
+        kernel: String,
+    },
+    /// A module is there, but not for this process.
+    NotPermitted {
+        /// Which interface.
+        api: &'static str,
+    },
+    /// A module is there, but does not answer as it should.
+    Unusable {
+        /// Which interface.
+        api: &'static str,
+        /// What happened.
+        error: String,
+    },
+    /// It was tried in this session, and the kernel refused or lost it.
+    KernelFailure(String),
+}
+
+impl Reason {
+    /// Something about the machine rather than about the profile or the server.
+    pub fn is_about_machine(&self) -> bool {
+        matches!(
+            self,
+            Self::NoModule { .. }
+                | Self::NotPermitted { .. }
+                | Self::Unusable { .. }
+                | Self::KernelFailure(_)
+        )
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SwitchedOff => f.write_str("kernel offload is switched off (dco)"),
+            Self::DisableDco => f.write_str("the profile has disable-dco"),
+            Self::Directive(name) => {
+                write!(f, "the kernel cannot do what the profile's {name} asks")
+            }
+            Self::HttpProxy => f.write_str("the kernel cannot use an HTTP proxy's connection"),
+            Self::BindDev => f.write_str("the kernel ignores bind-dev for data packets"),
+            Self::CompressionFraming => {
+                f.write_str("the kernel cannot mark packets for compression as the server wants")
+            }
+            Self::NoPeerId => {
+                f.write_str("the server pushed no peer-id, and the kernel cannot do without")
+            }
+            Self::NoModule { kernel } => write!(
+                f,
+                "kernel {kernel} has neither the module ovpn (Linux 6.16 and newer) nor ovpn-dco-v2"
+            ),
+            Self::NotPermitted { api } => {
+                write!(f, "the module {api} needs CAP_NET_ADMIN in the initial user namespace")
+            }
+            Self::Unusable { api, error } => write!(f, "the module {api} does not work: {error}"),
+            Self::KernelFailure(error) => write!(f, "the kernel gave up: {error}"),
+        }
+    }
+}
+
+/// Decides. Pure.
+pub fn decide(inputs: &Inputs<'_>) -> Decision {
+    let mut reasons = Vec::new();
+    if !inputs.wanted {
+        reasons.push(Reason::SwitchedOff);
+    }
+    profile_reasons(inputs, &mut reasons);
+    if let Some(session) = inputs.session {
+        if session.peer_id.is_none() {
+            reasons.push(Reason::NoPeerId);
+        }
+        if session.framing != Framing::None {
+            reasons.push(Reason::CompressionFraming);
+        }
+    }
+    if let Some(error) = inputs.kernel_failure {
+        reasons.push(Reason::KernelFailure(error.to_owned()));
+    }
+    match inputs.kernel.ready() {
+        Some(api) if reasons.is_empty() => Decision::Kernel(api),
+        Some(_) => Decision::Userspace { reasons },
+        None => {
+            reasons.extend(machine_reasons(inputs.kernel));
+            Decision::Userspace { reasons }
+        }
+    }
+}
+
+fn profile_reasons(inputs: &Inputs<'_>, reasons: &mut Vec<Reason>) {
+    let data = &inputs.options.data;
+    if data.disable_dco {
+        reasons.push(Reason::DisableDco);
+    }
+    if inputs.options.device.bind_dev.is_some() {
+        reasons.push(Reason::BindDev);
+    }
+    // A proxy concerns the remote that is reached through it; without one in sight, all of them.
+    let proxied = match inputs.remote {
+        Some(remote) => remote.http_proxy.is_some(),
+        None => inputs.options.remotes.iter().all(|remote| remote.http_proxy.is_some()),
+    };
+    if proxied {
+        reasons.push(Reason::HttpProxy);
+    }
+    let said_above = ["disable-dco", "bind-dev", "http-proxy"];
+    let others = data.dco_incompatible.iter().filter(|name| !said_above.contains(&name.as_str()));
+    reasons.extend(others.cloned().map(Reason::Directive));
+}
+
+/// Why no interface is ready: what is wrong with those that are there, or that none is.
+fn machine_reasons(kernel: &Report) -> Vec<Reason> {
+    let there: Vec<_> = kernel
+        .apis
+        .iter()
+        .filter_map(|report| match &report.status {
+            Status::NotPermitted => Some(Reason::NotPermitted { api: report.api.name() }),
+            Status::Failed(error) => {
+                Some(Reason::Unusable { api: report.api.name(), error: error.clone() })
+            }
+            Status::Ready(_) | Status::NoModule => None,
+        })
+        .collect();
+    if there.is_empty() { vec![Reason::NoModule { kernel: kernel.kernel.clone() }] } else { there }
+}
+
+#[cfg(test)]
+#[path = "data_path_tests.rs"]
+mod tests;
