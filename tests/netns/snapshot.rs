@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use netlink_packet_route::AddressFamily;
@@ -44,6 +45,21 @@ impl fmt::Debug for Snapshot {
 }
 
 impl NetNs {
+    /// The configuration once it has stopped changing by itself: the kernel finishes new IPv6
+    /// addresses in the background.
+    pub fn settled_snapshot(&self) -> Snapshot {
+        let mut last = self.snapshot();
+        for _ in 0..100 {
+            std::thread::sleep(Duration::from_millis(100));
+            let next = self.snapshot();
+            if next == last {
+                return next;
+            }
+            last = next;
+        }
+        panic!("the configuration of {} keeps changing: {last:?}", self.name());
+    }
+
     /// The present configuration.
     pub fn snapshot(&self) -> Snapshot {
         self.netlink(|handle| async move {
