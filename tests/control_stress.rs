@@ -2,6 +2,8 @@
 //! each direction reorders 1/8, drops 1/16, corrupts 1/32 (and duplicates 1/32). No connection and
 //! no renegotiation may need a second try.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod sim;
 
 use std::time::Duration;

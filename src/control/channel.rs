@@ -26,7 +26,7 @@ use super::stats::{ControlStats, ErrorCounter};
 use super::wrap::{Side, UnwrapError, Wrapper};
 use crate::profile::{ControlOptions, WrapOptions};
 use crate::secret::{Credentials, Secret};
-use crate::tls::{PeerCertificate, TlsFactory};
+use crate::tls::{TlsFactory, TlsSession};
 
 /// Control packets may come late, but not so late that the window of data packets fits them.
 const MIN_REPLAY_WINDOW: u32 = 64;
@@ -52,7 +52,6 @@ pub struct ControlChannel {
     transport: TransportKind,
     ipv6: bool,
     tls: Arc<dyn TlsFactory>,
-    server: Option<PeerCertificate>,
     credentials: Credentials,
     forget_credentials: bool,
     credentials_gone: bool,
@@ -166,7 +165,6 @@ impl ControlChannel {
             transport: config.transport,
             ipv6: config.ipv6,
             tls: config.tls,
-            server: None,
             credentials: config.credentials,
             forget_credentials: config.forget_credentials,
             credentials_gone: false,
@@ -414,7 +412,6 @@ impl ControlChannel {
             options: &self.occ,
             credentials: (!self.credentials_gone).then_some(&self.credentials),
             peer_info: &self.peer_info,
-            expected: self.server.as_ref(),
         };
         let Some(session) = self.sessions.live_mut(key_id) else {
             return;
@@ -423,10 +420,7 @@ impl ControlChannel {
         let result = session.advance(&hello);
         let after = session.stage();
         if before < Stage::SentKey && after >= Stage::SentKey && after != Stage::Failed {
-            let description = session.tls().map(|tls| describe(tls, tls.peer_certificate()));
-            if self.server.is_none() {
-                self.server = session.tls().and_then(|tls| tls.peer_certificate());
-            }
+            let description = session.tls().map(describe);
             self.forget_credentials();
             let description = description.unwrap_or_default();
             self.events.push_back(Event::TlsEstablished { key_id, description });
@@ -686,8 +680,8 @@ fn payload_room(limit: usize, overhead: usize) -> usize {
     limit.saturating_sub(fixed + overhead).max(MIN_PAYLOAD)
 }
 
-fn describe(tls: &dyn crate::tls::TlsSession, peer: Option<PeerCertificate>) -> String {
-    match peer {
+fn describe(tls: &dyn TlsSession) -> String {
+    match tls.peer_certificate() {
         Some(peer) => format!("{}, peer {}", tls.description(), peer.subject),
         None => tls.description(),
     }

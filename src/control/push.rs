@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
+use crate::profile::split_push;
 use crate::secret::Secret;
 
 /// What a client sends.
@@ -90,7 +91,7 @@ impl PushReply {
             return Err(PushTooLong);
         }
         let mut more = false;
-        for option in split(text) {
+        for option in split_push(text) {
             match option.strip_prefix("push-continuation") {
                 Some(rest) if rest.starts_with(' ') => more = rest.trim() == "2",
                 _ if option.is_empty() => {}
@@ -129,26 +130,6 @@ impl PushedToken {
             .and_then(|bytes| String::from_utf8(bytes).ok());
         Some(Self { token: Secret::from(token), username })
     }
-}
-
-/// Splits at commas that are neither quoted nor escaped.
-pub fn split(text: &str) -> Vec<String> {
-    let mut options = vec![String::new()];
-    let (mut quoted, mut escaped) = (false, false);
-    for c in text.chars() {
-        if c == ',' && !quoted && !escaped {
-            options.push(String::new());
-            continue;
-        }
-        if c == '"' && !escaped {
-            quoted = !quoted;
-        }
-        escaped = c == '\\' && !escaped;
-        if let Some(last) = options.last_mut() {
-            last.push(c);
-        }
-    }
-    options
 }
 
 #[cfg(test)]

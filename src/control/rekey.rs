@@ -45,6 +45,11 @@ impl ControlChannel {
     fn start_negotiation(&mut self, key_id: KeyId, now: Instant) {
         self.renegotiation.at = None;
         self.sessions.negotiating = Some(self.new_session(key_id, Opcode::SoftResetV1, now));
+        // A 2.x peer keeps two keys, of which the one now negotiated is one: the key before the
+        // current one is no longer received.
+        if let Some(change) = self.slots.promote_next(self.options.tran_window) {
+            self.emit_slot_change(change);
+        }
     }
 
     /// An authentic soft reset: the answer to ours, a repetition, or the server starts one itself.
@@ -143,10 +148,14 @@ impl ControlChannel {
         self.check_keys(now);
     }
 
-    /// How long after the start of its negotiation a key begins to send.
+    /// How long after the start of its negotiation a key begins to send: half of its predecessor's
+    /// life, as a server reckons with its own `reneg-sec`, which nobody tells us.
     fn defer(&self) -> Duration {
-        let hand_window = self.options.hand_window;
-        self.reneg_interval().map_or(hand_window, |reneg| (reneg / 2).min(hand_window))
+        let (Some(new), Some(old)) = (&self.sessions.current, &self.sessions.previous) else {
+            return Duration::ZERO;
+        };
+        let life = new.started().saturating_duration_since(old.started());
+        (life / 2).min(self.options.hand_window)
     }
 
     fn reneg_interval(&self) -> Option<Duration> {

@@ -11,7 +11,7 @@ use super::packet::{Body, MAX_ACKS, MAX_PIGGYBACK_ACKS, Opcode, SessionId};
 use super::reliability::Reliability;
 use super::wrap::{EarlyNegotiationError, Side, wants_wrapped_key};
 use crate::secret::Credentials;
-use crate::tls::{PeerCertificate, TlsError, TlsFactory, TlsSession};
+use crate::tls::{TlsError, TlsFactory, TlsSession};
 
 /// Text of the server that has not been read yet, at most. Its messages have about 1 kB each.
 const MAX_PLAINTEXT: usize = 64 * 1024;
@@ -40,8 +40,6 @@ pub(super) struct Hello<'a> {
     /// `None`: they were forgotten (`auth-nocache`) and there is no token.
     pub(super) credentials: Option<&'a Credentials>,
     pub(super) peer_info: &'a str,
-    /// Who the server was in the first handshake.
-    pub(super) expected: Option<&'a PeerCertificate>,
 }
 
 /// Why a negotiation failed.
@@ -53,8 +51,6 @@ pub(super) enum SessionError {
     KeyMethod(#[from] KeyMethodError),
     #[error(transparent)]
     EarlyNegotiation(#[from] EarlyNegotiationError),
-    #[error("the server's certificate changed since the connection was made (was {was}, is {is})")]
-    CertificateChanged { was: String, is: String },
     #[error("the credentials were forgotten (auth-nocache) and the server gave no token")]
     NoCredentials,
     #[error("the server sent more than {MAX_PLAINTEXT} bytes without an end of message")]
@@ -176,7 +172,6 @@ impl KeySession {
                 Ok(Some(Stage::Handshake))
             }
             (Stage::Handshake, Some(tls)) if !tls.is_handshaking() => {
-                check_certificate(hello.expected, tls.peer_certificate())?;
                 let credentials = hello.credentials.ok_or(SessionError::NoCredentials)?;
                 let message = key_method::encode_client(
                     &self.randoms,
@@ -378,20 +373,4 @@ pub(super) enum DeriveError {
     Tls(#[from] TlsError),
     #[error(transparent)]
     Schedule(#[from] KeyScheduleError),
-}
-
-fn check_certificate(
-    expected: Option<&PeerCertificate>,
-    actual: Option<PeerCertificate>,
-) -> Result<(), SessionError> {
-    let Some(expected) = expected else {
-        return Ok(());
-    };
-    if actual.as_ref() == Some(expected) {
-        return Ok(());
-    }
-    Err(SessionError::CertificateChanged {
-        was: expected.subject.clone(),
-        is: actual.map_or_else(|| "none".to_owned(), |a| a.subject),
-    })
 }

@@ -71,20 +71,24 @@ impl KeySlots {
     pub(super) fn due(&mut self, now: Instant, transition: Duration) -> Option<SlotChange> {
         let secondary = self.secondary?;
         match secondary.role {
-            Role::Next { promote_at, started } if promote_at <= now => {
-                let old = self.primary.replace(secondary.key_id);
-                self.secondary = old.map(|key_id| Secondary {
-                    key_id,
-                    role: Role::Old { retire_at: started + transition },
-                });
-                Some(SlotChange::Promote(secondary.key_id))
-            }
+            Role::Next { promote_at, .. } if promote_at <= now => self.promote_next(transition),
             Role::Old { retire_at } if retire_at <= now => {
                 self.secondary = None;
                 Some(SlotChange::Retire(secondary.key_id))
             }
             Role::Next { .. } | Role::Old { .. } => None,
         }
+    }
+
+    /// Lets a key that waits for its turn take over now.
+    pub(super) fn promote_next(&mut self, transition: Duration) -> Option<SlotChange> {
+        let Some(Secondary { key_id, role: Role::Next { started, .. } }) = self.secondary else {
+            return None;
+        };
+        let old = self.primary.replace(key_id);
+        let role = Role::Old { retire_at: started + transition };
+        self.secondary = old.map(|key_id| Secondary { key_id, role });
+        Some(SlotChange::Promote(key_id))
     }
 
     /// When [`Self::due`] has something next.

@@ -3,7 +3,14 @@
 //! A run follows from its seed alone. `OVPN_SIM_SEED=n` (decimal) runs only that seed.
 
 #![allow(dead_code, reason = "each test file uses its own part")]
-#![allow(unreachable_pub, reason = "a library of the test files")]
+#![allow(
+    unreachable_pub,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    reason = "a library of the test files"
+)]
 
 pub mod fake_tls;
 pub mod net;
