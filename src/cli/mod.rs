@@ -1,11 +1,13 @@
 //! The command line of `ovpn-client`.
 
+mod check;
 mod connect;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+pub use check::{CheckArgs, ReportFormat};
 pub use connect::ConnectArgs;
 
 /// Exit status: the profile or the command line cannot be used.
@@ -23,6 +25,8 @@ struct Cli {
 enum Command {
     /// Connect with a profile, in the foreground
     Connect(ConnectArgs),
+    /// Say what becomes of each directive of a profile, and which data path it allows
+    Check(CheckArgs),
     /// Write the manual pages into a directory
     #[command(hide = true)]
     Man {
@@ -35,6 +39,9 @@ enum Command {
 pub fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Connect(args) => connect::run(args),
+        Command::Check(args) => {
+            check::run(&args, &mut std::io::stdout().lock(), &mut std::io::stderr())
+        }
         Command::Man { directory } => write_manual(&directory),
     }
 }

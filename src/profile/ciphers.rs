@@ -30,6 +30,13 @@ pub(super) struct KnownCipher {
     pub cbc: bool,
 }
 
+impl KnownCipher {
+    /// No encryption.
+    pub(super) fn none() -> Self {
+        Self { name: "none".to_owned(), key_bits: 0, block: 0, aead: false, cbc: false }
+    }
+}
+
 /// Looks a cipher up by OpenVPN's name or an alias, any case.
 pub(super) fn known(name: &str) -> Option<KnownCipher> {
     let mut name = name.to_ascii_uppercase();
@@ -44,13 +51,7 @@ pub(super) fn known(name: &str) -> Option<KnownCipher> {
     }
     match name.as_str() {
         "NONE" | "[NULL-CIPHER]" => {
-            return Some(KnownCipher {
-                name: "none".to_owned(),
-                key_bits: 0,
-                block: 0,
-                aead: false,
-                cbc: false,
-            });
+            return Some(KnownCipher::none());
         }
         "BLOWFISH-CBC" | "BLOWFISH" => "BF-CBC".clone_into(&mut name),
         "AES128" | "AES192" | "AES256" => name = format!("AES-{}-CBC", &name[3..]),

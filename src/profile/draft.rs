@@ -89,8 +89,8 @@ impl Endpoint {
         Self {
             protocol: self.protocol.or(global.protocol),
             // A port of either spelling in the block overrides both outside.
-            port: self.port.or(global.port.filter(|_| self.rport.is_none())),
-            rport: self.rport.or(global.rport.filter(|_| self.port.is_none())),
+            port: self.port.or_else(|| global.port.filter(|_| self.rport.is_none())),
+            rport: self.rport.or_else(|| global.rport.filter(|_| self.port.is_none())),
             lport: self.lport.or(global.lport),
             bind: self.bind.or(global.bind),
             local: self.local.or(global.local),
@@ -177,7 +177,8 @@ impl Draft {
         let mut fault = |line, directive: Option<&str>, problem| {
             faults.push((line, directive.map(str::to_owned), problem));
         };
-        if !self.client && !(self.tls_client && self.pull) {
+        let client = self.client || (self.tls_client && self.pull);
+        if !client {
             fault(
                 None,
                 None,
@@ -248,7 +249,7 @@ impl Draft {
             let (protocol, family) =
                 raw.protocol.or(endpoint.protocol).unwrap_or((Protocol::Udp, Family::Any));
             let port = raw.port.or(endpoint.rport).or(endpoint.port).unwrap_or(DEFAULT_PORT);
-            let bind = endpoint.bind.unwrap_or(endpoint.lport.is_some());
+            let bind = endpoint.bind.unwrap_or_else(|| endpoint.lport.is_some());
             let local_port = bind
                 .then(|| endpoint.lport.or(endpoint.port).unwrap_or(DEFAULT_PORT))
                 .filter(|&port| port > 0);

@@ -189,7 +189,7 @@ fn masked(destination: RouteDestination, prefix: u8) -> RouteDestination {
 /// `redirect-gateway` and `redirect-private`: flags of all of them add up, and one
 /// `redirect-gateway` makes the whole not private.
 fn redirect(network: &mut NetworkOptions, words: &[&str], private: bool) -> Outcome {
-    let mut redirect = network.redirect.unwrap_or(RedirectGateway {
+    let mut redirect = network.redirect.unwrap_or_else(|| RedirectGateway {
         private,
         ipv4: true,
         ..RedirectGateway::default()

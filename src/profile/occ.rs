@@ -50,13 +50,7 @@ pub fn occ_string(options: &Options, protocol: Protocol) -> String {
 fn occ_cipher(options: &Options) -> KnownCipher {
     let name = options.data.occ_cipher.as_deref();
     let name = name.or_else(|| options.data.fallback.map(|c| c.name())).unwrap_or("BF-CBC");
-    ciphers::known(name).unwrap_or(KnownCipher {
-        name: "none".to_owned(),
-        key_bits: 0,
-        block: 0,
-        aead: false,
-        cbc: false,
-    })
+    ciphers::known(name).unwrap_or_else(KnownCipher::none)
 }
 
 fn framed(options: &Options) -> bool {

@@ -355,6 +355,7 @@ pub enum Digest {
     Sha512,
 }
 
+#[expect(clippy::len_without_is_empty, reason = "a digest is never empty")]
 impl Digest {
     /// OpenVPN's name.
     pub const fn name(self) -> &'static str {

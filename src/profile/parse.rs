@@ -76,6 +76,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     fn error(&mut self, line: Option<usize>, directive: Option<String>, problem: Problem) {
         let Problem { reason, hint } = problem;
+        let reason = shown(reason);
         self.errors.push(ProfileError {
             file: self.file.to_owned(),
             line,
@@ -87,10 +88,17 @@ impl Reader<'_> {
 
     fn verdict(&mut self, line: usize, directive: String, outcome: Outcome) {
         let kind = match outcome {
-            Ok(done) => VerdictKind::from(done),
+            Ok(Done::Taken) => VerdictKind::Supported { note: None },
+            Ok(Done::Noted(note)) => VerdictKind::Supported { note: Some(shown(note)) },
+            Ok(Done::Ignored(reason)) => {
+                VerdictKind::Ignored { reason: shown(reason), warning: false }
+            }
+            Ok(Done::Warned(reason)) => {
+                VerdictKind::Ignored { reason: shown(reason), warning: true }
+            }
             Err(problem) => {
                 self.error(Some(line), Some(directive.clone()), problem.clone());
-                VerdictKind::from(problem)
+                VerdictKind::Refused { reason: shown(problem.reason), hint: problem.hint }
             }
         };
         self.verdicts.push(Verdict { line, directive, kind });
@@ -222,4 +230,9 @@ fn is_name(text: &str) -> bool {
 
 fn printable_name(text: &str) -> String {
     if is_name(text) { text.to_owned() } else { "(unreadable)".to_owned() }
+}
+
+/// Text that may hold words of the profile, without what a terminal would obey.
+fn shown(text: String) -> String {
+    if text.contains(char::is_control) { text.replace(char::is_control, "\u{fffd}") } else { text }
 }

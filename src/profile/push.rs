@@ -2,6 +2,8 @@
 
 mod filter;
 mod split;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

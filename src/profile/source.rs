@@ -1,9 +1,10 @@
 //! Where the files come from that a profile names.
 
 use std::fs::File;
-use std::io::Read;
-use std::path::PathBuf;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
+use super::lexer::MAX_PROFILE_SIZE;
 use crate::secret::Secret;
 
 /// Largest file that a profile may refer to, in bytes.
@@ -31,14 +32,48 @@ pub struct DirFiles(pub PathBuf);
 
 impl FileSource for DirFiles {
     fn read(&self, path: &str) -> Result<Secret<Vec<u8>>, String> {
-        let file = File::open(self.0.join(path)).map_err(|e| e.to_string())?;
-        let mut content = Vec::new();
-        file.take(MAX_FILE_SIZE + 1).read_to_end(&mut content).map_err(|e| e.to_string())?;
-        let content = Secret::new(content);
-        if content.expose().len() as u64 > MAX_FILE_SIZE {
-            return Err(format!("larger than {MAX_FILE_SIZE} bytes"));
-        }
-        Ok(content)
+        read_limited(&self.0.join(path), MAX_FILE_SIZE).map_err(|e| e.to_string())
+    }
+}
+
+fn read_limited(path: &Path, limit: u64) -> io::Result<Secret<Vec<u8>>> {
+    let file = File::open(path)?;
+    // Grown buffers would leave copies of keys behind.
+    let expected = file.metadata().map_or(0, |m| m.len().min(limit));
+    let mut content = Vec::with_capacity(expected as usize + 1);
+    file.take(limit + 1).read_to_end(&mut content)?;
+    let content = Secret::new(content);
+    if content.expose().len() as u64 > limit {
+        return Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("larger than {limit} bytes"),
+        ));
+    }
+    Ok(content)
+}
+
+/// A profile in a file, ready for [`crate::profile::Profile::parse`].
+#[derive(Clone, Debug)]
+pub struct ProfileFile {
+    /// Its text; bytes that are not UTF-8 are replaced (they stand in comments of old profiles).
+    pub text: Secret<String>,
+    /// File name without directory, for messages.
+    pub name: String,
+    /// Files it refers to: relative to its own directory.
+    pub files: DirFiles,
+}
+
+impl ProfileFile {
+    /// Reads a profile.
+    ///
+    /// # Errors
+    /// As opening and reading a file; larger than any profile may be.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        let bytes = read_limited(path, MAX_PROFILE_SIZE as u64)?;
+        let text = Secret::new(String::from_utf8_lossy(bytes.expose()).into_owned());
+        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        let directory = path.parent().unwrap_or_else(|| Path::new("")).to_owned();
+        Ok(Self { text, name, files: DirFiles(directory) })
     }
 }
 

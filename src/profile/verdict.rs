@@ -133,20 +133,3 @@ pub(super) enum Done {
 
 /// Result of a directive's handler.
 pub(super) type Outcome = Result<Done, Problem>;
-
-impl From<Done> for VerdictKind {
-    fn from(done: Done) -> Self {
-        match done {
-            Done::Taken => Self::Supported { note: None },
-            Done::Noted(note) => Self::Supported { note: Some(note) },
-            Done::Ignored(reason) => Self::Ignored { reason, warning: false },
-            Done::Warned(reason) => Self::Ignored { reason, warning: true },
-        }
-    }
-}
-
-impl From<Problem> for VerdictKind {
-    fn from(Problem { reason, hint }: Problem) -> Self {
-        Self::Refused { reason, hint }
-    }
-}

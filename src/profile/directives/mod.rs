@@ -19,9 +19,10 @@ use super::source::FileSource;
 use super::verdict::{Outcome, Problem};
 use crate::secret::Secret;
 
-pub(super) use data::digest;
+pub(super) use data::{allow_compression, digest};
 pub(super) use device::tap;
 pub(super) use setenv::{forward_compatible, meta};
+pub(super) use tls::cert_profile;
 
 /// Stands where a file name would, in profiles whose block of the same name has the content
 /// (before OpenVPN 2.4).

@@ -1,0 +1,403 @@
+//! Overrides of the configuration manager: settings that win over the profile's text.
+//!
+//! Names, types and effects: D-Bus contract of OpenVPN 3 Linux, configuration service.
+
+use super::directives::{allow_compression, cert_profile};
+use super::options::*;
+use super::values;
+use crate::secret::{Credentials, Secret};
+
+/// A value as the configuration manager stores it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum OverrideValue {
+    /// D-Bus type `s`.
+    Text(String),
+    /// D-Bus type `b`.
+    Flag(bool),
+}
+
+/// An override that cannot be used. Its text is the log line that OpenVPN 3 Linux writes, with the
+/// reason.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("Unsupported override: {name} ({reason})")]
+pub struct OverrideError {
+    /// As stored.
+    pub name: String,
+    /// What is wrong with it. Never holds the value.
+    pub reason: String,
+}
+
+/// `dns-scope`
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum DnsScope {
+    /// The tunnel's servers answer for every name.
+    #[default]
+    Global,
+    /// Only for names of the tunnel's domains.
+    Tunnel,
+}
+
+/// HTTP proxy overrides.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+struct ProxyOverrides {
+    host: Option<String>,
+    port: Option<u16>,
+    username: Option<String>,
+    password: Option<Secret<String>>,
+    cleartext: Option<bool>,
+}
+
+/// A set of valid overrides. Fields are those that others than the profile need.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Overrides {
+    /// `dns-scope`
+    pub dns_scope: DnsScope,
+    /// `dns-setup-disabled`
+    pub dns_setup_disabled: bool,
+    /// `auth-fail-retry`: keep trying after AUTH_FAILED.
+    pub auth_fail_retry: bool,
+    /// `enterprise-profile`: name of a device posture profile.
+    pub enterprise_profile: Option<String>,
+    /// `log-level`, 1..=6.
+    pub log_level: Option<u8>,
+    server: Option<String>,
+    port: Option<u16>,
+    protocol: Option<Protocol>,
+    unpushed_ipv6: Option<UnpushedFamily>,
+    dns_fallback: bool,
+    allow_compression: Option<AllowCompression>,
+    tls_version_min: Option<TlsVersion>,
+    cert_profile: Option<CertProfile>,
+    persist_tun: Option<bool>,
+    proxy: ProxyOverrides,
+}
+
+impl Overrides {
+    /// Takes all overrides of a profile; those that cannot be used are returned, to be logged, and
+    /// have no effect.
+    pub fn collect(
+        values: impl IntoIterator<Item = (String, OverrideValue)>,
+    ) -> (Self, Vec<OverrideError>) {
+        let mut overrides = Self::default();
+        let errors = values
+            .into_iter()
+            .filter_map(|(name, value)| overrides.set(&name, &value).err())
+            .collect();
+        (overrides, errors)
+    }
+
+    /// Takes one override.
+    ///
+    /// # Errors
+    /// Unknown name, wrong type, unusable value. Nothing has changed then.
+    pub fn set(&mut self, name: &str, value: &OverrideValue) -> Result<(), OverrideError> {
+        let result = match value {
+            OverrideValue::Text(text) => self.set_text(name, text),
+            OverrideValue::Flag(flag) => self.set_flag(name, *flag),
+        };
+        result.map_err(|reason| OverrideError { name: name.to_owned(), reason })
+    }
+
+    fn set_flag(&mut self, name: &str, flag: bool) -> Result<(), String> {
+        match name {
+            "dns-fallback-google" => self.dns_fallback = flag,
+            "dns-setup-disabled" => self.dns_setup_disabled = flag,
+            "auth-fail-retry" => self.auth_fail_retry = flag,
+            "persist-tun" => self.persist_tun = Some(flag),
+            "proxy-auth-cleartext" => self.proxy.cleartext = Some(flag),
+            // Names are always looked up without blocking anything else.
+            "dns-sync-lookup" => {}
+            "enable-legacy-algorithms" if flag => {
+                return Err("only authenticated (AEAD) data ciphers are available".to_owned());
+            }
+            "enable-legacy-algorithms" => {}
+            _ => return Err("not a yes/no override".to_owned()),
+        }
+        Ok(())
+    }
+
+    fn set_text(&mut self, name: &str, text: &str) -> Result<(), String> {
+        let choice = |allowed: &str| format!("not one of {allowed}");
+        match name {
+            "server-override" => self.server = Some(values::host(text).map_err(|p| p.reason)?),
+            "port-override" => self.port = Some(values::port(text).map_err(|p| p.reason)?),
+            "proto-override" => {
+                self.protocol = Some(match text {
+                    "udp" => Protocol::Udp,
+                    "tcp" => Protocol::Tcp,
+                    _ => return Err(choice("udp, tcp")),
+                });
+            }
+            "ipv6" => {
+                self.unpushed_ipv6 = match text {
+                    "yes" => Some(UnpushedFamily::Allow),
+                    "no" => Some(UnpushedFamily::Block),
+                    "default" => None,
+                    _ => return Err(choice("yes, no, default")),
+                };
+            }
+            "log-level" => {
+                self.log_level = Some(values::number(text, 1, 6).map_err(|p| p.reason)?);
+            }
+            "dns-scope" => {
+                self.dns_scope = match text {
+                    "global" => DnsScope::Global,
+                    "tunnel" => DnsScope::Tunnel,
+                    _ => return Err(choice("global, tunnel")),
+                };
+            }
+            "allow-compression" => {
+                self.allow_compression = Some(allow_compression(text).map_err(|p| p.reason)?);
+            }
+            "tls-version-min" => {
+                self.tls_version_min = match text {
+                    "tls_1_0" => Some(TlsVersion::V1_0),
+                    "tls_1_1" => Some(TlsVersion::V1_1),
+                    "tls_1_2" => Some(TlsVersion::V1_2),
+                    "tls_1_3" => Some(TlsVersion::V1_3),
+                    "default" => None,
+                    // Whatever the profile says, only the lowest version in use counts.
+                    "disabled" => Some(TlsVersion::V1_2),
+                    _ => return Err(choice("tls_1_0, tls_1_1, tls_1_2, tls_1_3")),
+                };
+            }
+            "tls-cert-profile" => {
+                self.cert_profile = match text {
+                    "default" => None,
+                    text => Some(cert_profile(text).map_err(|p| p.reason)?),
+                };
+            }
+            "proxy-host" => self.proxy.host = Some(values::host(text).map_err(|p| p.reason)?),
+            "proxy-port" => self.proxy.port = Some(values::port(text).map_err(|p| p.reason)?),
+            "proxy-username" => self.proxy.username = Some(text.to_owned()),
+            "proxy-password" => self.proxy.password = Some(text.into()),
+            "enterprise-profile" => self.enterprise_profile = Some(text.to_owned()),
+            // The session manager acts on it.
+            "automatic-restart" if matches!(text, "no" | "on-failure") => {}
+            "automatic-restart" => return Err(choice("no, on-failure")),
+            _ => return Err("not a text override".to_owned()),
+        }
+        Ok(())
+    }
+
+    /// Applies the overrides to a parsed profile.
+    ///
+    /// # Errors
+    /// Overrides that do not fit the profile or each other; the options are unchanged then.
+    pub fn apply(&self, options: &mut Options) -> Result<(), OverrideError> {
+        let remotes = self.remotes(&options.remotes)?;
+        if remotes.iter().any(|r| r.http_proxy.is_some())
+            && !options.data.dco_incompatible.iter().any(|reason| reason == "http-proxy")
+        {
+            options.data.dco_incompatible.push("http-proxy".to_owned());
+        }
+        options.remotes = remotes;
+        options.pull.unpushed_ipv6 = self.unpushed_ipv6.unwrap_or(options.pull.unpushed_ipv6);
+        options.pull.dns_fallback |= self.dns_fallback;
+        options.pull.dns_disabled |= self.dns_setup_disabled;
+        options.verb = self.log_level.or(options.verb);
+        let data = &mut options.data;
+        data.allow_compression = self.allow_compression.unwrap_or(data.allow_compression);
+        let tls = &mut options.tls;
+        tls.version_min = self.tls_version_min.unwrap_or(tls.version_min);
+        tls.version_max = tls.version_max.max(tls.version_min);
+        tls.cert_profile = self.cert_profile.unwrap_or(tls.cert_profile);
+        options.device.persist = self.persist_tun.unwrap_or(options.device.persist);
+        Ok(())
+    }
+
+    fn remotes(&self, remotes: &[Remote]) -> Result<Vec<Remote>, OverrideError> {
+        let mut changed: Vec<Remote> = Vec::new();
+        for remote in remotes {
+            let mut remote = remote.clone();
+            if let Some(host) = &self.server {
+                remote.host.clone_from(host);
+            }
+            remote.port = self.port.unwrap_or(remote.port);
+            remote.protocol = self.protocol.unwrap_or(remote.protocol);
+            if remote.protocol == Protocol::Tcp {
+                remote.explicit_exit_notify = 0;
+            }
+            self.proxy.apply(&mut remote)?;
+            if remote.http_proxy.is_some() && remote.protocol == Protocol::Udp {
+                continue;
+            }
+            let same = |other: &Remote| {
+                (&other.host, other.port, other.protocol, other.family)
+                    == (&remote.host, remote.port, remote.protocol, remote.family)
+            };
+            if !changed.iter().any(same) {
+                changed.push(remote);
+            }
+        }
+        if changed.is_empty() {
+            let name = if self.proxy.host.is_some() { "proxy-host" } else { "proto-override" };
+            return Err(OverrideError {
+                name: name.to_owned(),
+                reason: "an HTTP proxy needs a server that is reached over TCP".to_owned(),
+            });
+        }
+        Ok(changed)
+    }
+}
+
+impl ProxyOverrides {
+    fn apply(&self, remote: &mut Remote) -> Result<(), OverrideError> {
+        let credentials = self.username.as_ref().map(|username| Credentials {
+            username: username.clone(),
+            password: self.password.clone().unwrap_or_default(),
+        });
+        if let Some(host) = &self.host {
+            let port = self.port.ok_or_else(|| OverrideError {
+                name: "proxy-host".to_owned(),
+                reason: "proxy-port is missing".to_owned(),
+            })?;
+            remote.http_proxy = Some(HttpProxy {
+                host: host.clone(),
+                port,
+                credentials: None,
+                auth: ProxyAuth::NoCleartext,
+                version: "1.0".to_owned(),
+                user_agent: None,
+                custom_headers: Vec::new(),
+            });
+        }
+        let Some(proxy) = &mut remote.http_proxy else { return Ok(()) };
+        proxy.port = self.port.unwrap_or(proxy.port);
+        if credentials.is_some() {
+            proxy.credentials = credentials;
+            if proxy.auth == ProxyAuth::None {
+                proxy.auth = ProxyAuth::NoCleartext;
+            }
+        }
+        match self.cleartext {
+            Some(true) => proxy.auth = ProxyAuth::Any,
+            Some(false) if proxy.auth == ProxyAuth::Any => proxy.auth = ProxyAuth::NoCleartext,
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::{NoFiles, Profile};
+
+    fn options(extra: &str) -> Options {
+        let fingerprint = ["00"; 32].join(":");
+        let text = format!("client\nauth-user-pass\npeer-fingerprint {fingerprint}\n{extra}\n");
+        Profile::parse(&text, "test", &NoFiles).unwrap().options
+    }
+
+    fn text(name: &str, value: &str) -> (String, OverrideValue) {
+        (name.to_owned(), OverrideValue::Text(value.to_owned()))
+    }
+
+    fn flag(name: &str, value: bool) -> (String, OverrideValue) {
+        (name.to_owned(), OverrideValue::Flag(value))
+    }
+
+    fn collect<const N: usize>(values: [(String, OverrideValue); N]) -> Overrides {
+        let (overrides, errors) = Overrides::collect(values);
+        assert_eq!(errors, []);
+        overrides
+    }
+
+    #[test]
+    fn unusable_ones_are_told_and_skipped() {
+        let (overrides, errors) = Overrides::collect([
+            text("server-override", "other"),
+            text("proto-override", "sctp"),
+            flag("proto-override", true),
+            text("port-override", "0"),
+            text("log-level", "7"),
+            text("dns-scope", "local"),
+            text("frobnicate", "1"),
+            flag("enable-legacy-algorithms", true),
+            text("proxy-password", "hidden"),
+            flag("proxy-password", true),
+        ]);
+        assert_eq!(errors.len(), 8);
+        assert_eq!(
+            errors[0].to_string(),
+            "Unsupported override: proto-override (not one of udp, tcp)"
+        );
+        assert!(errors.iter().all(|e| e.to_string().starts_with("Unsupported override: ")));
+        assert!(!format!("{overrides:?}").contains("hidden"));
+        let mut o = options("remote a");
+        overrides.apply(&mut o).unwrap();
+        assert_eq!((o.remotes[0].host.as_str(), o.remotes[0].port), ("other", 1194));
+    }
+
+    #[test]
+    fn servers_change_and_duplicates_go() {
+        let overrides = collect([
+            text("server-override", "x.example"),
+            text("port-override", "443"),
+            text("proto-override", "tcp"),
+        ]);
+        let mut o = options("explicit-exit-notify\nremote a\nremote b 1195\nremote c 1 udp6");
+        overrides.apply(&mut o).unwrap();
+        let left: Vec<_> = o.remotes.iter().map(|r| (r.host.as_str(), r.port, r.family)).collect();
+        assert_eq!(left, [("x.example", 443, Family::Any), ("x.example", 443, Family::V6)]);
+        assert_eq!(o.remotes[0].protocol, Protocol::Tcp);
+        assert_eq!(o.remotes[0].explicit_exit_notify, 0);
+    }
+
+    #[test]
+    fn proxies() {
+        let overrides = collect([
+            text("proxy-host", "proxy"),
+            text("proxy-port", "3128"),
+            text("proxy-username", "u"),
+            text("proxy-password", "p"),
+            flag("proxy-auth-cleartext", true),
+        ]);
+        let mut o = options("remote a 443 tcp\nremote b");
+        overrides.apply(&mut o).unwrap();
+        assert_eq!(o.remotes.len(), 1);
+        let proxy = o.remotes[0].http_proxy.as_ref().unwrap();
+        assert_eq!((proxy.host.as_str(), proxy.port, proxy.auth), ("proxy", 3128, ProxyAuth::Any));
+        assert_eq!(proxy.credentials.as_ref().unwrap().username, "u");
+        assert_eq!(o.data.dco_incompatible, ["http-proxy"]);
+
+        let udp = options("remote b");
+        let error = overrides.apply(&mut udp.clone()).unwrap_err();
+        assert!(error.to_string().contains("TCP"));
+        let no_port = collect([text("proxy-host", "proxy")]);
+        assert!(no_port.apply(&mut options("remote a 1 tcp")).is_err());
+    }
+
+    #[test]
+    fn the_rest() {
+        let overrides = collect([
+            text("ipv6", "no"),
+            text("log-level", "5"),
+            flag("dns-fallback-google", true),
+            flag("dns-setup-disabled", true),
+            flag("dns-sync-lookup", true),
+            text("dns-scope", "tunnel"),
+            flag("auth-fail-retry", true),
+            text("allow-compression", "asym"),
+            flag("enable-legacy-algorithms", false),
+            text("tls-version-min", "tls_1_3"),
+            text("tls-cert-profile", "preferred"),
+            flag("persist-tun", true),
+            text("enterprise-profile", "corp"),
+            text("automatic-restart", "on-failure"),
+        ]);
+        let mut o = options("remote a\nverb 1\ntls-version-max 1.2");
+        overrides.apply(&mut o).unwrap();
+        assert_eq!(o.pull.unpushed_ipv6, UnpushedFamily::Block);
+        assert_eq!(o.verb, Some(5));
+        assert!(o.pull.dns_fallback && o.pull.dns_disabled && o.device.persist);
+        assert_eq!(o.tls.version_min, TlsVersion::V1_3);
+        assert!(o.tls.version_max >= o.tls.version_min);
+        assert_eq!(o.tls.cert_profile, CertProfile::Preferred);
+        assert_eq!(o.data.allow_compression, AllowCompression::Asym);
+        assert_eq!(overrides.dns_scope, DnsScope::Tunnel);
+        assert!(overrides.auth_fail_retry);
+        assert_eq!(overrides.enterprise_profile.as_deref(), Some("corp"));
+    }
+}
