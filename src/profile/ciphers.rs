@@ -198,8 +198,8 @@ mod tests {
 
     #[test]
     fn long_lists_are_errors() {
-        assert!(parse_list(&vec!["AES-256-GCM"; 11].join(":")).is_err());
-        assert!(parse_list(&vec!["AES-256-GCM"; 10].join(":")).is_ok());
+        assert!(parse_list(&["AES-256-GCM"; 11].join(":")).is_err());
+        assert!(parse_list(&["AES-256-GCM"; 10].join(":")).is_ok());
     }
 
     #[test]
