@@ -347,6 +347,11 @@ impl ControlChannel {
         &self.credentials
     }
 
+    /// Messages of the newest complete key are still on their way.
+    pub fn has_unacknowledged(&self) -> bool {
+        self.sessions.current.as_ref().is_some_and(|session| !session.is_delivered())
+    }
+
     /// The first key exchange is complete, and the channel is not closed.
     pub const fn is_active(&self) -> bool {
         self.sessions.current.is_some() && !matches!(self.phase, Phase::Closed)

@@ -360,6 +360,11 @@ impl KeySession {
         self.link.deadline()
     }
 
+    /// Everything queued has been sent and acknowledged.
+    pub(super) fn is_delivered(&self) -> bool {
+        self.ciphertext.is_empty() && self.link.all_acknowledged()
+    }
+
     /// A failed session has nothing left to say.
     pub(super) fn is_spent(&self, now: Instant) -> bool {
         self.stage == Stage::Failed && self.ciphertext.is_empty() && !self.link.is_due(now)

@@ -1,14 +1,31 @@
 //! One VPN session: connects, reconnects, pauses, ends. The only place where the control channel,
 //! the transport, the data plane and the network configuration meet.
+//!
+//! - `remotes`, `reconnect`, `keys`, `mtu` decide; they are pure.
+//! - `run` walks from attempt to attempt; `attempt` is one connection from socket to end;
+//!   `bring_up` makes a tunnel of a push reply; `tunnel` is the device with its data plane, which
+//!   may outlive connections.
 
+mod attempt;
+mod bring_up;
+mod commands;
 mod event;
+mod keys;
+mod mtu;
+mod network;
+mod plane;
+mod reconnect;
+mod remotes;
+mod run;
 mod stats;
+mod tunnel;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
+use commands::Command;
 pub use event::{ConnectionInfo, Outcome, SessionEvent, SessionState};
 pub use stats::Statistics;
 
@@ -53,16 +70,6 @@ pub enum NetworkMode {
     Netcfg(crate::network::NetcfgConfig),
 }
 
-enum Command {
-    Pause,
-    Resume,
-    Restart,
-    Disconnect,
-    Respond(Secret<String>),
-    Ping(oneshot::Sender<()>),
-    Statistics(oneshot::Sender<Statistics>),
-}
-
 /// Drives a running session. Dropping every handle disconnects.
 #[derive(Clone, Debug)]
 pub struct SessionHandle {
@@ -75,7 +82,7 @@ impl SessionHandle {
     pub fn start(config: SessionConfig) -> (Self, mpsc::UnboundedReceiver<SessionEvent>) {
         let (commands, receiver) = mpsc::channel(16);
         let (events, event_receiver) = mpsc::unbounded_channel();
-        tokio::spawn(run(config, receiver, events));
+        tokio::spawn(run::run(config, receiver, events));
         (Self { commands }, event_receiver)
     }
 
@@ -122,13 +129,4 @@ impl SessionHandle {
         // A session that is over has said so by its last event.
         let _ = self.commands.send(command).await;
     }
-}
-
-async fn run(
-    _config: SessionConfig,
-    _commands: mpsc::Receiver<Command>,
-    events: mpsc::UnboundedSender<SessionEvent>,
-) {
-    let _ = events
-        .send(SessionEvent::Ended(Outcome::Failed { message: "not connected yet".to_owned() }));
 }

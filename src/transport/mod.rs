@@ -164,7 +164,7 @@ impl Transport {
     }
 
     /// Sends one packet. UDP drops what cannot be sent now (the control channel retransmits); TCP
-    /// keeps it until [`Self::flush`] gets it out.
+    /// keeps it for [`Self::recv`] and [`Self::flush`].
     pub async fn send(&mut self, packet: &[u8]) -> io::Result<()> {
         match (&mut self.port, &mut self.io) {
             (Some(Attached::Channel { outgoing, .. }), Io::Udp { .. }) => {
@@ -188,12 +188,7 @@ impl Transport {
         }
     }
 
-    /// Whether [`Self::flush`] has work.
-    pub fn has_unsent(&self) -> bool {
-        matches!(&self.io, Io::Tcp(tcp) if tcp.has_unsent())
-    }
-
-    /// Writes what TCP could not take at once. Cancel safe.
+    /// Writes what TCP could not take at once; [`Self::recv`] does too. Cancel safe.
     pub async fn flush(&mut self) -> io::Result<()> {
         match &mut self.io {
             Io::Tcp(tcp) => tcp.flush().await,

@@ -53,7 +53,7 @@ pub(super) fn udp(remote: SocketAddr, options: &SocketOptions) -> Result<Socket,
 pub(super) async fn tcp(
     remote: SocketAddr,
     options: &SocketOptions,
-    protect: &impl super::Protect,
+    protect: &impl Protect,
 ) -> Result<TcpStream, TransportError> {
     let socket = Socket::new(Domain::for_address(remote), Type::STREAM, None)
         .map_err(|e| failed("open a TCP socket for", remote, e))?;

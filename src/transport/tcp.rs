@@ -32,6 +32,7 @@ impl TcpPackets {
         self.one_packet_per_read = yes;
     }
 
+    /// The next packet; meanwhile writes what waits. Cancel safe.
     pub(super) async fn recv(&mut self, packet: &mut Vec<u8>) -> io::Result<()> {
         loop {
             if let Some(len) = self.expected()?
@@ -41,7 +42,14 @@ impl TcpPackets {
                 self.partial.clear();
                 return Ok(());
             }
-            self.stream.readable().await?;
+            tokio::select! {
+                ready = self.stream.readable() => ready?,
+                ready = self.stream.writable(), if self.has_unsent() => {
+                    ready?;
+                    self.write_some()?;
+                    continue;
+                }
+            }
             let wanted = if self.one_packet_per_read {
                 MAX_PACKET + LENGTH
             } else {

@@ -1,0 +1,538 @@
+//! One connection: from the server's name to the end of the transport.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use ovpn_dco::{DataEvent, Error as DataError, PeerDeletedReason};
+use rand::RngExt;
+use tokio::time::sleep_until;
+
+use super::commands::{Request, Wish};
+use super::event::{SessionEvent, SessionState};
+use super::reconnect::Ending;
+use super::run::{End, Session};
+use super::stats::Statistics;
+use crate::control::{
+    ControlChannel, ControlConfig, Event, NegotiatedParameters, PendingAuth, TransportKind,
+};
+use crate::network::RouteQuery;
+use crate::profile::{
+    Family, Inactive, PeerInfoExtra, Protocol, PushError, Remote, SessionOptions, occ_string,
+    peer_info,
+};
+use crate::secret::{Credentials, Secret};
+use crate::transport::{SocketOptions, Transport, TransportError};
+
+/// How long a disconnect waits for the server to acknowledge the exit notification.
+const EXIT_GRACE: Duration = Duration::from_millis(300);
+/// Longest bring-up of a name lookup.
+const RESOLVE_LIMIT: Duration = Duration::from_secs(30);
+
+/// What exists while one connection does.
+pub(super) struct Link {
+    pub(super) transport: Transport,
+    pub(super) control: ControlChannel,
+    pub(super) remote: Remote,
+    /// The server answered.
+    contacted: bool,
+    /// No answer by then: the server is not there.
+    answer_by: Instant,
+    /// After the push.
+    pub(super) options: Option<SessionOptions>,
+    inactivity: Option<Inactivity>,
+    ends_at: Option<Instant>,
+    pub(super) username: String,
+}
+
+/// Watches for tunnel traffic (`inactive`).
+struct Inactivity {
+    rule: Inactive,
+    since: Instant,
+    bytes: u64,
+}
+
+impl Session {
+    /// Runs one attempt to its end. Afterwards the transport is closed and the tunnel has no peer.
+    pub(super) async fn attempt(&mut self, credentials: Credentials) -> End {
+        let (remote, transport) = match self.open().await {
+            Ok(opened) => opened,
+            Err(end) => return end,
+        };
+        let mut link = match self.link(remote, transport, credentials) {
+            Ok(link) => link,
+            Err(ending) => return ending.into(),
+        };
+        let end = self.drive(&mut link).await;
+        if let End::Wish(_) | End::Ending(Ending::Inactive | Ending::SessionTimeout) = end {
+            self.say_goodbye(&mut link).await;
+        }
+        if let Some(tunnel) = &mut self.tunnel {
+            self.statistics.add_peer(&tunnel.del_peer().await);
+        }
+        self.statistics.add_all(&control_statistics(&link.control));
+        end
+    }
+
+    /// Finds the server and opens a socket to it.
+    async fn open(&mut self) -> Result<(Remote, Transport), End> {
+        let Some(remote) = self.remotes.current().cloned() else {
+            return Err(Ending::Unusable("the profile has no remote".to_owned()).into());
+        };
+        let through = remote.http_proxy.as_ref().map_or_else(
+            || (remote.host.clone(), remote.port),
+            |proxy| (proxy.host.clone(), proxy.port),
+        );
+        self.enter(SessionState::Resolving { host: remote.host.clone() });
+        if self.remotes.address().is_none() {
+            let lookup = resolve(&through.0, through.1, remote.family);
+            let addresses = self
+                .commands
+                .or_wish(&self.statistics, lookup)
+                .await?
+                .map_err(|reason| Ending::Resolve(format!("cannot resolve {}: {reason}", through.0)))?;
+            self.remotes.resolved(addresses);
+        }
+        let Some(address) = self.remotes.address() else {
+            return Err(Ending::Resolve(format!("{} has no usable address", through.0)).into());
+        };
+        self.enter(SessionState::Waiting {
+            host: remote.host.clone(),
+            address,
+            protocol: remote.protocol,
+        });
+        tracing::info!("contacting {}:{} ({address}) via {:?}", remote.host, remote.port, remote.protocol);
+        let device = &self.config.options.device;
+        let options = SocketOptions {
+            local: remote.local,
+            local_port: remote.local_port,
+            mark: device.mark,
+            bind_dev: device.bind_dev.clone(),
+            sndbuf: device.sndbuf,
+            rcvbuf: device.rcvbuf,
+        };
+        let limit = self.config.options.retry.server_poll_timeout;
+        let query = RouteQuery {
+            remote: address.ip(),
+            mark: device.mark,
+            bind_dev: device.bind_dev.clone(),
+        };
+        self.network.protect(&query).await.map_err(Ending::Transport)?;
+        let protect = self.network.protector();
+        let proxy_credentials = self.config.proxy_credentials.as_ref();
+        let connect = async {
+            match (&remote.protocol, &remote.http_proxy) {
+                (Protocol::Udp, _) => Transport::udp(address, &options, &protect).await,
+                (Protocol::Tcp, None) => Transport::tcp(address, &options, &protect).await,
+                (Protocol::Tcp, Some(proxy)) => {
+                    Transport::tcp_via_proxy(
+                        address,
+                        proxy,
+                        proxy_credentials,
+                        &remote.host,
+                        remote.port,
+                        &options,
+                        &protect,
+                    )
+                    .await
+                }
+            }
+        };
+        let connected = self
+            .commands
+            .or_wish(&self.statistics, tokio::time::timeout(limit, connect))
+            .await?
+            .unwrap_or_else(|_| {
+                Err(TransportError::Io {
+                    operation: "connect to",
+                    address: address.to_string(),
+                    source: std::io::ErrorKind::TimedOut.into(),
+                })
+            });
+        Ok((remote, connected.map_err(Ending::Transport)?))
+    }
+
+    fn link(
+        &self,
+        remote: Remote,
+        transport: Transport,
+        credentials: Credentials,
+    ) -> Result<Link, Ending> {
+        let options = &self.config.options;
+        let now = Instant::now();
+        let username = credentials.username.clone();
+        let unix_time = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        let extra = PeerInfoExtra {
+            gui_version: self.config.gui_version.clone(),
+            sso: self.config.sso.clone(),
+            ..PeerInfoExtra::default()
+        };
+        let control = ControlChannel::new(
+            ControlConfig {
+                transport: match transport.protocol() {
+                    Protocol::Udp => TransportKind::Udp,
+                    Protocol::Tcp => TransportKind::Tcp,
+                },
+                ipv6: transport.remote().is_ipv6(),
+                options: options.control.clone(),
+                wrap: options.wrap.clone(),
+                tls: Arc::new(self.tls.connection()),
+                credentials,
+                forget_credentials: options.auth.nocache,
+                occ: occ_string(options, remote.protocol),
+                peer_info: peer_info(options, &extra),
+                unix_time,
+                seed: rand::rng().random(),
+            },
+            now,
+        )
+        .map_err(Ending::Control)?;
+        Ok(Link {
+            transport,
+            control,
+            remote,
+            contacted: false,
+            answer_by: now + options.retry.server_poll_timeout,
+            options: None,
+            inactivity: None,
+            ends_at: None,
+            username,
+        })
+    }
+
+    /// Moves packets and time until something ends the connection.
+    async fn drive(&mut self, link: &mut Link) -> End {
+        let mut packet = Vec::new();
+        loop {
+            if let Err(ending) = self.drain(link).await {
+                return ending.into();
+            }
+            let deadline = link.deadline();
+            let tunnel = self.tunnel.as_mut().filter(|tunnel| tunnel.has_peer());
+            tokio::select! {
+                received = link.transport.recv(&mut packet) => {
+                    if let Err(e) = received {
+                        return Ending::Lost(format!("the connection to the server broke: {e}")).into();
+                    }
+                    // Data for a key that is not installed yet: the data channel takes the rest.
+                    if packet.first().is_some_and(|byte| !ovpn_dco::is_data_packet(*byte)) {
+                        link.control.handle_packet(&mut packet, Instant::now());
+                    }
+                }
+                () = sleep_until(deadline.into()) => {
+                    if let Err(ending) = self.timeout(link).await {
+                        return ending.into();
+                    }
+                }
+                event = next_event(tunnel) => {
+                    if let Err(ending) = self.data_event(link, event).await {
+                        return ending.into();
+                    }
+                }
+                request = self.commands.next() => match request {
+                    Request::Wish(Wish::Resume) => {}
+                    Request::Wish(wish) => return wish.into(),
+                    Request::Respond(response) => {
+                        link.control.respond(response.expose(), Instant::now());
+                    }
+                    Request::Statistics(reply) => {
+                        let control = control_statistics(&link.control);
+                        let _ = reply.send(self.statistics_now(&control).await);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends what the control channel has to send and acts on what it has to tell.
+    async fn drain(&mut self, link: &mut Link) -> Result<(), Ending> {
+        let mut packet = Vec::new();
+        loop {
+            while link.control.poll_transmit(Instant::now(), &mut packet) {
+                link.transport
+                    .send(&packet)
+                    .await
+                    .map_err(|e| Ending::Lost(format!("cannot send to the server: {e}")))?;
+            }
+            let Some(event) = link.control.poll_event() else { return Ok(()) };
+            self.control_event(link, event).await?;
+        }
+    }
+
+    async fn control_event(&mut self, link: &mut Link, event: Event) -> Result<(), Ending> {
+        match event {
+            Event::ServerContacted => {
+                link.contacted = true;
+                self.enter(SessionState::Authenticating);
+            }
+            Event::TlsEstablished { key_id, description } => {
+                tracing::info!("TLS for key {key_id}: {description}");
+                self.login.sent(self.config.options.auth.nocache);
+            }
+            Event::ConfigRequested => self.enter(SessionState::GetConfig),
+            Event::Pushed { options, server_occ } => self.pushed(link, &options, &server_occ).await?,
+            Event::TokenRefreshed => self.login.token = Some(link.control.credentials().clone()),
+            Event::Keys(key) => {
+                let first = !self.connected;
+                self.install_key(link, key).await?;
+                if first {
+                    self.connected(link);
+                }
+            }
+            Event::PromoteKey(key) => self.promote_key(link, key).await?,
+            Event::RetireKey(key) => self.retire_key(link, key).await?,
+            Event::Info(text) => {
+                tracing::info!("server: {text}");
+                self.tell(SessionEvent::Info(text));
+            }
+            Event::PendingAuth(pending) => {
+                if let PendingAuth::OpenUrl { flags, .. } = &pending {
+                    tracing::debug!("web authentication, flags {flags:?}");
+                }
+                self.tell(SessionEvent::PendingAuth(pending));
+            }
+            Event::AuthPending { timeout } => {
+                tracing::info!(
+                    "the server waits for an authentication step outside{}",
+                    timeout.map_or_else(String::new, |t| format!(" (up to {} s)", t.as_secs()))
+                );
+            }
+            Event::Restart { reason, flags } => return Err(Ending::ServerRestart(reason, flags)),
+            Event::Halt { reason } => return Err(Ending::Halted(reason)),
+            Event::AuthFailed(failed) => return Err(Ending::AuthFailed(failed)),
+            Event::ServerExit => return Err(Ending::ServerExit),
+            Event::RenegotiationFailed { reason } => {
+                tracing::warn!("renegotiation failed, the old key stays in use: {reason}");
+            }
+            Event::Closed(error) => return Err(Ending::Control(error)),
+        }
+        Ok(())
+    }
+
+    /// The push reply is complete: bring the tunnel up and let the control channel derive keys.
+    async fn pushed(
+        &mut self,
+        link: &mut Link,
+        pushed: &[String],
+        server_occ: &str,
+    ) -> Result<(), Ending> {
+        for option in pushed {
+            // A token is as good as a password.
+            let secret = option.trim_start().starts_with("auth-token");
+            tracing::debug!("pushed: {}", if secret { "auth-token ..." } else { option });
+        }
+        let options = SessionOptions::from_push(&self.config.options, pushed, server_occ)
+            .map_err(|error| match error {
+                PushError::Rejected { .. } => Ending::PushRejected(error.to_string()),
+                error => Ending::Unusable(error.to_string()),
+            })?;
+        for ignored in &options.ignored {
+            tracing::info!("pushed option ignored: {ignored}");
+        }
+        if let Some(token) = options.auth_token.clone() {
+            self.keep_token(link, token, options.auth_token_user.clone());
+        }
+        self.enter(SessionState::Configuring);
+        let negotiated = NegotiatedParameters {
+            cipher: options.cipher,
+            tls_ekm: options.tls_ekm,
+            dynamic_tls_crypt: options.dynamic_tls_crypt,
+            cc_exit: options.cc_exit,
+            reneg: options.reneg.unwrap_or(self.config.options.control.reneg),
+            auth_token: options.auth_token.clone(),
+            auth_token_user: options.auth_token_user.clone(),
+        };
+        let now = Instant::now();
+        link.inactivity =
+            options.inactive.map(|rule| Inactivity { rule, since: now, bytes: 0 });
+        link.ends_at = options.session_timeout.map(|after| now + after);
+        link.options = Some(options.clone());
+        self.bring_up(link, &options).await?;
+        link.control.accept_push(negotiated, Instant::now()).map_err(Ending::Control)
+    }
+
+    fn keep_token(&mut self, link: &Link, token: Secret<String>, username: Option<String>) {
+        let username = username.unwrap_or_else(|| link.username.clone());
+        self.login.token = Some(Credentials { username, password: token });
+    }
+
+    fn connected(&mut self, link: &Link) {
+        self.connected = true;
+        self.remotes.succeeded();
+        self.announce(link);
+    }
+
+    /// Tells where and how we are connected.
+    pub(super) fn announce(&self, link: &Link) {
+        if let Some(info) = self.connection_info(link) {
+            tracing::info!("connected through {} ({})", info.device, info.data_path);
+            self.enter(SessionState::Connected(info));
+        }
+    }
+
+    async fn timeout(&mut self, link: &mut Link) -> Result<(), Ending> {
+        let now = Instant::now();
+        link.control.handle_timeout(now);
+        if !link.contacted && now >= link.answer_by {
+            return Err(Ending::NoAnswer(self.config.options.retry.server_poll_timeout));
+        }
+        if link.ends_at.is_some_and(|at| now >= at) {
+            return Err(Ending::SessionTimeout);
+        }
+        if let Some(watch) = &mut link.inactivity
+            && now >= watch.since + watch.rule.after
+            && let Some(tunnel) = &mut self.tunnel
+        {
+            let stats = tunnel.stats().await;
+            let bytes = stats.vpn_rx_bytes + stats.vpn_tx_bytes;
+            if bytes.saturating_sub(watch.bytes) < watch.rule.bytes.max(1) {
+                return Err(Ending::Inactive);
+            }
+            watch.bytes = bytes;
+            watch.since = now;
+        }
+        Ok(())
+    }
+
+    async fn data_event(&mut self, link: &mut Link, event: DataEvent) -> Result<(), Ending> {
+        match event {
+            DataEvent::PeerDeleted(PeerDeletedReason::Expired) => {
+                let exit = link
+                    .options
+                    .as_ref()
+                    .and_then(|options| options.ping_timeout)
+                    .is_some_and(|timeout| timeout.exit);
+                Err(Ending::PingTimeout { exit })
+            }
+            DataEvent::PeerDeleted(
+                PeerDeletedReason::TransportError | PeerDeletedReason::TransportDisconnect,
+            ) => Err(Ending::Lost("the data channel's transport broke".to_owned())),
+            DataEvent::PeerDeleted(
+                reason @ (PeerDeletedReason::Teardown | PeerDeletedReason::Userspace),
+            ) => Err(Ending::Lost(format!("something else deleted the data channel's peer ({reason:?})"))),
+            DataEvent::KeyExhausted(key) => {
+                tracing::info!("key {key} is nearly used up: renegotiating");
+                self.statistics.count("N_KEY_LIMIT_RENEG");
+                link.control.renegotiate(Instant::now());
+                Ok(())
+            }
+            DataEvent::Floated(address) => {
+                tracing::info!("the server is reached at {address} now");
+                Ok(())
+            }
+            DataEvent::PeerExit => Err(Ending::ServerExit),
+            DataEvent::Failed(reason) => self.fall_back(link, &reason).await,
+        }
+    }
+
+    /// Tells the server that we leave, and gives it a moment to hear it.
+    async fn say_goodbye(&mut self, link: &mut Link) {
+        if link.transport.protocol() != Protocol::Udp || link.options.is_none() {
+            return;
+        }
+        let now = Instant::now();
+        if !link.control.send_exit(now) {
+            if let Some(tunnel) = &mut self.tunnel {
+                match tunnel.notify_exit().await {
+                    Ok(()) | Err(DataError::Unsupported { .. }) => {}
+                    Err(e) => tracing::debug!("exit notification: {e}"),
+                }
+            }
+            return;
+        }
+        let until = now + EXIT_GRACE;
+        let mut packet = Vec::new();
+        while self.drain(link).await.is_ok() && link.control.has_unacknowledged() {
+            tokio::select! {
+                received = link.transport.recv(&mut packet) => {
+                    if received.is_err() {
+                        return;
+                    }
+                    if packet.first().is_some_and(|byte| !ovpn_dco::is_data_packet(*byte)) {
+                        link.control.handle_packet(&mut packet, Instant::now());
+                    }
+                }
+                () = sleep_until(until.into()) => return,
+            }
+        }
+    }
+
+    async fn statistics_now(&mut self, control: &Statistics) -> Statistics {
+        let mut now = self.statistics.clone();
+        now.add_all(control);
+        if let Some(tunnel) = &mut self.tunnel {
+            now.add_peer(&tunnel.stats().await);
+        }
+        now
+    }
+}
+
+impl Link {
+    /// Reads and writes until the stream stands between two packets with nothing left to send.
+    pub(super) async fn come_to_boundary(&mut self) -> std::io::Result<()> {
+        self.transport.flush().await?;
+        let mut packet = Vec::new();
+        while !self.transport.at_packet_boundary() {
+            self.transport.recv(&mut packet).await?;
+            if packet.first().is_some_and(|byte| !ovpn_dco::is_data_packet(*byte)) {
+                self.control.handle_packet(&mut packet, Instant::now());
+            }
+        }
+        Ok(())
+    }
+
+    fn deadline(&self) -> Instant {
+        let answer = (!self.contacted).then_some(self.answer_by);
+        let inactive = self.inactivity.as_ref().map(|watch| watch.since + watch.rule.after);
+        [self.control.poll_timeout(), answer, inactive, self.ends_at]
+            .into_iter()
+            .flatten()
+            .min()
+            // A control channel always has a timer; this is only a bound.
+            .unwrap_or_else(|| Instant::now() + Duration::from_secs(60))
+    }
+}
+
+async fn next_event(tunnel: Option<&mut super::tunnel::Tunnel>) -> DataEvent {
+    match tunnel {
+        Some(tunnel) => tunnel.next_event().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn resolve(host: &str, port: u16, family: Family) -> Result<Vec<SocketAddr>, String> {
+    let found = tokio::time::timeout(RESOLVE_LIMIT, tokio::net::lookup_host((host, port)))
+        .await
+        .map_err(|_| "no answer from the name server".to_owned())?
+        .map_err(|e| e.to_string())?;
+    let mut addresses = Vec::new();
+    for address in found {
+        let wanted = match family {
+            Family::Any => true,
+            Family::V4 => address.is_ipv4(),
+            Family::V6 => address.is_ipv6(),
+        };
+        if wanted && !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    if addresses.is_empty() {
+        return Err(format!("no address of the wanted family ({family:?})"));
+    }
+    Ok(addresses)
+}
+
+fn control_statistics(control: &ControlChannel) -> Statistics {
+    let stats = control.stats();
+    let mut statistics = Statistics::default();
+    statistics.add("BYTES_IN", stats.bytes_in);
+    statistics.add("BYTES_OUT", stats.bytes_out);
+    statistics.add("PACKETS_IN", stats.packets_in);
+    statistics.add("PACKETS_OUT", stats.packets_out);
+    for (name, amount) in stats.errors() {
+        statistics.add(name, amount);
+    }
+    statistics
+}

@@ -1,0 +1,338 @@
+//! From a push reply to a working tunnel: data path, interface, network configuration, peer; and
+//! what to do when the kernel refuses any of it.
+
+use std::time::{Duration, Instant};
+
+use ovpn_dco::kernel::{Api, KernelDataChannel, LinkName};
+use ovpn_dco::{DataChannel, Error as DataError, Keepalive, KeyConfig, KeyId, PeerConfig};
+use ovpn_userspace::{TunDevice, TunOptions, UserspaceDataChannel};
+
+use super::attempt::Link;
+use super::event::ConnectionInfo;
+use super::mtu::{Outer, link_mtu, mss_clamp};
+use super::network::plan;
+use super::plane::DataPlane;
+use super::reconnect::Ending;
+use super::run::Session;
+use super::tunnel::Tunnel;
+use crate::network::{PlanInput, RouteQuery};
+use crate::profile::{Protocol, SessionOptions};
+
+/// How long a TCP stream may take to come to a packet boundary for the kernel.
+const HANDOVER_LIMIT: Duration = Duration::from_secs(5);
+
+enum Decision {
+    #[expect(dead_code, reason = "chosen by the data path decision")]
+    Kernel(Api),
+    Userspace { reasons: Vec<String> },
+}
+
+/// Why a tunnel could not be set up.
+enum Failure {
+    /// The data channel refused: another one may not.
+    Data(DataError),
+    /// No data channel will help.
+    Ending(Ending),
+}
+
+impl From<DataError> for Failure {
+    fn from(error: DataError) -> Self {
+        Self::Data(error)
+    }
+}
+
+impl From<Ending> for Failure {
+    fn from(ending: Ending) -> Self {
+        Self::Ending(ending)
+    }
+}
+
+impl From<Failure> for Ending {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Ending(ending) => ending,
+            Failure::Data(error @ DataError::NotPermitted { .. }) => {
+                Self::Privilege(error.to_string())
+            }
+            Failure::Data(error) => Self::Unusable(format!("cannot set up the tunnel: {error}")),
+        }
+    }
+}
+
+impl Session {
+    /// Makes the tunnel what the push says. A tunnel kept from the last connection is used again
+    /// where it fits. A kernel that refuses costs speed only.
+    pub(super) async fn bring_up(
+        &mut self,
+        link: &mut Link,
+        options: &SessionOptions,
+    ) -> Result<(), Ending> {
+        let why_not_kernel = match self.decide() {
+            Decision::Kernel(api) => match self.with_kernel(link, options, api).await {
+                Ok(()) => return Ok(()),
+                Err(Failure::Ending(ending)) => return Err(ending),
+                Err(Failure::Data(error)) => {
+                    let reason = format!("kernel offload failed: {error}");
+                    tracing::warn!("{reason}; going on in userspace");
+                    self.leave_tunnel(link).await;
+                    reason
+                }
+            },
+            Decision::Userspace { reasons } => {
+                reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+            }
+        };
+        tracing::info!("data path: userspace ({why_not_kernel})");
+        Ok(self.with_userspace(link, options, why_not_kernel).await?)
+    }
+
+    /// The kernel's data path is gone while connected: userspace takes over. Its keys must be new
+    /// ones, because packet ids of the old ones would repeat.
+    pub(super) async fn fall_back(&mut self, link: &mut Link, why: &str) -> Result<(), Ending> {
+        let lost = || Ending::Lost(format!("the data path failed: {why}"));
+        let kernel = self.tunnel.as_ref().is_some_and(|tunnel| tunnel.plane().is_kernel());
+        let options = link.options.clone().filter(|_| {
+            // A TCP stream may have been left in the middle of a packet.
+            kernel && link.transport.protocol() == Protocol::Udp
+        });
+        let Some(options) = options else { return Err(lost()) };
+        let reason = format!("kernel offload failed: {why}");
+        tracing::warn!("{reason}; going on in userspace");
+        self.leave_tunnel(link).await;
+        self.with_userspace(link, &options, reason).await?;
+        link.control.renegotiate(Instant::now());
+        self.announce(link);
+        Ok(())
+    }
+
+    async fn leave_tunnel(&mut self, link: &mut Link) {
+        if let Some(tunnel) = &mut self.tunnel {
+            self.statistics.add_peer(&tunnel.del_peer().await);
+        }
+        link.transport.detach();
+        self.drop_tunnel().await;
+    }
+
+    async fn with_kernel(
+        &mut self,
+        link: &mut Link,
+        options: &SessionOptions,
+        api: Api,
+    ) -> Result<(), Failure> {
+        if self.tunnel.as_ref().is_none_or(|tunnel| tunnel.plane().api() != Some(api)) {
+            self.drop_tunnel().await;
+            let name = LinkName::from_dev(&self.config.options.device.name);
+            let channel = KernelDataChannel::create(api, name).await?;
+            self.tunnel = Some(Tunnel::new(DataPlane::Kernel(channel), None));
+        }
+        self.configure(link, options).await?;
+        tokio::time::timeout(HANDOVER_LIMIT, link.come_to_boundary())
+            .await
+            .map_err(|_| Ending::Lost("the TCP stream stands still in mid-packet".to_owned()))?
+            .map_err(|e| Ending::Lost(format!("the connection to the server broke: {e}")))?;
+        self.add_peer(link, options).await
+    }
+
+    async fn with_userspace(
+        &mut self,
+        link: &mut Link,
+        options: &SessionOptions,
+        why_not_kernel: String,
+    ) -> Result<(), Failure> {
+        if self.tunnel.as_ref().is_none_or(|tunnel| tunnel.plane().is_kernel()) {
+            self.drop_tunnel().await;
+            let device = TunDevice::create(&self.config.options.device.name, TunOptions::default())?;
+            let channel = UserspaceDataChannel::new(device, ovpn_userspace::Options::default())?;
+            self.tunnel = Some(Tunnel::new(DataPlane::Userspace(channel), None));
+        }
+        if let Some(tunnel) = &mut self.tunnel {
+            tunnel.why_not_kernel = Some(why_not_kernel);
+        }
+        self.configure(link, options).await?;
+        tokio::time::timeout(HANDOVER_LIMIT, link.transport.flush())
+            .await
+            .map_err(|_| Ending::Lost("the TCP stream stands still".to_owned()))?
+            .map_err(|e| Ending::Lost(format!("the connection to the server broke: {e}")))?;
+        self.add_peer(link, options).await
+    }
+
+    /// Addresses, routes, DNS.
+    async fn configure(&mut self, link: &mut Link, options: &SessionOptions) -> Result<(), Failure> {
+        let Some(tunnel) = &self.tunnel else { return Ok(()) };
+        let remote = link.transport.remote().ip();
+        let mtu = self.mtu(link, options);
+        let device = &self.config.options.device;
+        let query = RouteQuery {
+            remote,
+            mark: device.mark,
+            bind_dev: device.bind_dev.clone(),
+        };
+        let (dns_scope, tx_queue_len) = (crate::network::dns::DnsScope::Global, device.tx_queue_len);
+        let build = |gateways: &_| {
+            plan(&PlanInput {
+                options: &options.network,
+                tun_mtu: mtu,
+                tx_queue_len,
+                mss: None,
+                remote,
+                gateways,
+                dns_scope,
+            })
+        };
+        Ok(self.network.apply(tunnel.plane().interface(), &query, build).await?)
+    }
+
+    async fn add_peer(&mut self, link: &mut Link, options: &SessionOptions) -> Result<(), Failure> {
+        let Some(tunnel) = &mut self.tunnel else { return Ok(()) };
+        let socket = link
+            .transport
+            .share()
+            .map_err(|e| DataError::io("duplicate the transport socket", e))?;
+        let peer = PeerConfig {
+            id: options.peer_id,
+            socket,
+            remote: link.transport.remote(),
+            local: None,
+            keepalive: Keepalive {
+                interval: seconds(options.ping),
+                timeout: seconds(options.ping_timeout.map(|timeout| timeout.after)),
+            },
+            framing: options.framing,
+            mss: mss_clamp(
+                self.config.options.data.mssfix,
+                options.tun_mtu,
+                outer(link, options),
+            )
+            .filter(|_| !tunnel.plane().is_kernel()),
+        };
+        let residue = link.transport.take_residue();
+        let port = tunnel.new_peer(peer, residue).await?;
+        link.transport.attach(port);
+        Ok(())
+    }
+
+    /// The interface's MTU. Where packets bypass this process no SYN can be rewritten, so the MTU
+    /// itself keeps outer packets as small as `mssfix` wants them.
+    fn mtu(&self, link: &Link, options: &SessionOptions) -> u16 {
+        let kernel = self.tunnel.as_ref().is_some_and(|tunnel| tunnel.plane().is_kernel());
+        if !kernel {
+            return options.tun_mtu;
+        }
+        let clamp = mss_clamp(
+            self.config.options.data.mssfix,
+            options.tun_mtu,
+            outer(link, options),
+        );
+        link_mtu(options.tun_mtu, clamp)
+    }
+
+    pub(super) async fn install_key(&mut self, link: &mut Link, key: KeyConfig) -> Result<(), Ending> {
+        let Some(tunnel) = &mut self.tunnel else { return Ok(()) };
+        let result = tunnel.install_key(key.clone()).await;
+        match result {
+            Err(error) if self.connected => self.repair(link, error).await,
+            Err(error) if tunnel.plane().is_kernel() => {
+                // Nothing was sent with this key yet, so another data path may use it.
+                let Some(options) = link.options.clone() else { return Ok(()) };
+                let reason = format!("kernel offload failed: {error}");
+                tracing::warn!("{reason}; going on in userspace");
+                self.leave_tunnel(link).await;
+                self.with_userspace(link, &options, reason).await?;
+                match &mut self.tunnel {
+                    Some(tunnel) => Ok(tunnel.install_key(key).await.map_err(Failure::Data)?),
+                    None => Ok(()),
+                }
+            }
+            Err(error) => Err(Failure::Data(error).into()),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    pub(super) async fn promote_key(&mut self, link: &mut Link, key: KeyId) -> Result<(), Ending> {
+        match &mut self.tunnel {
+            Some(tunnel) => match tunnel.promote_key(key).await {
+                Ok(()) => Ok(()),
+                Err(error) => self.repair(link, error).await,
+            },
+            None => Ok(()),
+        }
+    }
+
+    pub(super) async fn retire_key(&mut self, link: &mut Link, key: KeyId) -> Result<(), Ending> {
+        match &mut self.tunnel {
+            Some(tunnel) => match tunnel.retire_key(key).await {
+                Ok(()) => Ok(()),
+                Err(error) => self.repair(link, error).await,
+            },
+            None => Ok(()),
+        }
+    }
+
+    /// A key operation failed on a working connection.
+    async fn repair(&mut self, link: &mut Link, error: DataError) -> Result<(), Ending> {
+        match error {
+            DataError::NoSuchPeer => {
+                Err(Ending::Lost("the data channel's peer has disappeared".to_owned()))
+            }
+            DataError::KeySlotEmpty(slot) => {
+                tracing::warn!("the {slot:?} key slot is empty although it should not be: renegotiating");
+                self.statistics.count("KEY_STATE_ERROR");
+                if let Some(tunnel) = &mut self.tunnel {
+                    tunnel.clear_keys().await;
+                }
+                link.control.renegotiate(Instant::now());
+                Ok(())
+            }
+            error => self.fall_back(link, &error.to_string()).await,
+        }
+    }
+
+    fn decide(&self) -> Decision {
+        let reasons = vec!["kernel offload is not connected yet".to_owned()];
+        Decision::Userspace { reasons }
+    }
+
+    pub(super) fn connection_info(&self, link: &Link) -> Option<ConnectionInfo> {
+        let (tunnel, options) = (self.tunnel.as_ref()?, link.options.as_ref()?);
+        let network = &options.network;
+        let mut addresses = Vec::new();
+        addresses.extend(network.ifconfig.map(|(address, _)| address.to_string()));
+        addresses.extend(network.ifconfig_ipv6.map(|(address, bits, _)| format!("{address}/{bits}")));
+        let mut gateways = Vec::new();
+        gateways.extend(network.route_gateway.map(|gateway| gateway.to_string()));
+        gateways.extend(
+            network
+                .route_ipv6_gateway
+                .or(network.ifconfig_ipv6.and_then(|(_, _, remote)| remote))
+                .map(|gateway| gateway.to_string()),
+        );
+        Some(ConnectionInfo {
+            protocol: link.remote.protocol,
+            host: link.remote.host.clone(),
+            address: link.transport.remote(),
+            username: link.username.clone(),
+            device: tunnel.plane().interface().name.clone(),
+            data_path: tunnel.plane().name(),
+            data_path_reason: tunnel.why_not_kernel.clone(),
+            tunnel: addresses,
+            gateways,
+            mtu: self.mtu(link, options),
+            cipher: options.cipher.name(),
+            device_path: tunnel.device_path.clone(),
+        })
+    }
+}
+
+/// Keepalive seconds as the data channel takes them.
+fn seconds(duration: Option<Duration>) -> u32 {
+    duration.map_or(0, |d| u32::try_from(d.as_secs()).unwrap_or(u32::MAX))
+}
+
+fn outer(link: &Link, options: &SessionOptions) -> Outer {
+    Outer {
+        protocol: link.transport.protocol(),
+        ipv6: link.transport.remote().is_ipv6(),
+        data_v2: options.peer_id.is_some(),
+        framing: options.framing,
+    }
+}

@@ -1,0 +1,97 @@
+//! Requests to a running session. Every wait of the session goes through here, so that it answers
+//! at any time.
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::stats::Statistics;
+use crate::secret::Secret;
+
+/// What a [`super::SessionHandle`] asks.
+pub(super) enum Command {
+    Pause,
+    Resume,
+    Restart,
+    Disconnect,
+    Respond(Secret<String>),
+    Ping(oneshot::Sender<()>),
+    Statistics(oneshot::Sender<Statistics>),
+}
+
+/// A request that ends the present attempt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Wish {
+    Pause,
+    Resume,
+    Restart,
+    Disconnect,
+}
+
+/// A request that is served while the attempt goes on.
+pub(super) enum Request {
+    Wish(Wish),
+    Respond(Secret<String>),
+    Statistics(oneshot::Sender<Statistics>),
+}
+
+/// The receiving end.
+pub(super) struct Commands {
+    receiver: mpsc::Receiver<Command>,
+}
+
+impl Commands {
+    pub(super) const fn new(receiver: mpsc::Receiver<Command>) -> Self {
+        Self { receiver }
+    }
+
+    /// The next request. Cancel safe. Nobody left to ask is a wish to disconnect.
+    pub(super) async fn next(&mut self) -> Request {
+        loop {
+            return match self.receiver.recv().await {
+                Some(Command::Ping(reply)) => {
+                    let _ = reply.send(());
+                    continue;
+                }
+                Some(Command::Pause) => Request::Wish(Wish::Pause),
+                Some(Command::Resume) => Request::Wish(Wish::Resume),
+                Some(Command::Restart) => Request::Wish(Wish::Restart),
+                Some(Command::Disconnect) | None => Request::Wish(Wish::Disconnect),
+                Some(Command::Respond(response)) => Request::Respond(response),
+                Some(Command::Statistics(reply)) => Request::Statistics(reply),
+            };
+        }
+    }
+
+    /// The next wish, while nothing is connected; `statistics` answers who asks meanwhile.
+    pub(super) async fn wish(&mut self, statistics: &Statistics) -> Wish {
+        loop {
+            match self.next().await {
+                Request::Wish(wish) => return wish,
+                Request::Statistics(reply) => {
+                    let _ = reply.send(statistics.clone());
+                }
+                Request::Respond(_) => {
+                    tracing::warn!("a challenge response came too late: nothing waits for it");
+                }
+            }
+        }
+    }
+
+    /// Runs `future`, unless a wish comes first. A resume without a pause is no wish.
+    pub(super) async fn or_wish<T>(
+        &mut self,
+        statistics: &Statistics,
+        future: impl Future<Output = T>,
+    ) -> Result<T, Wish> {
+        tokio::pin!(future);
+        loop {
+            tokio::select! {
+                result = &mut future => return Ok(result),
+                wish = self.wish(statistics) => {
+                    if wish != Wish::Resume {
+                        return Err(wish);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The data plane in use: kernel or userspace, chosen at run time.
+
+use ovpn_dco::kernel::{Api, KernelDataChannel};
+use ovpn_dco::{
+    ControlPort, DataChannel, DataEvent, Error, Interface, Keepalive, KeyConfig, KeySlot,
+    PeerConfig, PeerStats,
+};
+use ovpn_userspace::UserspaceDataChannel;
+
+/// Either implementation of the data channel.
+#[derive(Debug)]
+pub(super) enum DataPlane {
+    Kernel(KernelDataChannel),
+    Userspace(UserspaceDataChannel),
+}
+
+macro_rules! either {
+    ($self:ident, $channel:ident => $call:expr) => {
+        match $self {
+            Self::Kernel($channel) => $call,
+            Self::Userspace($channel) => $call,
+        }
+    };
+}
+
+impl DataPlane {
+    /// `ovpn`, `ovpn-dco-v2` or `userspace`.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Kernel(channel) => channel.api().name(),
+            Self::Userspace(_) => "userspace",
+        }
+    }
+
+    pub(super) const fn is_kernel(&self) -> bool {
+        matches!(self, Self::Kernel(_))
+    }
+
+    /// Which kernel interface it uses, if any.
+    pub(super) fn api(&self) -> Option<Api> {
+        match self {
+            Self::Kernel(channel) => Some(channel.api()),
+            Self::Userspace(_) => None,
+        }
+    }
+}
+
+impl DataChannel for DataPlane {
+    fn interface(&self) -> &Interface {
+        either!(self, channel => channel.interface())
+    }
+
+    async fn new_peer(
+        &mut self,
+        peer: PeerConfig,
+        residue: Vec<u8>,
+    ) -> Result<ControlPort, Error> {
+        either!(self, channel => channel.new_peer(peer, residue).await)
+    }
+
+    async fn set_keepalive(&mut self, keepalive: Keepalive) -> Result<(), Error> {
+        either!(self, channel => channel.set_keepalive(keepalive).await)
+    }
+
+    async fn new_key(&mut self, slot: KeySlot, key: KeyConfig) -> Result<(), Error> {
+        either!(self, channel => channel.new_key(slot, key).await)
+    }
+
+    async fn swap_keys(&mut self) -> Result<(), Error> {
+        either!(self, channel => channel.swap_keys().await)
+    }
+
+    async fn del_key(&mut self, slot: KeySlot) -> Result<(), Error> {
+        either!(self, channel => channel.del_key(slot).await)
+    }
+
+    async fn stats(&mut self) -> Result<PeerStats, Error> {
+        either!(self, channel => channel.stats().await)
+    }
+
+    async fn notify_exit(&mut self) -> Result<(), Error> {
+        either!(self, channel => channel.notify_exit().await)
+    }
+
+    async fn del_peer(&mut self) -> Result<(), Error> {
+        either!(self, channel => channel.del_peer().await)
+    }
+
+    async fn next_event(&mut self) -> DataEvent {
+        either!(self, channel => channel.next_event().await)
+    }
+
+    async fn close(self) -> Result<(), Error> {
+        either!(self, channel => channel.close().await)
+    }
+}

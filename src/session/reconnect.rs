@@ -1,0 +1,352 @@
+//! What follows the end of an attempt: try again (where, when), or give up (why). Pure.
+
+use std::time::Duration;
+
+use super::event::Outcome;
+use super::remotes::Advance;
+use crate::control::{AuthFailed, ControlError, RestartFlags};
+use crate::profile::{AuthRetry, Retry};
+use crate::tls::{TlsError, TlsErrorKind};
+use crate::transport::{ProxyError, TransportError};
+
+/// `auth-retry nointeract` waits this long.
+const AUTH_RETRY_DELAY: Duration = Duration::from_secs(10);
+/// Rounds over all remotes before the pause starts to double.
+const PATIENT_ROUNDS: u32 = 5;
+
+/// How an attempt ended by itself.
+#[derive(Debug)]
+pub(super) enum Ending {
+    /// The server's name could not be resolved.
+    Resolve(String),
+    /// No socket or connection.
+    Transport(TransportError),
+    /// The server did not answer at all.
+    NoAnswer(Duration),
+    /// The control channel gave up.
+    Control(ControlError),
+    /// AUTH_FAILED
+    AuthFailed(AuthFailed),
+    /// RESTART
+    ServerRestart(String, RestartFlags),
+    /// HALT
+    Halted(String),
+    /// EXIT, or OCC EXIT.
+    ServerExit,
+    /// Nothing received for the keepalive timeout.
+    PingTimeout {
+        /// `ping-exit`
+        exit: bool,
+    },
+    /// The transport broke.
+    Lost(String),
+    /// `inactive`
+    Inactive,
+    /// `session-timeout`
+    SessionTimeout,
+    /// A pull-filter rejected a pushed option.
+    PushRejected(String),
+    /// The push cannot be used, or the network not be configured.
+    Unusable(String),
+    /// Privilege or device missing.
+    Privilege(String),
+}
+
+/// What to know about the session to decide.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Situation {
+    /// This attempt reached a working tunnel.
+    pub(super) connected: bool,
+    /// Some attempt of this session did.
+    pub(super) ever_connected: bool,
+    /// The credentials sent were an auth-token.
+    pub(super) token_used: bool,
+    /// The user's own credentials are still there and may be sent again.
+    pub(super) can_repeat_login: bool,
+    /// Override `auth-fail-retry`.
+    pub(super) auth_fail_retry: bool,
+    /// Full rounds without success, this attempt's remote counted.
+    pub(super) rounds: u32,
+}
+
+/// What to do next.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// Another attempt.
+    Retry {
+        advance: Advance,
+        delay: Duration,
+        /// Forget the token first.
+        drop_token: bool,
+        reason: String,
+    },
+    /// The session is over.
+    End(Outcome),
+}
+
+pub(super) fn decide(ending: Ending, situation: Situation, retry: &Retry) -> Decision {
+    let pause = delay(retry, situation.rounds);
+    let again = |advance, delay, reason| Decision::Retry {
+        // After a working connection the same server comes first.
+        advance: if situation.connected { Advance::Stay } else { advance },
+        delay,
+        drop_token: false,
+        reason,
+    };
+    match ending {
+        Ending::Resolve(reason) => again(Advance::Remote, pause, reason),
+        Ending::Transport(TransportError::Proxy(error)) => proxy(error, pause, again),
+        Ending::Transport(error) => again(Advance::Address, pause, error.to_string()),
+        Ending::NoAnswer(after) => again(
+            Advance::Address,
+            Duration::ZERO,
+            format!(
+                "no answer within {} s (wrong address or port, a firewall, or a tls-auth, \
+                 tls-crypt or tls-crypt-v2 key that is not the server's)",
+                after.as_secs()
+            ),
+        ),
+        Ending::Control(ControlError::Tls(error)) => tls(error, situation, pause, again),
+        Ending::Control(error) => again(Advance::Address, pause, error.to_string()),
+        Ending::AuthFailed(failed) => auth_failed(failed, situation, retry, pause),
+        Ending::ServerRestart(reason, flags) => Decision::Retry {
+            advance: if flags.next_remote { Advance::Remote } else { Advance::Stay },
+            delay: pause,
+            drop_token: !flags.preserve,
+            reason: with_reason("the server restarts", &reason),
+        },
+        Ending::Halted(reason) => Decision::End(Outcome::Halted { reason }),
+        Ending::ServerExit => again(Advance::Stay, pause, "the server exits".to_owned()),
+        Ending::PingTimeout { exit: true } => Decision::End(Outcome::PingExit),
+        Ending::PingTimeout { exit: false } => again(
+            Advance::Stay,
+            Duration::ZERO,
+            "nothing received for the keepalive timeout".to_owned(),
+        ),
+        Ending::Lost(reason) => again(Advance::Address, pause, reason),
+        Ending::Inactive => Decision::End(Outcome::Inactive),
+        Ending::SessionTimeout => Decision::End(Outcome::SessionTimeout),
+        Ending::PushRejected(reason) => again(Advance::Remote, pause, reason),
+        Ending::Unusable(message) => Decision::End(Outcome::Failed { message }),
+        Ending::Privilege(message) => Decision::End(Outcome::Privilege { message }),
+    }
+}
+
+/// OpenVPN 2's schedule: `connect-retry`'s first value, doubled for each further round after five,
+/// up to its second.
+fn delay(retry: &Retry, rounds: u32) -> Duration {
+    let doublings = rounds.saturating_sub(PATIENT_ROUNDS - 1).min(15);
+    retry.initial.saturating_mul(1 << doublings).min(retry.max.max(retry.initial))
+}
+
+fn with_reason(what: &str, reason: &str) -> String {
+    if reason.is_empty() { what.to_owned() } else { format!("{what}: {reason}") }
+}
+
+fn proxy(
+    error: ProxyError,
+    pause: Duration,
+    again: impl Fn(Advance, Duration, String) -> Decision,
+) -> Decision {
+    match error {
+        ProxyError::NeedCredentials | ProxyError::BadCredentials => {
+            Decision::End(Outcome::NeedProxyCredentials)
+        }
+        error if error.is_transient() => again(Advance::Address, pause, error.to_string()),
+        error => Decision::End(Outcome::Failed { message: error.to_string() }),
+    }
+}
+
+fn tls(
+    error: TlsError,
+    situation: Situation,
+    pause: Duration,
+    again: impl Fn(Advance, Duration, String) -> Decision,
+) -> Decision {
+    let ends = match error.kind {
+        TlsErrorKind::Config
+        | TlsErrorKind::PassphraseNeeded
+        | TlsErrorKind::WrongPassphrase
+        | TlsErrorKind::ExternalSign => true,
+        // A site that worked yesterday shall come back when its server's mistake is mended.
+        TlsErrorKind::CertVerify | TlsErrorKind::Version | TlsErrorKind::Alert => {
+            !situation.ever_connected
+        }
+        TlsErrorKind::Protocol => false,
+    };
+    if ends {
+        Decision::End(Outcome::Tls { kind: error.kind, message: error.message })
+    } else {
+        again(Advance::Address, pause, error.message)
+    }
+}
+
+fn auth_failed(
+    failed: AuthFailed,
+    situation: Situation,
+    retry: &Retry,
+    pause: Duration,
+) -> Decision {
+    match failed {
+        AuthFailed::Temporary { backoff, advance, message } => Decision::Retry {
+            advance: match advance {
+                Some(crate::control::Advance::Remote) => Advance::Remote,
+                Some(crate::control::Advance::Address) => Advance::Address,
+                Some(crate::control::Advance::No) | None => Advance::Stay,
+            },
+            delay: pause.max(backoff.unwrap_or_default().min(retry.max)),
+            drop_token: false,
+            reason: with_reason("the server cannot authenticate now", &message),
+        },
+        failed if situation.token_used => {
+            let text = "the session token has expired";
+            if situation.can_repeat_login {
+                Decision::Retry {
+                    advance: Advance::Stay,
+                    delay: Duration::ZERO,
+                    drop_token: true,
+                    reason: text.to_owned(),
+                }
+            } else if let AuthFailed::Challenge { .. } = failed {
+                Decision::End(Outcome::AuthFailed(failed))
+            } else {
+                Decision::End(Outcome::NeedCredentials)
+            }
+        }
+        AuthFailed::Permanent { reason }
+            if situation.can_repeat_login
+                && (retry.auth_retry == AuthRetry::NoInteract || situation.auth_fail_retry) =>
+        {
+            Decision::Retry {
+                advance: Advance::Stay,
+                delay: pause.max(AUTH_RETRY_DELAY),
+                drop_token: false,
+                reason: with_reason("authentication failed", &reason),
+            }
+        }
+        failed => Decision::End(Outcome::AuthFailed(failed)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn retry() -> Retry {
+        Retry {
+            initial: Duration::from_secs(1),
+            max: Duration::from_secs(300),
+            rounds: None,
+            server_poll_timeout: Duration::from_secs(10),
+            resolve: None,
+            auth_retry: AuthRetry::None,
+        }
+    }
+
+    fn first_attempt() -> Situation {
+        Situation {
+            connected: false,
+            ever_connected: false,
+            token_used: false,
+            can_repeat_login: true,
+            auth_fail_retry: false,
+            rounds: 0,
+        }
+    }
+
+    fn refused() -> Ending {
+        Ending::AuthFailed(AuthFailed::Permanent { reason: "no".to_owned() })
+    }
+
+    fn tls_error(kind: TlsErrorKind) -> Ending {
+        Ending::Control(ControlError::Tls(TlsError::new(kind, "x")))
+    }
+
+    fn retried(decision: &Decision) -> (Advance, Duration, bool) {
+        match decision {
+            Decision::Retry { advance, delay, drop_token, .. } => (*advance, *delay, *drop_token),
+            Decision::End(outcome) => panic!("ends with {outcome:?}"),
+        }
+    }
+
+    #[test]
+    fn pauses_double_after_five_rounds_up_to_the_maximum() {
+        let seconds = |rounds| delay(&retry(), rounds).as_secs();
+        assert_eq!([0, 1, 4, 5, 6, 12, 13, 99].map(seconds), [1, 1, 1, 2, 4, 256, 300, 300]);
+    }
+
+    #[test]
+    fn a_silent_server_makes_room_for_the_next_at_once() {
+        let decision = decide(Ending::NoAnswer(Duration::from_secs(10)), first_attempt(), &retry());
+        assert_eq!(retried(&decision), (Advance::Address, Duration::ZERO, false));
+    }
+
+    #[test]
+    fn after_a_working_connection_the_same_server_comes_first() {
+        let situation = Situation { connected: true, ever_connected: true, ..first_attempt() };
+        let decision = decide(Ending::Lost("eof".to_owned()), situation, &retry());
+        assert_eq!(retried(&decision).0, Advance::Stay);
+    }
+
+    #[test]
+    fn refused_credentials_end_unless_told_otherwise() {
+        assert!(matches!(
+            decide(refused(), first_attempt(), &retry()),
+            Decision::End(Outcome::AuthFailed(_))
+        ));
+        let stubborn = Retry { auth_retry: AuthRetry::NoInteract, ..retry() };
+        let decision = decide(refused(), first_attempt(), &stubborn);
+        assert_eq!(retried(&decision), (Advance::Stay, AUTH_RETRY_DELAY, false));
+        let one_time = Situation { can_repeat_login: false, ..first_attempt() };
+        assert!(matches!(decide(refused(), one_time, &stubborn), Decision::End(_)));
+    }
+
+    #[test]
+    fn an_expired_token_gives_way_to_the_login() {
+        let situation = Situation { token_used: true, ..first_attempt() };
+        let decision = decide(refused(), situation, &retry());
+        assert_eq!(retried(&decision), (Advance::Stay, Duration::ZERO, true));
+        let forgotten = Situation { can_repeat_login: false, ..situation };
+        assert_eq!(
+            decide(refused(), forgotten, &retry()),
+            Decision::End(Outcome::NeedCredentials)
+        );
+    }
+
+    #[test]
+    fn temporary_failures_follow_the_servers_flags() {
+        let failed = Ending::AuthFailed(AuthFailed::Temporary {
+            backoff: Some(Duration::from_secs(42)),
+            advance: Some(crate::control::Advance::Remote),
+            message: "later".to_owned(),
+        });
+        let decision = decide(failed, first_attempt(), &retry());
+        assert_eq!(retried(&decision), (Advance::Remote, Duration::from_secs(42), false));
+    }
+
+    #[test]
+    fn certificates_end_a_first_attempt_only() {
+        assert!(matches!(
+            decide(tls_error(TlsErrorKind::CertVerify), first_attempt(), &retry()),
+            Decision::End(Outcome::Tls { kind: TlsErrorKind::CertVerify, .. })
+        ));
+        let later = Situation { ever_connected: true, ..first_attempt() };
+        retried(&decide(tls_error(TlsErrorKind::CertVerify), later, &retry()));
+        assert!(matches!(
+            decide(tls_error(TlsErrorKind::WrongPassphrase), later, &retry()),
+            Decision::End(_)
+        ));
+    }
+
+    #[test]
+    fn a_restart_without_p_forgets_the_token() {
+        for (flags, forgets, advance) in [
+            (RestartFlags { preserve: false, next_remote: false }, true, Advance::Stay),
+            (RestartFlags { preserve: true, next_remote: true }, false, Advance::Remote),
+        ] {
+            let decision =
+                decide(Ending::ServerRestart(String::new(), flags), first_attempt(), &retry());
+            assert_eq!((retried(&decision).2, retried(&decision).0), (forgets, advance));
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Which server to try: remotes, their resolved addresses, and the order of both. Pure.
+
+use std::net::SocketAddr;
+
+use rand::seq::SliceRandom;
+use rand::{Rng, RngExt};
+
+use crate::profile::{Options, Remote};
+
+/// How far to move before the next attempt.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Advance {
+    /// The same address again.
+    Stay,
+    /// The next address of this remote, or the next remote after the last one.
+    Address,
+    /// The next remote.
+    Remote,
+}
+
+/// The remotes of a profile, walked round for ever: all addresses of one, then the next.
+#[derive(Debug)]
+pub(super) struct Remotes {
+    list: Vec<Remote>,
+    current: usize,
+    /// Addresses of the current remote; empty until resolved.
+    addresses: Vec<SocketAddr>,
+    address: usize,
+    /// Full rounds without a successful connection.
+    rounds: u32,
+}
+
+impl Remotes {
+    pub(super) fn new(options: &Options, rng: &mut impl Rng) -> Self {
+        let mut list = options.remotes.clone();
+        if options.remote_random {
+            list.shuffle(rng);
+        }
+        if options.remote_random_hostname {
+            for remote in &mut list {
+                // A literal address has no names below it.
+                if remote.host.parse::<std::net::IpAddr>().is_err() {
+                    let label: u64 = rng.random::<u64>() & 0xffff_ffff_ffff;
+                    remote.host = format!("{label:012x}.{}", remote.host);
+                }
+            }
+        }
+        Self { list, current: 0, addresses: Vec::new(), address: 0, rounds: 0 }
+    }
+
+    /// The remote to try; a profile has at least one.
+    pub(super) fn current(&self) -> Option<&Remote> {
+        self.list.get(self.current)
+    }
+
+    /// The address to try; `None`: the remote must be resolved first.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        self.addresses.get(self.address).copied()
+    }
+
+    /// The current remote's addresses, in the resolver's order.
+    pub(super) fn resolved(&mut self, addresses: Vec<SocketAddr>) {
+        self.addresses = addresses;
+        self.address = 0;
+    }
+
+    /// Full rounds over all remotes since the last success.
+    pub(super) const fn rounds(&self) -> u32 {
+        self.rounds
+    }
+
+    /// A connection worked: counting starts again, and the address is kept for the next attempt.
+    pub(super) fn succeeded(&mut self) {
+        self.rounds = 0;
+    }
+
+    pub(super) fn advance(&mut self, how: Advance) {
+        match how {
+            Advance::Stay => {}
+            Advance::Address if self.address + 1 < self.addresses.len() => self.address += 1,
+            Advance::Address | Advance::Remote => {
+                self.addresses.clear();
+                self.address = 0;
+                self.current += 1;
+                if self.current >= self.list.len() {
+                    self.current = 0;
+                    self.rounds = self.rounds.saturating_add(1);
+                }
+            }
+        }
+    }
+}

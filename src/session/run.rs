@@ -1,0 +1,287 @@
+//! The session's life: attempt after attempt, with pauses, until it ends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::commands::{Command, Commands, Wish};
+use super::event::{Outcome, SessionEvent, SessionState};
+use super::reconnect::{Decision, Ending, Situation, decide};
+use super::remotes::{Advance, Remotes};
+use super::stats::Statistics;
+use super::network::Network;
+use super::tunnel::Tunnel;
+use super::{NetworkMode, SessionConfig};
+use crate::secret::Credentials;
+use crate::tls::TlsConfig;
+
+/// How an attempt ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// Somebody asked.
+    Wish(Wish),
+    /// By itself.
+    Ending(Ending),
+}
+
+impl From<Wish> for End {
+    fn from(wish: Wish) -> Self {
+        Self::Wish(wish)
+    }
+}
+
+impl From<Ending> for End {
+    fn from(ending: Ending) -> Self {
+        Self::Ending(ending)
+    }
+}
+
+/// What lives as long as the session.
+pub(super) struct Session {
+    pub(super) config: SessionConfig,
+    pub(super) commands: Commands,
+    events: mpsc::UnboundedSender<SessionEvent>,
+    pub(super) remotes: Remotes,
+    pub(super) tls: Arc<TlsConfig>,
+    pub(super) network: Network,
+    /// Kept from a lost connection for the next one.
+    pub(super) tunnel: Option<Tunnel>,
+    /// Counters of everything before the present attempt.
+    pub(super) statistics: Statistics,
+    pub(super) login: Login,
+    /// The present attempt reached a working tunnel.
+    pub(super) connected: bool,
+    ever_connected: bool,
+}
+
+/// What proves who we are: the user's own credentials, or a token the server gave for them.
+pub(super) struct Login {
+    own: Option<Credentials>,
+    pub(super) token: Option<Credentials>,
+    one_time: bool,
+    sent: bool,
+}
+
+impl Login {
+    fn new(config: &SessionConfig) -> Self {
+        Self {
+            own: Some(config.credentials.clone()),
+            token: None,
+            one_time: config.one_time_password,
+            sent: false,
+        }
+    }
+
+    /// What to send now; `None`: the user must be asked.
+    fn current(&self) -> Option<&Credentials> {
+        self.token.as_ref().or_else(|| self.own.as_ref().filter(|_| self.can_repeat() || !self.sent))
+    }
+
+    fn can_repeat(&self) -> bool {
+        self.own.is_some() && !self.one_time
+    }
+
+    /// They go out. `forget`: `auth-nocache`.
+    pub(super) fn sent(&mut self, forget: bool) {
+        if self.token.is_none() {
+            self.sent = true;
+            if forget {
+                self.own = None;
+            }
+        }
+    }
+}
+
+pub(super) async fn run(
+    config: SessionConfig,
+    receiver: mpsc::Receiver<Command>,
+    events: mpsc::UnboundedSender<SessionEvent>,
+) {
+    let outcome = match Session::new(config, receiver, events.clone()).await {
+        Ok(mut session) => {
+            let outcome = session.run().await;
+            session.drop_tunnel().await;
+            outcome
+        }
+        Err(outcome) => outcome,
+    };
+    // Nobody listening is no reason to do anything else: everything is undone.
+    let _ = events.send(SessionEvent::Ended(outcome));
+}
+
+impl Session {
+    async fn new(
+        config: SessionConfig,
+        receiver: mpsc::Receiver<Command>,
+        events: mpsc::UnboundedSender<SessionEvent>,
+    ) -> Result<Self, Outcome> {
+        let tls = TlsConfig::new(&config.options.tls, config.key_passphrase.as_ref())
+            .map_err(|e| Outcome::Tls { kind: e.kind, message: e.message })?;
+        for warning in tls.warnings() {
+            tracing::warn!("{warning}");
+        }
+        let network = match &config.network {
+            NetworkMode::Direct => Network::direct(&config.runtime_dir).await?,
+            NetworkMode::Netcfg(_) => {
+                return Err(Outcome::Failed { message: "netcfg is not supported yet".to_owned() });
+            }
+        };
+        Ok(Self {
+            remotes: Remotes::new(&config.options, &mut rand::rng()),
+            commands: Commands::new(receiver),
+            events,
+            tls: Arc::new(tls),
+            network,
+            tunnel: None,
+            statistics: Statistics::default(),
+            login: Login::new(&config),
+            connected: false,
+            ever_connected: false,
+            config,
+        })
+    }
+
+    pub(super) fn tell(&self, event: SessionEvent) {
+        let _ = self.events.send(event);
+    }
+
+    pub(super) fn enter(&self, state: SessionState) {
+        self.tell(SessionEvent::State(state));
+    }
+
+    async fn run(&mut self) -> Outcome {
+        loop {
+            self.connected = false;
+            let Some(credentials) = self.login.current().cloned() else {
+                return Outcome::NeedCredentials;
+            };
+            let token_used = self.login.token.is_some();
+            let end = self.attempt(credentials).await;
+            self.ever_connected |= self.connected;
+            let followed = match end {
+                End::Wish(wish) => self.follow(wish).await,
+                End::Ending(ending) => self.recover(ending, token_used).await,
+            };
+            if let Err(outcome) = followed {
+                return outcome;
+            }
+        }
+    }
+
+    /// Does what somebody asked for. `Ok`: another attempt follows.
+    async fn follow(&mut self, wish: Wish) -> Result<(), Outcome> {
+        match wish {
+            Wish::Disconnect => return Err(Outcome::Disconnected),
+            Wish::Restart | Wish::Resume => {
+                self.statistics.count("N_RECONNECT");
+                self.enter(SessionState::Reconnecting { reason: "restart requested".to_owned() });
+            }
+            Wish::Pause => {
+                self.statistics.count("N_PAUSE");
+                if !self.config.options.device.persist {
+                    self.drop_tunnel().await;
+                }
+                self.enter(SessionState::Paused);
+                loop {
+                    match self.commands.wish(&self.statistics).await {
+                        Wish::Pause => {}
+                        Wish::Resume | Wish::Restart => break,
+                        Wish::Disconnect => return Err(Outcome::Disconnected),
+                    }
+                }
+                self.statistics.count("N_RECONNECT");
+            }
+        }
+        Ok(())
+    }
+
+    /// After an attempt that ended by itself. `Ok`: another attempt follows.
+    async fn recover(&mut self, ending: Ending, token_used: bool) -> Result<(), Outcome> {
+        self.count(&ending);
+        let situation = Situation {
+            connected: self.connected,
+            ever_connected: self.ever_connected,
+            token_used,
+            can_repeat_login: self.login.can_repeat(),
+            auth_fail_retry: self.config.auth_fail_retry,
+            rounds: self.remotes.rounds(),
+        };
+        let options = Arc::clone(&self.config.options);
+        let retry = &options.retry;
+        let (advance, delay, reason) = match decide(ending, situation, retry) {
+            Decision::End(outcome) => return Err(outcome),
+            Decision::Retry { advance, delay, drop_token, reason } => {
+                if drop_token {
+                    self.login.token = None;
+                }
+                (advance, delay, reason)
+            }
+        };
+        if self.connected {
+            self.statistics.count("N_RECONNECT");
+            tracing::warn!("connection lost: {reason}");
+            self.enter(SessionState::Reconnecting { reason: reason.clone() });
+        } else {
+            tracing::warn!("connection attempt failed: {reason}");
+            // Routes into a tunnel that does not come back would keep name resolution, and every
+            // other server, out of reach.
+            if !self.config.options.device.persist {
+                self.drop_tunnel().await;
+            }
+        }
+        self.remotes.advance(advance);
+        if retry.rounds.is_some_and(|limit| self.remotes.rounds() >= limit)
+            && advance != Advance::Stay
+        {
+            return Err(Outcome::Unreachable { message: reason });
+        }
+        if delay > Duration::ZERO {
+            tracing::info!("next attempt in {} s", delay.as_secs());
+        }
+        match self.commands.or_wish(&self.statistics, tokio::time::sleep(delay)).await {
+            Ok(()) => Ok(()),
+            Err(wish) => self.follow(wish).await,
+        }
+    }
+
+    fn count(&mut self, ending: &Ending) {
+        use crate::control::ControlError;
+        use crate::transport::TransportError;
+        let name = match ending {
+            Ending::Resolve(_) => "RESOLVE_ERROR",
+            Ending::Transport(TransportError::Proxy(_)) => "PROXY_ERROR",
+            Ending::Transport(TransportError::Protect { .. }) => "SOCKET_PROTECT_ERROR",
+            Ending::Transport(TransportError::Io { .. }) => "TRANSPORT_ERROR",
+            Ending::NoAnswer(_) => "CONNECTION_TIMEOUT",
+            Ending::Control(ControlError::HandshakeTimeout(_)) => "HANDSHAKE_TIMEOUT",
+            Ending::Control(ControlError::Tls(error)) => match error.kind {
+                crate::tls::TlsErrorKind::CertVerify => "CERT_VERIFY_FAIL",
+                crate::tls::TlsErrorKind::Version => "TLS_VERSION_MIN",
+                crate::tls::TlsErrorKind::Alert => "TLS_ALERT_MISC",
+                _ => "SSL_ERROR",
+            },
+            Ending::Control(ControlError::KeyExpired(_)) => "PRIMARY_EXPIRE",
+            Ending::Control(_) => "CC_ERROR",
+            Ending::AuthFailed(_) => "AUTH_FAILED",
+            Ending::ServerRestart(..) | Ending::ServerExit => "CLIENT_RESTART",
+            Ending::Halted(_) => "CLIENT_HALT",
+            Ending::PingTimeout { .. } => "KEEPALIVE_TIMEOUT",
+            Ending::Lost(_) => "NETWORK_EOF_ERROR",
+            Ending::Inactive => "INACTIVE_TIMEOUT",
+            Ending::SessionTimeout => return,
+            Ending::PushRejected(_) | Ending::Unusable(_) | Ending::Privilege(_) => {
+                "TUN_SETUP_FAILED"
+            }
+        };
+        self.statistics.count(name);
+    }
+
+    /// Removes the device and all network configuration.
+    pub(super) async fn drop_tunnel(&mut self) {
+        if let Some(tunnel) = self.tunnel.take() {
+            self.network.undo().await;
+            tunnel.close().await;
+        }
+    }
+}
