@@ -16,6 +16,7 @@ use super::stats::Statistics;
 use crate::control::{
     ControlChannel, ControlConfig, Event, NegotiatedParameters, PendingAuth, TransportKind,
 };
+use crate::data_path::Decision;
 use crate::network::RouteQuery;
 use crate::profile::{
     Family, Inactive, PeerInfoExtra, Protocol, PushError, Remote, SessionOptions, occ_string,
@@ -86,11 +87,10 @@ impl Session {
         self.enter(SessionState::Resolving { host: remote.host.clone() });
         if self.remotes.address().is_none() {
             let lookup = resolve(&through.0, through.1, remote.family);
-            let addresses = self
-                .commands
-                .or_wish(&self.statistics, lookup)
-                .await?
-                .map_err(|reason| Ending::Resolve(format!("cannot resolve {}: {reason}", through.0)))?;
+            let addresses =
+                self.commands.or_wish(&self.statistics, lookup).await?.map_err(|reason| {
+                    Ending::Resolve(format!("cannot resolve {}: {reason}", through.0))
+                })?;
             self.remotes.resolved(addresses);
         }
         let Some(address) = self.remotes.address() else {
@@ -101,7 +101,12 @@ impl Session {
             address,
             protocol: remote.protocol,
         });
-        tracing::info!("contacting {}:{} ({address}) via {:?}", remote.host, remote.port, remote.protocol);
+        tracing::info!(
+            "contacting {}:{} ({address}) via {:?}",
+            remote.host,
+            remote.port,
+            remote.protocol
+        );
         let device = &self.config.options.device;
         let options = SocketOptions {
             local: remote.local,
@@ -167,6 +172,8 @@ impl Session {
         let extra = PeerInfoExtra {
             gui_version: self.config.gui_version.clone(),
             sso: self.config.sso.clone(),
+            // The kernel knows no framing, so a server must not count on it.
+            stubs: matches!(self.decide(&remote, None), Decision::Userspace { .. }),
             ..PeerInfoExtra::default()
         };
         let control = ControlChannel::new(
@@ -272,7 +279,9 @@ impl Session {
                 self.login.sent(self.config.options.auth.nocache);
             }
             Event::ConfigRequested => self.enter(SessionState::GetConfig),
-            Event::Pushed { options, server_occ } => self.pushed(link, &options, &server_occ).await?,
+            Event::Pushed { options, server_occ } => {
+                self.pushed(link, &options, &server_occ).await?
+            }
             Event::TokenRefreshed => self.login.token = Some(link.control.credentials().clone()),
             Event::Keys(key) => {
                 let first = !self.connected;
@@ -323,11 +332,12 @@ impl Session {
             let secret = option.trim_start().starts_with("auth-token");
             tracing::debug!("pushed: {}", if secret { "auth-token ..." } else { option });
         }
-        let options = SessionOptions::from_push(&self.config.options, pushed, server_occ)
-            .map_err(|error| match error {
+        let options = SessionOptions::from_push(&self.config.options, pushed, server_occ).map_err(
+            |error| match error {
                 PushError::Rejected { .. } => Ending::PushRejected(error.to_string()),
                 error => Ending::Unusable(error.to_string()),
-            })?;
+            },
+        )?;
         for ignored in &options.ignored {
             tracing::info!("pushed option ignored: {ignored}");
         }
@@ -345,8 +355,7 @@ impl Session {
             auth_token_user: options.auth_token_user.clone(),
         };
         let now = Instant::now();
-        link.inactivity =
-            options.inactive.map(|rule| Inactivity { rule, since: now, bytes: 0 });
+        link.inactivity = options.inactive.map(|rule| Inactivity { rule, since: now, bytes: 0 });
         link.ends_at = options.session_timeout.map(|after| now + after);
         link.options = Some(options.clone());
         self.bring_up(link, &options).await?;
@@ -411,7 +420,9 @@ impl Session {
             ) => Err(Ending::Lost("the data channel's transport broke".to_owned())),
             DataEvent::PeerDeleted(
                 reason @ (PeerDeletedReason::Teardown | PeerDeletedReason::Userspace),
-            ) => Err(Ending::Lost(format!("something else deleted the data channel's peer ({reason:?})"))),
+            ) => Err(Ending::Lost(format!(
+                "something else deleted the data channel's peer ({reason:?})"
+            ))),
             DataEvent::KeyExhausted(key) => {
                 tracing::info!("key {key} is nearly used up: renegotiating");
                 self.statistics.count("N_KEY_LIMIT_RENEG");

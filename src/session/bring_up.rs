@@ -15,17 +15,12 @@ use super::plane::DataPlane;
 use super::reconnect::Ending;
 use super::run::Session;
 use super::tunnel::Tunnel;
+use crate::data_path::{self, Decision, Inputs};
 use crate::network::{PlanInput, RouteQuery};
-use crate::profile::{Protocol, SessionOptions};
+use crate::profile::{Protocol, Remote, SessionOptions};
 
 /// How long a TCP stream may take to come to a packet boundary for the kernel.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(5);
-
-enum Decision {
-    #[expect(dead_code, reason = "chosen by the data path decision")]
-    Kernel(Api),
-    Userspace { reasons: Vec<String> },
-}
 
 /// Why a tunnel could not be set up.
 enum Failure {
@@ -67,23 +62,42 @@ impl Session {
         link: &mut Link,
         options: &SessionOptions,
     ) -> Result<(), Ending> {
-        let why_not_kernel = match self.decide() {
-            Decision::Kernel(api) => match self.with_kernel(link, options, api).await {
+        let mut decision = self.decide(&link.remote, Some(options));
+        if let Decision::Kernel(api) = decision {
+            match self.with_kernel(link, options, api).await {
                 Ok(()) => return Ok(()),
                 Err(Failure::Ending(ending)) => return Err(ending),
                 Err(Failure::Data(error)) => {
-                    let reason = format!("kernel offload failed: {error}");
-                    tracing::warn!("{reason}; going on in userspace");
-                    self.leave_tunnel(link).await;
-                    reason
+                    self.kernel_failed(link, &error.to_string()).await;
+                    decision = self.decide(&link.remote, Some(options));
                 }
-            },
-            Decision::Userspace { reasons } => {
-                reasons.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
             }
-        };
-        tracing::info!("data path: userspace ({why_not_kernel})");
-        Ok(self.with_userspace(link, options, why_not_kernel).await?)
+        }
+        Ok(self.with_userspace(link, options, decision.why_not_kernel()).await?)
+    }
+
+    /// Kernel or userspace, as far as it can be told now.
+    pub(super) fn decide(&self, remote: &Remote, session: Option<&SessionOptions>) -> Decision {
+        data_path::decide(&Inputs {
+            wanted: self.config.dco,
+            options: &self.config.options,
+            remote: Some(remote),
+            session,
+            kernel: &self.kernel,
+            kernel_failure: self.kernel_failure.as_deref(),
+        })
+    }
+
+    /// The kernel refused or lost the data channel: this session does not ask it again.
+    async fn kernel_failed(&mut self, link: &mut Link, why: &str) {
+        tracing::warn!("kernel offload failed: {why}; going on in userspace");
+        self.statistics.count("TUN_ERROR");
+        self.kernel_failure = Some(why.to_owned());
+        if let Some(tunnel) = &mut self.tunnel {
+            self.statistics.add_peer(&tunnel.del_peer().await);
+        }
+        link.transport.detach();
+        self.drop_tunnel().await;
     }
 
     /// The kernel's data path is gone while connected: userspace takes over. Its keys must be new
@@ -96,21 +110,12 @@ impl Session {
             kernel && link.transport.protocol() == Protocol::Udp
         });
         let Some(options) = options else { return Err(lost()) };
-        let reason = format!("kernel offload failed: {why}");
-        tracing::warn!("{reason}; going on in userspace");
-        self.leave_tunnel(link).await;
-        self.with_userspace(link, &options, reason).await?;
+        self.kernel_failed(link, why).await;
+        let why_not_kernel = self.decide(&link.remote, Some(&options)).why_not_kernel();
+        self.with_userspace(link, &options, why_not_kernel).await?;
         link.control.renegotiate(Instant::now());
         self.announce(link);
         Ok(())
-    }
-
-    async fn leave_tunnel(&mut self, link: &mut Link) {
-        if let Some(tunnel) = &mut self.tunnel {
-            self.statistics.add_peer(&tunnel.del_peer().await);
-        }
-        link.transport.detach();
-        self.drop_tunnel().await;
     }
 
     async fn with_kernel(
@@ -137,16 +142,20 @@ impl Session {
         &mut self,
         link: &mut Link,
         options: &SessionOptions,
-        why_not_kernel: String,
+        why_not_kernel: Option<String>,
     ) -> Result<(), Failure> {
+        if let Some(reason) = &why_not_kernel {
+            tracing::info!("data path: userspace ({reason})");
+        }
         if self.tunnel.as_ref().is_none_or(|tunnel| tunnel.plane().is_kernel()) {
             self.drop_tunnel().await;
-            let device = TunDevice::create(&self.config.options.device.name, TunOptions::default())?;
+            let device =
+                TunDevice::create(&self.config.options.device.name, TunOptions::default())?;
             let channel = UserspaceDataChannel::new(device, ovpn_userspace::Options::default())?;
             self.tunnel = Some(Tunnel::new(DataPlane::Userspace(channel), None));
         }
         if let Some(tunnel) = &mut self.tunnel {
-            tunnel.why_not_kernel = Some(why_not_kernel);
+            tunnel.why_not_kernel = why_not_kernel;
         }
         self.configure(link, options).await?;
         tokio::time::timeout(HANDOVER_LIMIT, link.transport.flush())
@@ -157,17 +166,18 @@ impl Session {
     }
 
     /// Addresses, routes, DNS.
-    async fn configure(&mut self, link: &mut Link, options: &SessionOptions) -> Result<(), Failure> {
+    async fn configure(
+        &mut self,
+        link: &mut Link,
+        options: &SessionOptions,
+    ) -> Result<(), Failure> {
         let Some(tunnel) = &self.tunnel else { return Ok(()) };
         let remote = link.transport.remote().ip();
         let mtu = self.mtu(link, options);
         let device = &self.config.options.device;
-        let query = RouteQuery {
-            remote,
-            mark: device.mark,
-            bind_dev: device.bind_dev.clone(),
-        };
-        let (dns_scope, tx_queue_len) = (crate::network::dns::DnsScope::Global, device.tx_queue_len);
+        let query = RouteQuery { remote, mark: device.mark, bind_dev: device.bind_dev.clone() };
+        let (dns_scope, tx_queue_len) =
+            (crate::network::dns::DnsScope::Global, device.tx_queue_len);
         let build = |gateways: &_| {
             plan(&PlanInput {
                 options: &options.network,
@@ -198,12 +208,8 @@ impl Session {
                 timeout: seconds(options.ping_timeout.map(|timeout| timeout.after)),
             },
             framing: options.framing,
-            mss: mss_clamp(
-                self.config.options.data.mssfix,
-                options.tun_mtu,
-                outer(link, options),
-            )
-            .filter(|_| !tunnel.plane().is_kernel()),
+            mss: mss_clamp(self.config.options.data.mssfix, options.tun_mtu, outer(link, options))
+                .filter(|_| !tunnel.plane().is_kernel()),
         };
         let residue = link.transport.take_residue();
         let port = tunnel.new_peer(peer, residue).await?;
@@ -218,15 +224,16 @@ impl Session {
         if !kernel {
             return options.tun_mtu;
         }
-        let clamp = mss_clamp(
-            self.config.options.data.mssfix,
-            options.tun_mtu,
-            outer(link, options),
-        );
+        let clamp =
+            mss_clamp(self.config.options.data.mssfix, options.tun_mtu, outer(link, options));
         link_mtu(options.tun_mtu, clamp)
     }
 
-    pub(super) async fn install_key(&mut self, link: &mut Link, key: KeyConfig) -> Result<(), Ending> {
+    pub(super) async fn install_key(
+        &mut self,
+        link: &mut Link,
+        key: KeyConfig,
+    ) -> Result<(), Ending> {
         let Some(tunnel) = &mut self.tunnel else { return Ok(()) };
         let result = tunnel.install_key(key.clone()).await;
         match result {
@@ -234,10 +241,9 @@ impl Session {
             Err(error) if tunnel.plane().is_kernel() => {
                 // Nothing was sent with this key yet, so another data path may use it.
                 let Some(options) = link.options.clone() else { return Ok(()) };
-                let reason = format!("kernel offload failed: {error}");
-                tracing::warn!("{reason}; going on in userspace");
-                self.leave_tunnel(link).await;
-                self.with_userspace(link, &options, reason).await?;
+                self.kernel_failed(link, &error.to_string()).await;
+                let why_not_kernel = self.decide(&link.remote, Some(&options)).why_not_kernel();
+                self.with_userspace(link, &options, why_not_kernel).await?;
                 match &mut self.tunnel {
                     Some(tunnel) => Ok(tunnel.install_key(key).await.map_err(Failure::Data)?),
                     None => Ok(()),
@@ -275,7 +281,9 @@ impl Session {
                 Err(Ending::Lost("the data channel's peer has disappeared".to_owned()))
             }
             DataError::KeySlotEmpty(slot) => {
-                tracing::warn!("the {slot:?} key slot is empty although it should not be: renegotiating");
+                tracing::warn!(
+                    "the {slot:?} key slot is empty although it should not be: renegotiating"
+                );
                 self.statistics.count("KEY_STATE_ERROR");
                 if let Some(tunnel) = &mut self.tunnel {
                     tunnel.clear_keys().await;
@@ -287,17 +295,13 @@ impl Session {
         }
     }
 
-    fn decide(&self) -> Decision {
-        let reasons = vec!["kernel offload is not connected yet".to_owned()];
-        Decision::Userspace { reasons }
-    }
-
     pub(super) fn connection_info(&self, link: &Link) -> Option<ConnectionInfo> {
         let (tunnel, options) = (self.tunnel.as_ref()?, link.options.as_ref()?);
         let network = &options.network;
         let mut addresses = Vec::new();
         addresses.extend(network.ifconfig.map(|(address, _)| address.to_string()));
-        addresses.extend(network.ifconfig_ipv6.map(|(address, bits, _)| format!("{address}/{bits}")));
+        addresses
+            .extend(network.ifconfig_ipv6.map(|(address, bits, _)| format!("{address}/{bits}")));
         let mut gateways = Vec::new();
         gateways.extend(network.route_gateway.map(|gateway| gateway.to_string()));
         gateways.extend(

@@ -40,10 +40,7 @@ pub(super) fn mss_clamp(mssfix: MssFix, tun_mtu: u16, outer: Outer) -> Option<Ms
         }
         MssFix::Default => tun_mtu,
     };
-    Some(MssClamp {
-        ipv4: inner.checked_sub(IPV4 + TCP)?,
-        ipv6: inner.checked_sub(IPV6 + TCP)?,
-    })
+    Some(MssClamp { ipv4: inner.checked_sub(IPV4 + TCP)?, ipv6: inner.checked_sub(IPV6 + TCP)? })
 }
 
 fn outer_to_inner(mtu: u16, encapsulation: u16, outer: Outer) -> Option<u16> {
@@ -76,7 +73,10 @@ mod tests {
         assert_eq!(mss(MssFix::Default, outer(Protocol::Udp, true)), 1380);
         assert_eq!(mss(MssFix::Payload(1000), outer(Protocol::Udp, false)), 1000 - 64);
         assert_eq!(mss(MssFix::Fixed(1400), outer(Protocol::Tcp, true)), 1360);
-        assert_eq!(mss_clamp(MssFix::Default, 1400, outer(Protocol::Udp, false)).unwrap().ipv6, 1340);
+        assert_eq!(
+            mss_clamp(MssFix::Default, 1400, outer(Protocol::Udp, false)).unwrap().ipv6,
+            1340
+        );
         assert_eq!(mss_clamp(MssFix::Off, 1500, outer(Protocol::Udp, false)), None);
         assert_eq!(mss_clamp(MssFix::Payload(50), 1500, outer(Protocol::Udp, false)), None);
     }

@@ -50,11 +50,7 @@ impl DataChannel for DataPlane {
         either!(self, channel => channel.interface())
     }
 
-    async fn new_peer(
-        &mut self,
-        peer: PeerConfig,
-        residue: Vec<u8>,
-    ) -> Result<ControlPort, Error> {
+    async fn new_peer(&mut self, peer: PeerConfig, residue: Vec<u8>) -> Result<ControlPort, Error> {
         either!(self, channel => channel.new_peer(peer, residue).await)
     }
 

@@ -307,10 +307,7 @@ mod tests {
         let decision = decide(refused(), situation, &retry());
         assert_eq!(retried(&decision), (Advance::Stay, Duration::ZERO, true));
         let forgotten = Situation { can_repeat_login: false, ..situation };
-        assert_eq!(
-            decide(refused(), forgotten, &retry()),
-            Decision::End(Outcome::NeedCredentials)
-        );
+        assert_eq!(decide(refused(), forgotten, &retry()), Decision::End(Outcome::NeedCredentials));
     }
 
     #[test]

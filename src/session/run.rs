@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use ovpn_dco::kernel::Report;
 use tokio::sync::mpsc;
 
 use super::commands::{Command, Commands, Wish};
 use super::event::{Outcome, SessionEvent, SessionState};
+use super::network::Network;
 use super::reconnect::{Decision, Ending, Situation, decide};
 use super::remotes::{Advance, Remotes};
 use super::stats::Statistics;
-use super::network::Network;
 use super::tunnel::Tunnel;
 use super::{NetworkMode, SessionConfig};
 use crate::secret::Credentials;
@@ -47,6 +48,10 @@ pub(super) struct Session {
     pub(super) network: Network,
     /// Kept from a lost connection for the next one.
     pub(super) tunnel: Option<Tunnel>,
+    /// What the machine offers for kernel offload.
+    pub(super) kernel: Report,
+    /// Why kernel offload is not asked for again.
+    pub(super) kernel_failure: Option<String>,
     /// Counters of everything before the present attempt.
     pub(super) statistics: Statistics,
     pub(super) login: Login,
@@ -75,7 +80,9 @@ impl Login {
 
     /// What to send now; `None`: the user must be asked.
     fn current(&self) -> Option<&Credentials> {
-        self.token.as_ref().or_else(|| self.own.as_ref().filter(|_| self.can_repeat() || !self.sent))
+        self.token
+            .as_ref()
+            .or_else(|| self.own.as_ref().filter(|_| self.can_repeat() || !self.sent))
     }
 
     fn can_repeat(&self) -> bool {
@@ -121,6 +128,10 @@ impl Session {
         for warning in tls.warnings() {
             tracing::warn!("{warning}");
         }
+        // Asking may load a module: not on this thread.
+        let kernel = tokio::task::spawn_blocking(ovpn_dco::kernel::probe)
+            .await
+            .map_err(|e| Outcome::Failed { message: e.to_string() })?;
         let network = match &config.network {
             NetworkMode::Direct => Network::direct(&config.runtime_dir).await?,
             NetworkMode::Netcfg(_) => {
@@ -134,6 +145,8 @@ impl Session {
             tls: Arc::new(tls),
             network,
             tunnel: None,
+            kernel,
+            kernel_failure: None,
             statistics: Statistics::default(),
             login: Login::new(&config),
             connected: false,

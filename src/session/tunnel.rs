@@ -24,10 +24,7 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
-    pub(super) fn new(
-        plane: DataPlane,
-        device_path: Option<String>,
-    ) -> Self {
+    pub(super) fn new(plane: DataPlane, device_path: Option<String>) -> Self {
         Self {
             plane,
             keys: KeySlots::default(),
@@ -74,7 +71,9 @@ impl Tunnel {
 
     /// The peer's counters; the last ones seen if it cannot be asked (any more).
     pub(super) async fn stats(&mut self) -> PeerStats {
-        if self.has_peer && let Ok(stats) = self.plane.stats().await {
+        if self.has_peer
+            && let Ok(stats) = self.plane.stats().await
+        {
             self.last_stats = stats;
         }
         self.last_stats
