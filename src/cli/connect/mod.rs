@@ -17,6 +17,7 @@ use super::{EXIT_USAGE, complain};
 use crate::backend::{Settings, start_session};
 use crate::dbus::{PrivateService, files_in};
 use crate::logging::{self, LogLevel, LogLine};
+use crate::network::enter_netns;
 use crate::privileges;
 use crate::profile::{DirFiles, Profile};
 use crate::secret::{Credentials, Secret};
@@ -91,15 +92,8 @@ pub(super) fn run(args: ConnectArgs) -> ExitCode {
 fn prepare(args: ConnectArgs) -> Result<ExitCode, (String, u8)> {
     let usage = |text: String| (text, EXIT_USAGE);
     let mut profile = read_profile(&args.profile).map_err(usage)?;
-    let files = DirFiles(profile.directory.clone());
-    let options = Profile::parse(profile.text.expose(), &profile.name, &files)
-        .map_err(|errors| usage(errors.to_string()))?
-        .options;
     let login = args.auth_user_pass.as_deref().map(read_login).transpose().map_err(usage)?;
-    if login.is_some() && !options.auth.user_pass {
-        // The option means the same as the directive.
-        profile.text = Secret::new(format!("{}\nauth-user-pass\n", profile.text.expose()));
-    }
+    check_profile(&mut profile, login.is_some()).map_err(usage)?;
     if !privileges::can_configure_network() {
         let text = "CAP_NET_ADMIN is missing: a tunnel needs a network device, addresses and \
                     routes; run this as root";
@@ -135,6 +129,21 @@ fn read_profile(path: &Path) -> Result<ProfileFile, String> {
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     let directory = path.parent().map(Path::to_owned).unwrap_or_default();
     Ok(ProfileFile { name, text: Secret::new(text), directory })
+}
+
+/// Refuses a profile that cannot be used, with every reason. `--auth-user-pass` means the same as
+/// the directive.
+fn check_profile(profile: &mut ProfileFile, with_login: bool) -> Result<(), String> {
+    let files = DirFiles(profile.directory.clone());
+    let parse = |text: &Secret<String>| Profile::parse(text.expose(), &profile.name, &files);
+    let mut parsed = parse(&profile.text);
+    let asks = parsed.as_ref().is_ok_and(|parsed| parsed.options.auth.user_pass);
+    if with_login && !asks {
+        let text = Secret::new(format!("{}\nauth-user-pass\n", profile.text.expose()));
+        parsed = parse(&text);
+        profile.text = text;
+    }
+    parsed.map(|_| ()).map_err(|errors| errors.to_string())
 }
 
 fn read_login(path: &Path) -> Result<Credentials, String> {
@@ -176,13 +185,4 @@ fn backend(
 /// Where prompts and the live line may go.
 fn stdout_is_terminal() -> bool {
     io::IsTerminal::is_terminal(&io::stdout())
-}
-
-/// Moves the calling thread, and those it starts later, into a named network namespace.
-fn enter_netns(name: &str) -> Result<(), String> {
-    let path = Path::new("/run/netns").join(name);
-    let file =
-        std::fs::File::open(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-    nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET)
-        .map_err(|error| format!("network namespace {name}: {error}"))
 }
