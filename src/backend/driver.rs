@@ -250,6 +250,7 @@ impl Backend {
             network: self.settings.network.clone(),
             runtime_dir: self.settings.runtime_dir.clone(),
             auth_fail_retry: attempt.auth_fail_retry,
+            dns_scope: attempt.dns_scope,
             gui_version: printable(&self.settings.gui_version),
             sso: self.settings.sso.clone(),
         }

@@ -36,7 +36,7 @@ use super::queue::{Question, Queue, Slot};
 use super::status::{Status, StatusMajor, StatusMinor};
 use super::text::printable;
 use crate::control::PendingAuth;
-use crate::profile::Options;
+use crate::profile::{DnsScope, Options};
 use crate::secret::{Credentials, Secret};
 use crate::session::{ConnectionInfo, Outcome, SessionEvent, SessionState};
 
@@ -104,6 +104,8 @@ pub struct Registration {
     pub dco: bool,
     /// Override `auth-fail-retry`: keep trying after the server refused the credentials.
     pub auth_fail_retry: bool,
+    /// Override `dns-scope`.
+    pub dns_scope: DnsScope,
 }
 
 /// What one connection attempt starts with.
@@ -116,6 +118,7 @@ pub(super) struct Attempt {
     pub(super) proxy_credentials: Option<Credentials>,
     pub(super) dco: bool,
     pub(super) auth_fail_retry: bool,
+    pub(super) dns_scope: DnsScope,
 }
 
 /// What the driver has to do, in order.
@@ -408,6 +411,7 @@ impl Machine {
                     proxy_credentials: credentials::proxy(&self.queue),
                     dco: self.dco_wish,
                     auth_fail_retry: registration.auth_fail_retry,
+                    dns_scope: registration.dns_scope,
                     options,
                 };
                 self.state = State::Running(Run {

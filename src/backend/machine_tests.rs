@@ -24,6 +24,7 @@ fn registration(profile: Result<Arc<Options>, String>, dialect: Dialect) -> Regi
         passphrase_needed: false,
         dco: true,
         auth_fail_retry: false,
+        dns_scope: DnsScope::Global,
     }
 }
 

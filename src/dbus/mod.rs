@@ -15,7 +15,7 @@ mod service;
 
 pub use error::encoded_name;
 pub use process::{EXIT_FORK, EXIT_USAGE, ProcessOptions, run_process};
-pub use profile::{Files, files_in};
+pub use profile::Files;
 pub use service::{PrivateService, serve_private};
 
 /// Interface of the backend object, and prefix of its bus name.

@@ -3,20 +3,18 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tracing::{debug, error, trace, warn};
 use zbus::{Connection, OwnedVariant, Variant};
 
 use super::{CONFIGURATION, PROPERTIES};
-use crate::profile::{DirFiles, FileSource, NoFiles, Options, Profile};
+use crate::profile::{
+    DnsScope, FileSource, NoFiles, Options, OverrideValue, Overrides, Profile, VerdictKind,
+};
 use crate::secret::Secret;
 use crate::tls::key_needs_passphrase;
 
 /// Where files come from that a profile names.
 pub type Files = Arc<dyn FileSource + Send + Sync>;
-
-/// Files relative to a directory: for a front end in this process.
-pub fn files_in(directory: std::path::PathBuf) -> Files {
-    Arc::new(DirFiles(directory))
-}
 
 /// No files: a configuration manager's profiles hold everything themselves.
 pub(super) fn no_files() -> Files {
@@ -28,6 +26,7 @@ pub(super) struct Fetched {
     pub(super) name: String,
     pub(super) dco: bool,
     pub(super) auth_fail_retry: bool,
+    pub(super) dns_scope: DnsScope,
     /// Verbosity that the profile or its overrides ask for.
     pub(super) log_level: Option<u32>,
     pub(super) passphrase_needed: bool,
@@ -46,7 +45,7 @@ pub(super) async fn fetch(
     let name: String = source.property("name").await?;
     let dco: bool = source.property("dco").await?;
     let overrides: HashMap<String, OwnedVariant> = source.property("overrides").await?;
-    tracing::trace!("Retrieving configuration from {path}");
+    trace!("Retrieving configuration from {path}");
     let reply =
         connection.call_method(source.destination, path, Some(CONFIGURATION), "Fetch", &()).await?;
     let text = Secret::new(reply.body().deserialize::<String>()?);
@@ -60,40 +59,60 @@ fn evaluate(
     text: &Secret<String>,
     files: &Files,
 ) -> Fetched {
-    let parsed = Profile::parse(text.expose(), &name, files.as_ref());
+    let (overrides, unusable) =
+        Overrides::collect(overrides.into_iter().filter_map(|(name, value)| {
+            let value = override_value(value)?;
+            let shown = match &value {
+                _ if name.ends_with("password") => "(hidden)".to_owned(),
+                OverrideValue::Text(text) => format!("'{text}'"),
+                OverrideValue::Flag(flag) => format!("{flag}"),
+            };
+            debug!("Configuration override '{name}' set to {shown}");
+            Some((name, value))
+        }));
+    for error in unusable {
+        error!("{error}");
+    }
     let mut fetched = Fetched {
-        name,
         dco,
-        auth_fail_retry: false,
-        log_level: None,
+        auth_fail_retry: overrides.auth_fail_retry,
+        dns_scope: overrides.dns_scope,
+        log_level: overrides.log_level.map(u32::from),
         passphrase_needed: false,
         profile: Err(String::new()),
+        name,
     };
-    fetched.profile = match parsed {
-        Ok(profile) => {
-            fetched.log_level = profile.options.verb.map(u32::from);
-            for (name, value) in overrides {
-                apply(&mut fetched, &name, &value);
+    fetched.profile = match Profile::parse(text.expose(), &fetched.name, files.as_ref()) {
+        Ok(Profile { mut options, verdicts }) => {
+            for verdict in verdicts {
+                match verdict.kind {
+                    VerdictKind::Ignored { reason, warning: true } => {
+                        warn!("Line {}: {}: {reason}", verdict.line, verdict.directive);
+                    }
+                    VerdictKind::Ignored { reason, warning: false } => {
+                        trace!("Line {}: {} ignored: {reason}", verdict.line, verdict.directive);
+                    }
+                    _ => {}
+                }
             }
-            fetched.passphrase_needed = key_needs_passphrase(&profile.options.tls);
-            Ok(Arc::new(profile.options))
+            let verb = options.verb.map(u32::from);
+            fetched.log_level = fetched.log_level.or(verb);
+            if let Err(error) = overrides.apply(&mut options) {
+                error!("{error}");
+            }
+            fetched.passphrase_needed = key_needs_passphrase(&options.tls);
+            Ok(Arc::new(options))
         }
         Err(errors) => Err(errors.to_string().replace('\n', "; ")),
     };
     fetched
 }
 
-/// Overrides that concern the backend itself.
-fn apply(fetched: &mut Fetched, name: &str, value: &Variant<'_>) {
-    match (name, value) {
-        ("log-level", Variant::Str(level)) => match level.parse::<u32>() {
-            Ok(level @ 1..=6) => fetched.log_level = Some(level),
-            _ => tracing::error!("Unsupported override: log-level: '{level}' is not 1 to 6"),
-        },
-        ("auth-fail-retry", Variant::Bool(retry)) => fetched.auth_fail_retry = *retry,
-        // The session manager acts on it.
-        ("automatic-restart", Variant::Str(_)) => {}
-        _ => tracing::error!("Unsupported override: {name}"),
+fn override_value(value: OwnedVariant) -> Option<OverrideValue> {
+    match Variant::from(value) {
+        Variant::Str(text) => Some(OverrideValue::Text(text.to_string())),
+        Variant::Bool(flag) => Some(OverrideValue::Flag(flag)),
+        _ => None,
     }
 }
 

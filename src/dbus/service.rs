@@ -259,6 +259,7 @@ impl Service {
             passphrase_needed: fetched.passphrase_needed,
             dco: fetched.dco,
             auth_fail_retry: fetched.auth_fail_retry,
+            dns_scope: fetched.dns_scope,
         });
         self.flush().await?;
         match registered {

@@ -29,7 +29,7 @@ use commands::Command;
 pub use event::{ConnectionInfo, Outcome, SessionEvent, SessionState};
 pub use stats::Statistics;
 
-use crate::profile::Options;
+use crate::profile::{DnsScope, Options};
 use crate::secret::{Credentials, Secret};
 
 /// Everything one session needs. User input that can be known before connecting is in here
@@ -55,6 +55,8 @@ pub struct SessionConfig {
     pub runtime_dir: PathBuf,
     /// Keep trying after AUTH_FAILED (override `auth-fail-retry`).
     pub auth_fail_retry: bool,
+    /// Override `dns-scope`.
+    pub dns_scope: DnsScope,
     /// `IV_GUI_VER`
     pub gui_version: String,
     /// `IV_SSO`: what the front end can do.

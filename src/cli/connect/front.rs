@@ -1,5 +1,6 @@
 //! The front end's loop: registers, answers questions, connects, shows what happens, ends.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use std::os::unix::net::UnixStream;
@@ -9,12 +10,13 @@ use tokio::sync::mpsc;
 use super::output::Printer;
 use super::peer::{Backend, Configuration, News, guid};
 use super::{
-    ConnectArgs, Dco, EXIT_AUTH, EXIT_FAILED, EXIT_PRIVILEGE, Output, ProfileFile, backend, prompt,
+    ConnectArgs, Dco, EXIT_AUTH, EXIT_FAILED, EXIT_PRIVILEGE, Output, backend, prompt,
     stdout_is_terminal,
 };
 use crate::cli::EXIT_USAGE;
 use crate::dbus::serve_private;
 use crate::logging::{LogLevel, LogLine};
+use crate::profile::ProfileFile;
 use crate::secret::Credentials;
 
 /// How long an orderly end may take. The backend's own limit is a little shorter.
@@ -67,7 +69,7 @@ struct Front {
     login: Option<Credentials>,
     signals: Signals,
     insist_on_dco: bool,
-    verbosity: Option<u32>,
+    verbosity: u32,
     /// Since when, and over which device.
     connected: Option<(Instant, String)>,
 }
@@ -108,8 +110,9 @@ async fn start(
         restart: signal(SignalKind::user_defined1()).map_err(io)?,
         statistics: signal(SignalKind::user_defined2()).map_err(io)?,
     };
+    let verbosity = log_level.get();
     let (ours, theirs) = UnixStream::pair().map_err(io)?;
-    let service = backend(args, profile.directory, log_level, lines);
+    let service = backend(args, Arc::new(profile.files), log_level, lines);
     let guid = guid();
     let token = guid.as_str().to_owned();
     tokio::spawn(async move {
@@ -127,7 +130,7 @@ async fn start(
         login,
         signals,
         insist_on_dco: args.dco == Dco::On,
-        verbosity: args.verb,
+        verbosity,
         connected: None,
     })
 }
@@ -162,10 +165,8 @@ impl Front {
         match news {
             News::RegistrationRequest { token } => {
                 self.backend.register(&token).await?;
-                if let Some(level) = self.verbosity {
-                    // The profile's `verb` has been applied by now; the command line wins.
-                    self.backend.set_log_level(level).await?;
-                }
+                // Registration has applied the profile's `verb`; the command line wins.
+                self.backend.set_log_level(self.verbosity).await?;
                 if self.backend.questions().await?.is_empty() {
                     self.backend.request("Connect").await?;
                 }

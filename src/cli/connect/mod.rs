@@ -15,11 +15,11 @@ use tokio::sync::mpsc;
 
 use super::{EXIT_USAGE, complain};
 use crate::backend::{Settings, start_session};
-use crate::dbus::{PrivateService, files_in};
+use crate::dbus::{Files, PrivateService};
 use crate::logging::{self, LogLevel, LogLine};
 use crate::network::enter_netns;
 use crate::privileges;
-use crate::profile::{DirFiles, Profile};
+use crate::profile::{Options, Profile, ProfileFile};
 use crate::secret::{Credentials, Secret};
 use crate::session::NetworkMode;
 
@@ -47,7 +47,7 @@ pub struct ConnectArgs {
     /// Output for people, or one JSON object per line
     #[arg(long, value_enum, default_value_t = Output::Text)]
     output: Output,
-    /// Verbosity, 0 (only what is fatal) to 6 (everything); the profile's `verb` counts otherwise
+    /// Verbosity, 0 (only what is fatal) to 6 (everything); default: the profile's `verb`, at least 3
     #[arg(long, value_name = "LEVEL",
           value_parser = clap::value_parser!(u32).range(0..=i64::from(LogLevel::MAX)))]
     verb: Option<u32>,
@@ -74,13 +74,6 @@ enum Output {
     Json,
 }
 
-/// What the front end needs to know about the profile.
-struct ProfileFile {
-    name: String,
-    text: Secret<String>,
-    directory: PathBuf,
-}
-
 /// Connects, until asked to stop. Must be called before any thread exists.
 pub(super) fn run(args: ConnectArgs) -> ExitCode {
     match prepare(args) {
@@ -91,9 +84,10 @@ pub(super) fn run(args: ConnectArgs) -> ExitCode {
 
 fn prepare(args: ConnectArgs) -> Result<ExitCode, (String, u8)> {
     let usage = |text: String| (text, EXIT_USAGE);
-    let mut profile = read_profile(&args.profile).map_err(usage)?;
+    let mut profile = ProfileFile::read(&args.profile)
+        .map_err(|error| usage(format!("{}: {error}", args.profile.display())))?;
     let login = args.auth_user_pass.as_deref().map(read_login).transpose().map_err(usage)?;
-    check_profile(&mut profile, login.is_some()).map_err(usage)?;
+    let options = check_profile(&mut profile, login.is_some()).map_err(usage)?;
     if !privileges::can_configure_network() {
         let text = "CAP_NET_ADMIN is missing: a tunnel needs a network device, addresses and \
                     routes; run this as root";
@@ -105,7 +99,10 @@ fn prepare(args: ConnectArgs) -> Result<ExitCode, (String, u8)> {
     // Threads come into being with the runtime and inherit what is left.
     let restricted = privileges::restrict();
 
-    let log_level = LogLevel::new(args.verb.unwrap_or(LogLevel::DEFAULT));
+    // Few profiles say `verb 1` to hide the steps from somebody who watches.
+    let verb = options.verb.map_or(0, u32::from).max(LogLevel::DEFAULT);
+    let verbosity = args.verb.unwrap_or(verb).min(LogLevel::MAX);
+    let log_level = LogLevel::new(verbosity);
     let lines = logging::init(&log_level, None, false).map_err(|e| usage(e.to_string()))?;
     if let Err(error) = restricted {
         tracing::warn!("{error}");
@@ -123,19 +120,11 @@ fn prepare(args: ConnectArgs) -> Result<ExitCode, (String, u8)> {
     Ok(ExitCode::from(status))
 }
 
-fn read_profile(path: &Path) -> Result<ProfileFile, String> {
-    let text =
-        std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-    let directory = path.parent().map(Path::to_owned).unwrap_or_default();
-    Ok(ProfileFile { name, text: Secret::new(text), directory })
-}
-
 /// Refuses a profile that cannot be used, with every reason. `--auth-user-pass` means the same as
 /// the directive.
-fn check_profile(profile: &mut ProfileFile, with_login: bool) -> Result<(), String> {
-    let files = DirFiles(profile.directory.clone());
-    let parse = |text: &Secret<String>| Profile::parse(text.expose(), &profile.name, &files);
+fn check_profile(profile: &mut ProfileFile, with_login: bool) -> Result<Options, String> {
+    let parse =
+        |text: &Secret<String>| Profile::parse(text.expose(), &profile.name, &profile.files);
     let mut parsed = parse(&profile.text);
     let asks = parsed.as_ref().is_ok_and(|parsed| parsed.options.auth.user_pass);
     if with_login && !asks {
@@ -143,7 +132,7 @@ fn check_profile(profile: &mut ProfileFile, with_login: bool) -> Result<(), Stri
         parsed = parse(&text);
         profile.text = text;
     }
-    parsed.map(|_| ()).map_err(|errors| errors.to_string())
+    parsed.map(|parsed| parsed.options).map_err(|errors| errors.to_string())
 }
 
 fn read_login(path: &Path) -> Result<Credentials, String> {
@@ -164,7 +153,7 @@ fn read_login(path: &Path) -> Result<Credentials, String> {
 
 fn backend(
     args: &ConnectArgs,
-    directory: PathBuf,
+    files: Files,
     level: LogLevel,
     lines: mpsc::Receiver<LogLine>,
 ) -> PrivateService {
@@ -176,7 +165,7 @@ fn backend(
             sso: "openurl,webauth,crtext".to_owned(),
         },
         start: Box::new(start_session),
-        files: files_in(directory),
+        files,
         log_level: level,
         lines,
     }

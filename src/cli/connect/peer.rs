@@ -147,7 +147,7 @@ impl Backend {
 
     async fn call<B>(&self, method: &'static str, body: &B) -> zbus::Result<Message>
     where
-        B: serde::Serialize + zbus::DynamicType,
+        B: Serialize + zbus::DynamicType,
     {
         self.connection.call_method(None::<&str>, OBJECT, Some(INTERFACE), method, body).await
     }
