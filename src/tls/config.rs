@@ -7,10 +7,13 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
 use super::client::RustlsSession;
+use super::errors;
+use super::external::{ExternalIdentity, ExternalSigner, Waker};
+use super::key::{ClientKey, Identity};
 use super::session::{TlsError, TlsErrorKind, TlsFactory, TlsSession};
 use super::suites::Offer;
+use super::threaded::ThreadedSession;
 use super::verify::ServerVerifier;
-use super::{errors, key};
 use crate::profile::TlsOptions;
 use crate::secret::Secret;
 
@@ -23,6 +26,14 @@ pub struct TlsConfig {
     verifier: Arc<ServerVerifier>,
     server_name: ServerName<'static>,
     warnings: Vec<String>,
+    external: Option<External>,
+}
+
+/// A key elsewhere, and whom to tell that its signature has arrived.
+#[derive(Clone)]
+struct External {
+    identity: Arc<ExternalIdentity>,
+    waker: Waker,
 }
 
 impl TlsConfig {
@@ -36,10 +47,36 @@ impl TlsConfig {
         options: &TlsOptions,
         passphrase: Option<&Secret<String>>,
     ) -> Result<Self, TlsError> {
+        Self::build(options, passphrase, None)
+    }
+
+    /// The same, for a profile whose private key is external ([`KeySource::External`]): `signer`
+    /// is asked for signatures. Its sessions never block: [`TlsSession::read_ciphertext`] returns
+    /// at once, and `waker` is called when [`TlsSession::take_ciphertext`] and
+    /// [`TlsSession::is_handshaking`] have something new.
+    ///
+    /// [`KeySource::External`]: crate::profile::KeySource::External
+    ///
+    /// # Errors
+    /// As [`TlsConfig::new`].
+    pub fn with_signer(
+        options: &TlsOptions,
+        signer: Arc<dyn ExternalSigner>,
+        waker: Waker,
+    ) -> Result<Self, TlsError> {
+        Self::build(options, options.key_passphrase.as_ref(), Some((signer, waker)))
+    }
+
+    fn build(
+        options: &TlsOptions,
+        passphrase: Option<&Secret<String>>,
+        signing: Option<(Arc<dyn ExternalSigner>, Waker)>,
+    ) -> Result<Self, TlsError> {
         let passphrase = passphrase.or(options.key_passphrase.as_ref());
         let mut warnings = Vec::new();
         let offer = Offer::new(options, &mut warnings)?;
-        let identity = key::Identity::load(options, passphrase)?;
+        let identity =
+            Identity::load(options, passphrase, signing.as_ref().map(|(signer, _)| signer))?;
         let verifier = Arc::new(ServerVerifier::new(options, &identity.ca, &identity.extra)?);
 
         let mut provider = rustls::crypto::aws_lc_rs::default_provider();
@@ -58,11 +95,17 @@ impl TlsConfig {
             })?
             .dangerous()
             .with_custom_certificate_verifier(Arc::<ServerVerifier>::clone(&verifier));
-        let mut client = match identity.key {
-            Some(key) => builder
-                .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(key))),
-            None => builder.with_no_client_auth(),
+        let (mut client, external) = match identity.key {
+            ClientKey::Own(key) => {
+                let resolver = Arc::new(rustls::sign::SingleCertAndKey::from(key));
+                (builder.with_client_cert_resolver(resolver), None)
+            }
+            // Each session gets a resolver of its own.
+            ClientKey::External(key) => (builder.with_no_client_auth(), Some(Arc::new(key))),
+            ClientKey::None => (builder.with_no_client_auth(), None),
         };
+        let external =
+            external.zip(signing).map(|(identity, (_, waker))| External { identity, waker });
         client.resumption = Resumption::disabled();
         client.enable_sni = options.sni.is_some();
         Ok(Self {
@@ -70,6 +113,7 @@ impl TlsConfig {
             verifier,
             server_name: server_name(options)?,
             warnings,
+            external,
         })
     }
 
@@ -83,6 +127,7 @@ impl TlsConfig {
             verifier,
             server_name: self.server_name.clone(),
             warnings: self.warnings.clone(),
+            external: self.external.clone(),
         }
     }
 
@@ -94,9 +139,19 @@ impl TlsConfig {
 
 impl TlsFactory for TlsConfig {
     fn start(&self) -> Result<Box<dyn TlsSession>, TlsError> {
-        let connection = ClientConnection::new(Arc::clone(&self.client), self.server_name.clone())
-            .map_err(|error| errors::from_rustls(&error))?;
-        Ok(Box::new(RustlsSession::new(connection, Arc::clone(&self.verifier))))
+        let open = |client: &Arc<ClientConfig>| {
+            ClientConnection::new(Arc::clone(client), self.server_name.clone())
+                .map(|connection| RustlsSession::new(connection, Arc::clone(&self.verifier)))
+                .map_err(|error| errors::from_rustls(&error))
+        };
+        let Some(external) = &self.external else {
+            return Ok(Box::new(open(&self.client)?));
+        };
+        let (resolver, cancel) = external.identity.resolver();
+        let mut client = ClientConfig::clone(&self.client);
+        client.client_auth_cert_resolver = resolver;
+        let session = open(&Arc::new(client))?;
+        Ok(Box::new(ThreadedSession::new(session, Arc::clone(&external.waker), cancel)))
     }
 }
 

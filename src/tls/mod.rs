@@ -4,6 +4,7 @@
 mod client;
 mod config;
 mod errors;
+mod external;
 mod key;
 mod name;
 mod pem;
@@ -11,8 +12,10 @@ mod session;
 mod suites;
 #[cfg(test)]
 mod tests;
+mod threaded;
 mod verify;
 
 pub use config::TlsConfig;
+pub use external::{ExternalSigner, SignAlgorithm, SignReply, SignRequest, Waker};
 pub use key::key_needs_passphrase;
 pub use session::{PeerCertificate, TlsError, TlsErrorKind, TlsFactory, TlsSession};

@@ -3,6 +3,10 @@
 use std::fmt;
 
 /// One TLS client session, without I/O: ciphertext in, ciphertext out.
+///
+/// No method blocks. With an external private key ([`crate::tls::TlsConfig::with_signer`]) the
+/// handshake goes on by itself once the signature has come: after the call of the
+/// [`crate::tls::Waker`], take the ciphertext and look at [`TlsSession::is_handshaking`] again.
 pub trait TlsSession: Send {
     /// Feeds ciphertext from the server (any split) and processes it. After an error,
     /// [`TlsSession::take_ciphertext`] may still hold an alert to send.

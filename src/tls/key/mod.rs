@@ -13,6 +13,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::x509::SubjectPublicKeyInfo;
 use zeroize::Zeroize;
 
+use super::external::{ExternalIdentity, ExternalSigner};
 use super::pem::{self, Section};
 use super::session::{TlsError, TlsErrorKind};
 use crate::profile::{KeySource, TlsOptions};
@@ -20,12 +21,21 @@ use crate::secret::Secret;
 
 /// What the options say about both sides' certificates.
 pub(super) struct Identity {
-    /// `None`: the server is not given a client certificate.
-    pub(super) key: Option<Arc<CertifiedKey>>,
+    pub(super) key: ClientKey,
     /// Trusted CA certificates, of `ca` or, without it, of `pkcs12`.
     pub(super) ca: Vec<CertificateDer<'static>>,
     /// Other certificates that may complete a chain.
     pub(super) extra: Vec<CertificateDer<'static>>,
+}
+
+/// The client certificate and where its key is.
+pub(super) enum ClientKey {
+    /// The server is not given a client certificate.
+    None,
+    /// Here.
+    Own(Arc<CertifiedKey>),
+    /// Elsewhere.
+    External(ExternalIdentity),
 }
 
 impl Identity {
@@ -33,6 +43,7 @@ impl Identity {
     pub(super) fn load(
         options: &TlsOptions,
         passphrase: Option<&Secret<String>>,
+        signer: Option<&Arc<dyn ExternalSigner>>,
     ) -> Result<Self, TlsError> {
         let read = |option, text: &Option<String>| match text {
             Some(text) => pem::certificates(option, text),
@@ -42,7 +53,7 @@ impl Identity {
         let cert = read("cert", &options.cert)?;
         let mut extra = read("extra-certs", &options.extra_certs)?;
         let (mut chain, key) = match &options.key {
-            None if cert.is_empty() => return Ok(Self { key: None, ca, extra }),
+            None if cert.is_empty() => return Ok(Self { key: ClientKey::None, ca, extra }),
             None => {
                 return Err(config("the profile has cert but no key; add the private key"));
             }
@@ -59,10 +70,23 @@ impl Identity {
                 }
                 (vec![bundle.leaf], bundle.key)
             }
-            Some(KeySource::External) => return Err(config("external keys: not here")),
+            Some(KeySource::External) if cert.is_empty() => {
+                return Err(config(
+                    "the private key is external but the profile has no cert; add the certificate",
+                ));
+            }
+            Some(KeySource::External) => {
+                let signer = signer.ok_or_else(|| {
+                    config("the private key is external and nobody is there to sign with it")
+                })?;
+                let mut chain = cert;
+                complete_chain(&mut chain, &ca, &extra);
+                let identity = ExternalIdentity::new(chain, Arc::clone(signer))?;
+                return Ok(Self { key: ClientKey::External(identity), ca, extra });
+            }
         };
         complete_chain(&mut chain, &ca, &extra);
-        Ok(Self { key: Some(certified(chain, key)?), ca, extra })
+        Ok(Self { key: ClientKey::Own(certified(chain, key)?), ca, extra })
     }
 }
 

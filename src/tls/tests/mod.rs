@@ -3,6 +3,7 @@
 mod chain;
 mod crl;
 mod easyrsa;
+mod external;
 mod keys;
 mod offer;
 mod rules;

@@ -34,6 +34,15 @@ pub(super) fn allowed(profile: CertProfile) -> &'static WebPkiSupportedAlgorithm
     }
 }
 
+/// The algorithms of one TLS signature scheme, none if it is not allowed.
+pub(super) fn for_scheme(
+    allowed: &WebPkiSupportedAlgorithms,
+    scheme: Scheme,
+) -> &'static [Algorithm] {
+    let entry = allowed.mapping.iter().find(|(candidate, _)| *candidate == scheme);
+    entry.map_or(&[], |(_, algorithms)| *algorithms)
+}
+
 /// The smallest RSA key that `profile` allows, in bits.
 pub(super) fn minimum_rsa_bits(profile: CertProfile) -> Option<usize> {
     match profile {

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::WebPkiSupportedAlgorithms;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, SignatureVerificationAlgorithm, UnixTime};
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 use webpki::RawPublicKeyEntity;
 
@@ -145,8 +145,7 @@ impl ServerVerifier {
         any_curve: bool,
     ) -> Result<HandshakeSignatureValid, TlsError> {
         let leaf = parse_leaf(leaf)?;
-        let entry = self.allowed().mapping.iter().find(|(scheme, _)| *scheme == signed.scheme);
-        let algorithms = entry.map_or(&[][..], |(_, algorithms)| *algorithms);
+        let algorithms = algorithms::for_scheme(self.allowed(), signed.scheme);
         let algorithms =
             if any_curve { algorithms } else { &algorithms[..algorithms.len().min(1)] };
         let key = RawPublicKeyEntity::try_from(leaf.public_key()).map_err(|error| {
@@ -232,6 +231,13 @@ impl fmt::Debug for ServerVerifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ServerVerifier").finish_non_exhaustive()
     }
+}
+
+/// Algorithms that verify a handshake signature of `scheme`, for any profile.
+pub(super) fn handshake_algorithms(
+    scheme: SignatureScheme,
+) -> &'static [&'static dyn SignatureVerificationAlgorithm] {
+    algorithms::for_scheme(algorithms::allowed(CertProfile::Insecure), scheme)
 }
 
 fn parse_leaf(der: &CertificateDer<'_>) -> Result<Certificate, TlsError> {

@@ -1,0 +1,156 @@
+//! A session whose key is elsewhere. rustls signs synchronously, so while the handshake lasts,
+//! received bytes are processed on a thread that may block; the caller never does.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::thread;
+
+use super::client::RustlsSession;
+use super::external::{Cancel, Waker};
+use super::session::{PeerCertificate, TlsError, TlsErrorKind, TlsSession};
+
+/// [`RustlsSession`] that lives on another thread while it may wait for a signature.
+pub(super) struct ThreadedSession {
+    state: State,
+    /// Received while the thread works.
+    queued: Vec<u8>,
+    waker: Waker,
+    /// Dropped with the session: the thread stops waiting.
+    _cancel: Cancel,
+}
+
+enum State {
+    Here(Box<RustlsSession>),
+    /// On the thread; it comes back with what processing has said.
+    Away(Receiver<(Box<RustlsSession>, Result<(), TlsError>)>),
+    /// The thread died.
+    Lost,
+}
+
+impl ThreadedSession {
+    pub(super) fn new(session: RustlsSession, waker: Waker, cancel: Cancel) -> Self {
+        let state = State::Here(Box::new(session));
+        Self { state, queued: Vec::new(), waker, _cancel: cancel }
+    }
+
+    /// Takes the session back if the thread is done, and gives it what has come meanwhile.
+    fn poll(&mut self) -> Result<(), TlsError> {
+        if let State::Away(thread) = &self.state {
+            match thread.try_recv() {
+                Ok((session, result)) => {
+                    self.state = State::Here(session);
+                    result?;
+                }
+                Err(TryRecvError::Empty) => return Ok(()),
+                Err(TryRecvError::Disconnected) => self.state = State::Lost,
+            }
+        }
+        if matches!(self.state, State::Lost) {
+            return Err(lost());
+        }
+        if self.queued.is_empty() {
+            return Ok(());
+        }
+        let queued = std::mem::take(&mut self.queued);
+        match std::mem::replace(&mut self.state, State::Lost) {
+            State::Here(mut session) if !session.is_handshaking() => {
+                let result = session.read_ciphertext(&queued);
+                self.state = State::Here(session);
+                result
+            }
+            State::Here(session) => self.send_away(session, queued),
+            other => {
+                self.state = other;
+                Ok(())
+            }
+        }
+    }
+
+    fn send_away(
+        &mut self,
+        mut session: Box<RustlsSession>,
+        ciphertext: Vec<u8>,
+    ) -> Result<(), TlsError> {
+        let (sender, receiver) = channel();
+        let waker = Arc::clone(&self.waker);
+        let work = move || {
+            let result = session.read_ciphertext(&ciphertext);
+            // Nobody waits any more if the session was dropped.
+            if sender.send((session, result)).is_ok() {
+                waker();
+            }
+        };
+        thread::Builder::new().name("tls-handshake".to_owned()).spawn(work).map_err(|error| {
+            TlsError::new(TlsErrorKind::Protocol, format!("TLS: no thread to sign on ({error})"))
+        })?;
+        self.state = State::Away(receiver);
+        Ok(())
+    }
+}
+
+impl TlsSession for ThreadedSession {
+    fn read_ciphertext(&mut self, ciphertext: &[u8]) -> Result<(), TlsError> {
+        self.queued.extend_from_slice(ciphertext);
+        self.poll()
+    }
+
+    fn take_ciphertext(&mut self, out: &mut Vec<u8>) -> Result<(), TlsError> {
+        self.poll()?;
+        match &mut self.state {
+            State::Here(session) => session.take_ciphertext(out),
+            State::Away(_) | State::Lost => Ok(()),
+        }
+    }
+
+    fn write_plaintext(&mut self, plaintext: &[u8]) -> Result<(), TlsError> {
+        self.poll()?;
+        match &mut self.state {
+            State::Here(session) => session.write_plaintext(plaintext),
+            State::Away(_) | State::Lost => Err(not_complete()),
+        }
+    }
+
+    fn read_plaintext(&mut self, out: &mut Vec<u8>) -> Result<(), TlsError> {
+        self.poll()?;
+        match &mut self.state {
+            State::Here(session) => session.read_plaintext(out),
+            State::Away(_) | State::Lost => Ok(()),
+        }
+    }
+
+    fn is_handshaking(&self) -> bool {
+        match &self.state {
+            State::Here(session) => session.is_handshaking(),
+            State::Away(_) | State::Lost => true,
+        }
+    }
+
+    fn export(&self, label: &str, out: &mut [u8]) -> Result<(), TlsError> {
+        match &self.state {
+            State::Here(session) => session.export(label, out),
+            State::Away(_) | State::Lost => Err(not_complete()),
+        }
+    }
+
+    fn description(&self) -> String {
+        match &self.state {
+            State::Here(session) => session.description(),
+            State::Away(_) | State::Lost => "TLS handshake not complete".to_owned(),
+        }
+    }
+
+    fn peer_certificate(&self) -> Option<PeerCertificate> {
+        match &self.state {
+            State::Here(session) => session.peer_certificate(),
+            State::Away(_) | State::Lost => None,
+        }
+    }
+}
+
+fn not_complete() -> TlsError {
+    TlsError::new(TlsErrorKind::Protocol, "TLS: the handshake is not complete")
+}
+
+fn lost() -> TlsError {
+    TlsError::new(TlsErrorKind::Protocol, "TLS: the handshake thread ended unexpectedly")
+}
