@@ -13,9 +13,18 @@ use sim::{Mode, Setup, Sim, for_each_seed};
 
 const SEEDS: u64 = 1000;
 
+/// Runs with real TLS. What happens to the n-th packet follows from the seed as well, but sizes of
+/// signatures, and with them the number of packets, vary a little.
+const REAL_SEEDS: u64 = 60;
+
 /// Connect, then renegotiate from the client, from the server, and from both at once.
 fn run(mode: Mode, seed: u64) {
-    let mut setup = Setup::new(mode, seed).stressed();
+    run_setup(Setup::new(mode, seed), seed);
+}
+
+fn run_setup(setup: Setup, seed: u64) {
+    let mode = setup.server.mode;
+    let mut setup = setup.stressed();
     let config = &mut setup.server;
     config.tls_ekm = seed % 2 == 0;
     config.dynamic_tls_crypt = seed % 3 == 0;
@@ -105,4 +114,32 @@ stress! {
     tls_crypt: Mode::TlsCrypt,
     tls_crypt_v2: Mode::TlsCryptV2 { cookie: false },
     tls_crypt_v2_cookie: Mode::TlsCryptV2 { cookie: true },
+}
+
+fn run_real(mode: Mode, seed: u64) {
+    let version = if seed % 2 == 0 { &rustls::version::TLS13 } else { &rustls::version::TLS12 };
+    let mut setup = Setup::new(mode, seed);
+    setup.tls = Some(sim::real_tls::pair(version));
+    run_setup(setup, seed);
+}
+
+#[test]
+fn real_tls_without_wrapping() {
+    for_each_seed(REAL_SEEDS, |seed| run_real(Mode::None, seed));
+}
+
+#[test]
+fn real_tls_in_tls_auth() {
+    for_each_seed(REAL_SEEDS, |seed| run_real(Mode::TlsAuthBidirectional, seed));
+}
+
+#[test]
+fn real_tls_in_tls_crypt() {
+    for_each_seed(REAL_SEEDS, |seed| run_real(Mode::TlsCrypt, seed));
+}
+
+#[test]
+fn real_tls_in_tls_crypt_v2() {
+    let mode = Mode::TlsCryptV2 { cookie: true };
+    for_each_seed(REAL_SEEDS, |seed| run_real(mode, seed));
 }

@@ -14,6 +14,7 @@
 
 pub mod fake_tls;
 pub mod net;
+pub mod real_tls;
 pub mod server;
 pub mod wkc;
 
@@ -124,6 +125,9 @@ pub fn control_options() -> ControlOptions {
     }
 }
 
+/// The client's TLS sessions, and the server's.
+pub type TlsPair = (Arc<dyn TlsFactory>, Box<dyn FnMut() -> Box<dyn TlsSession>>);
+
 /// Everything that makes one run.
 pub struct Setup {
     pub seed: u64,
@@ -135,7 +139,7 @@ pub struct Setup {
     pub credentials: Credentials,
     pub forget_credentials: bool,
     /// `None`: fake TLS.
-    pub tls: Option<(Arc<dyn TlsFactory>, Box<dyn FnMut() -> Box<dyn TlsSession>>)>,
+    pub tls: Option<TlsPair>,
     /// Answer [`Event::Pushed`] by itself.
     pub accept: bool,
 }

@@ -1,0 +1,129 @@
+//! Real TLS on both ends: rustls, with certificates made for the run.
+
+use std::io::{Read, Write};
+use std::sync::{Arc, OnceLock};
+
+use ovpn_client::profile::{NoFiles, Profile};
+use ovpn_client::tls::{
+    PeerCertificate, TlsConfig, TlsError, TlsErrorKind, TlsFactory, TlsSession,
+};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose,
+};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVersion};
+
+struct Pki {
+    ca: String,
+    server: (String, String),
+    client: (String, String),
+}
+
+/// One for all runs of a process.
+fn pki() -> &'static Pki {
+    static PKI: OnceLock<Pki> = OnceLock::new();
+    PKI.get_or_init(|| {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "ca");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let leaf = |name: &str, usage| {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::new([]).unwrap();
+            params.distinguished_name.push(rcgen::DnType::CommonName, name);
+            params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+            params.extended_key_usages = vec![usage];
+            (params.signed_by(&key, &ca).unwrap().pem(), key.serialize_pem())
+        };
+        Pki {
+            ca: ca.pem(),
+            server: leaf("server", ExtendedKeyUsagePurpose::ServerAuth),
+            client: leaf("client", ExtendedKeyUsagePurpose::ClientAuth),
+        }
+    })
+}
+
+/// Both ends, for [`super::Setup`].
+pub fn pair(version: &'static SupportedProtocolVersion) -> super::TlsPair {
+    let Pki { ca, server, client } = pki();
+    let (cert, key) = client;
+    let text = format!(
+        "client\ndev tun\nremote vpn.test\nremote-cert-tls server\n\
+         <ca>\n{ca}</ca>\n<cert>\n{cert}</cert>\n<key>\n{key}</key>\n"
+    );
+    let options = Profile::parse(&text, "test", &NoFiles).unwrap().options;
+    let factory: Arc<dyn TlsFactory> = Arc::new(TlsConfig::new(&options.tls, None).unwrap());
+
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .build()
+            .unwrap();
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(
+            vec![CertificateDer::from_pem_slice(server.0.as_bytes()).unwrap()],
+            PrivateKeyDer::from_pem_slice(server.1.as_bytes()).unwrap(),
+        )
+        .unwrap();
+    let config = Arc::new(config);
+    let accept = move || -> Box<dyn TlsSession> {
+        Box::new(RealServer(ServerConnection::new(Arc::clone(&config)).unwrap()))
+    };
+    (factory, Box::new(accept))
+}
+
+struct RealServer(ServerConnection);
+
+impl TlsSession for RealServer {
+    fn read_ciphertext(&mut self, mut ciphertext: &[u8]) -> Result<(), TlsError> {
+        while !ciphertext.is_empty() {
+            self.0.read_tls(&mut ciphertext).unwrap();
+            self.0.process_new_packets().map_err(|e| TlsError::new(TlsErrorKind::Protocol, e))?;
+        }
+        Ok(())
+    }
+
+    fn take_ciphertext(&mut self, out: &mut Vec<u8>) -> Result<(), TlsError> {
+        while self.0.wants_write() {
+            self.0.write_tls(out).unwrap();
+        }
+        Ok(())
+    }
+
+    fn write_plaintext(&mut self, plaintext: &[u8]) -> Result<(), TlsError> {
+        self.0.writer().write_all(plaintext).unwrap();
+        Ok(())
+    }
+
+    fn read_plaintext(&mut self, out: &mut Vec<u8>) -> Result<(), TlsError> {
+        // "Would block" says that everything was read.
+        let _ = self.0.reader().read_to_end(out);
+        Ok(())
+    }
+
+    fn is_handshaking(&self) -> bool {
+        self.0.is_handshaking()
+    }
+
+    fn export(&self, label: &str, out: &mut [u8]) -> Result<(), TlsError> {
+        self.0.export_keying_material(out, label.as_bytes(), None).unwrap();
+        Ok(())
+    }
+
+    fn description(&self) -> String {
+        format!("{:?}", self.0.protocol_version())
+    }
+
+    fn peer_certificate(&self) -> Option<PeerCertificate> {
+        None
+    }
+}
