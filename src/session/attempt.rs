@@ -262,6 +262,7 @@ impl Session {
                     .send(&packet)
                     .await
                     .map_err(|e| Ending::Lost(format!("cannot send to the server: {e}")))?;
+                packet.clear();
             }
             let Some(event) = link.control.poll_event() else { return Ok(()) };
             self.control_event(link, event).await?;

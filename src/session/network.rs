@@ -56,9 +56,6 @@ impl Network {
                 for warning in applied.warnings {
                     tracing::warn!("{warning}");
                 }
-                for step in applied.steps {
-                    tracing::debug!("{step}");
-                }
                 Ok(())
             }
         }
