@@ -33,52 +33,52 @@ pub enum ReportFormat {
 
 /// Everything `check` finds out about a profile.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+struct Report {
     /// The profile's file name.
-    pub profile: String,
+    profile: String,
     /// It can be connected with.
-    pub usable: bool,
+    usable: bool,
     /// One for each directive, in the order of the profile.
-    pub directives: Vec<Verdict>,
+    directives: Vec<Verdict>,
     /// What makes it unusable.
-    pub errors: Vec<ProfileError>,
+    errors: Vec<ProfileError>,
     /// Servers in the order they are tried (before `remote-random`); empty if unusable.
-    pub remotes: Vec<RemoteReport>,
+    remotes: Vec<RemoteReport>,
     /// `None` if unusable.
-    pub data_path: Option<DataPathReport>,
+    data_path: Option<DataPathReport>,
 }
 
 /// One server.
 #[derive(Clone, Debug, Serialize)]
-pub struct RemoteReport {
+struct RemoteReport {
     /// Name or address.
-    pub host: String,
+    host: String,
     /// Port.
-    pub port: u16,
+    port: u16,
     /// Transport.
-    pub protocol: Protocol,
+    protocol: Protocol,
     /// 4 or 6 where the profile wants one address family.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub ip_version: Option<u8>,
+    ip_version: Option<u8>,
     /// `HOST:PORT` of the HTTP proxy in between.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub http_proxy: Option<String>,
+    http_proxy: Option<String>,
 }
 
 /// Which data path the profile allows.
 #[derive(Clone, Debug, Serialize)]
-pub struct DataPathReport {
+struct DataPathReport {
     /// Kernel offload (ovpn) is possible as far as the profile is concerned.
-    pub kernel_offload: bool,
+    kernel_offload: bool,
     /// Directives that rule kernel offload out.
-    pub reasons: Vec<String>,
+    reasons: Vec<String>,
     /// Data ciphers offered to the server, in order.
-    pub ciphers: Vec<&'static str>,
+    ciphers: Vec<&'static str>,
 }
 
 impl Report {
     /// Parses the profile and writes down what came out.
-    pub fn new(file: &ProfileFile) -> Self {
+    fn new(file: &ProfileFile) -> Self {
         match Profile::parse(file.text.expose(), &file.name, &file.files) {
             Ok(Profile { options, verdicts }) => Self {
                 profile: file.name.clone(),
@@ -200,7 +200,7 @@ impl DataPathReport {
 /// Runs `check`: the report goes to `out`, a file that cannot be read is told on `err`.
 ///
 /// Exit status 0: the profile can be used; 2: it cannot, or cannot be read.
-pub fn run(args: &CheckArgs, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode {
+pub(super) fn run(args: &CheckArgs, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode {
     let file = match ProfileFile::read(&args.profile) {
         Ok(file) => file,
         Err(error) => {

@@ -35,6 +35,7 @@ pub(super) struct Draft {
     pub no_client_cert: bool,
     pub external_pki: bool,
     pub meta_autologin: Option<bool>,
+    unused: Vec<(usize, String)>,
     /// Outside of `<connection>` blocks.
     global: Endpoint,
     /// In `<connection>` blocks.
@@ -133,6 +134,15 @@ impl Endpoint {
 /// A reason why the whole cannot be used: line and directive where one is to blame.
 pub(super) type Fault = (Option<usize>, Option<String>, Problem);
 
+/// A profile put together.
+pub(super) struct Finished {
+    /// Not usable if there are faults.
+    pub options: Options,
+    pub faults: Vec<Fault>,
+    /// Lines of `remote`s that are never used, with the reason.
+    pub unused: Vec<(usize, String)>,
+}
+
 impl Draft {
     pub(super) fn new() -> Self {
         Self {
@@ -153,6 +163,7 @@ impl Draft {
             no_client_cert: false,
             external_pki: false,
             meta_autologin: None,
+            unused: Vec::new(),
             global: Endpoint::default(),
             blocks: Vec::new(),
         }
@@ -171,8 +182,8 @@ impl Draft {
         }
     }
 
-    /// Puts the rest together. With faults the options are not usable.
-    pub(super) fn finish(mut self) -> (Options, Vec<Fault>) {
+    /// Puts the rest together.
+    pub(super) fn finish(mut self) -> Finished {
         let mut faults = Vec::new();
         let mut fault = |line, directive: Option<&str>, problem| {
             faults.push((line, directive.map(str::to_owned), problem));
@@ -211,7 +222,7 @@ impl Draft {
             let problem = Problem::new("tls-version-min is above tls-version-max");
             fault(None, Some("tls-version-max"), problem);
         }
-        (self.options, faults)
+        Finished { options: self.options, faults, unused: self.unused }
     }
 
     fn finish_device(&mut self) -> Result<(), Fault> {
@@ -257,8 +268,13 @@ impl Draft {
             let exit_notify = endpoint.exit_notify.unwrap_or(0);
             let http_proxy = endpoint.http_proxy();
             proxied |= http_proxy.is_some();
-            let wanted = self.proto_force.is_none_or(|forced| forced == protocol);
-            if !wanted || (http_proxy.is_some() && protocol == Protocol::Udp) {
+            let unused = match (self.proto_force, protocol) {
+                (Some(forced), protocol) if forced != protocol => Some("proto-force"),
+                (_, Protocol::Udp) if http_proxy.is_some() => Some("http-proxy, which needs TCP"),
+                _ => None,
+            };
+            if let Some(reason) = unused {
+                self.unused.push((raw.line, format!("never used because of {reason}")));
                 continue;
             }
             self.options.remotes.push(Remote {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::directives::{self, Action, Call, Entry, INLINE};
-use super::draft::Draft;
+use super::draft::{Draft, Finished};
 use super::lexer::{Directive, lex};
 use super::options::Options;
 use super::source::FileSource;
@@ -41,7 +41,8 @@ impl Profile {
         };
         for error in lexed.errors {
             let hint = error.hint.map(str::to_owned);
-            reader.error(Some(error.line), None, Problem { reason: error.reason, hint });
+            let problem = Problem { reason: error.reason, hint };
+            reader.verdict(error.line, UNREADABLE.to_owned(), Err(problem));
         }
         for meta in &lexed.meta {
             let outcome = directives::meta(&mut reader.draft, meta);
@@ -109,7 +110,13 @@ impl Reader<'_> {
             && directive.args.first().is_some_and(|first| first == "opt");
         if !optional {
             let outcome = self.outcome(directive);
-            self.verdict(directive.line, printable_name(&directive.name), outcome);
+            let mut name = printable_name(&directive.name);
+            if let ("setenv", Some(variable)) = (name.as_str(), directive.args.first())
+                && is_name(&variable.to_ascii_lowercase())
+            {
+                name = format!("setenv {variable}");
+            }
+            self.verdict(directive.line, name, outcome);
             return;
         }
         let Some(name) = directive.args.get(1) else {
@@ -189,11 +196,18 @@ impl Reader<'_> {
         if self.forward_compatible {
             return Ok(Done::Warned("unknown; the profile says FORWARD_COMPATIBLE".to_owned()));
         }
-        if !is_name(&directive.name) && directive.name.to_ascii_lowercase() == directive.name {
-            return Err(Problem::with_hint(
-                "this line is no directive",
-                "a key or certificate must stand between its tags, for example <ca> and </ca>",
-            ));
+        if !is_name(&directive.name) {
+            let lower = directive.name.to_ascii_lowercase();
+            return Err(match directives::find(&lower) {
+                Some(known) => Problem::with_hint(
+                    "directives are written in lower case",
+                    format!("write '{}'", known.name),
+                ),
+                None => Problem::with_hint(
+                    "this line is no directive",
+                    "a key or certificate must stand between its tags, for example <ca> and </ca>",
+                ),
+            });
         }
         Err(match directives::nearest(&directive.name) {
             Some(near) => {
@@ -206,11 +220,27 @@ impl Reader<'_> {
         })
     }
 
+    /// A line that looked fine by itself turns out not to be.
+    fn revise(&mut self, line: Option<usize>, directive: Option<&str>, problem: &Problem) {
+        let Some(line) = line else { return };
+        let wanted = |v: &&mut Verdict| v.line == line && Some(v.directive.as_str()) == directive;
+        if let Some(verdict) = self.verdicts.iter_mut().find(wanted) {
+            let Problem { reason, hint } = problem.clone();
+            verdict.kind = VerdictKind::Refused { reason: shown(reason), hint };
+        }
+    }
+
     fn finish(mut self) -> Result<Profile, ProfileErrors> {
         let draft = std::mem::replace(&mut self.draft, Draft::new());
-        let (options, faults) = draft.finish();
+        let Finished { options, faults, unused } = draft.finish();
         for (line, directive, problem) in faults {
+            self.revise(line, directive.as_deref(), &problem);
             self.error(line, directive, problem);
+        }
+        for (line, reason) in unused {
+            if let Some(verdict) = self.verdicts.iter_mut().find(|v| v.line == line) {
+                verdict.kind = VerdictKind::Ignored { reason, warning: true };
+            }
         }
         self.verdicts.sort_by_key(|v| v.line);
         if self.errors.is_empty() {
@@ -221,6 +251,9 @@ impl Reader<'_> {
     }
 }
 
+/// Stands where a directive's name would, for text that is not shown.
+const UNREADABLE: &str = "(unreadable)";
+
 /// Whether a text can be shown as a directive's name: a stray line of a key must not be.
 fn is_name(text: &str) -> bool {
     !text.is_empty()
@@ -229,7 +262,7 @@ fn is_name(text: &str) -> bool {
 }
 
 fn printable_name(text: &str) -> String {
-    if is_name(text) { text.to_owned() } else { "(unreadable)".to_owned() }
+    if is_name(text) { text.to_owned() } else { UNREADABLE.to_owned() }
 }
 
 /// Text that may hold words of the profile, without what a terminal would obey.

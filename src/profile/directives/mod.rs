@@ -119,10 +119,13 @@ pub(super) fn find(name: &str) -> Option<&'static Entry> {
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
     let name = name.to_ascii_lowercase().replace('_', "-");
     all()
-        .map(|entry| (strsim::damerau_levenshtein(&name, entry.name), entry.name))
+        .map(|entry| {
+            let other_start = !entry.name.starts_with(&name);
+            (strsim::damerau_levenshtein(&name, entry.name), other_start, entry.name)
+        })
         .min()
-        .filter(|&(distance, known)| distance <= 1 + known.len() / 6)
-        .map(|(_, known)| known)
+        .filter(|&(distance, _, known)| distance <= 1 + known.len() / 6)
+        .map(|(.., known)| known)
 }
 
 /// One use of a directive, as its handler sees it.
@@ -209,6 +212,7 @@ mod tests {
     #[test]
     fn misspelled_names_find_their_neighbour() {
         assert_eq!(nearest("remot"), Some("remote"));
+        assert_eq!(nearest("prot"), Some("proto"));
         assert_eq!(nearest("Data_Ciphers"), Some("data-ciphers"));
         assert_eq!(nearest("verify-x509-nmae"), Some("verify-x509-name"));
         assert_eq!(nearest("frobnicate"), None);

@@ -56,7 +56,15 @@ pub(super) const TABLE: &[Entry] = &[
         })
     }),
     Entry::apply("tls-version-max", 1, 1, |d, c| {
-        d.options.tls.version_max = tls_version(c.word(0)?)?;
+        d.options.tls.version_max = match tls_version(c.word(0)?)? {
+            TlsVersion::V1_0 | TlsVersion::V1_1 => {
+                return Err(Problem::with_hint(
+                    "TLS 1.2 is the lowest version that is supported",
+                    "remove the line, and let the server accept TLS 1.2 or 1.3",
+                ));
+            }
+            version => version,
+        };
         Ok(Done::Taken)
     }),
     Entry::apply("tls-cert-profile", 1, 1, |d, c| {
