@@ -46,7 +46,7 @@ impl Profile {
         }
         for meta in &lexed.meta {
             let outcome = directives::meta(&mut reader.draft, meta);
-            reader.verdict(meta.line, format!("OVPN_ACCESS_SERVER_{}", meta.key), outcome);
+            reader.verdict(meta.line, shown(format!("OVPN_ACCESS_SERVER_{}", meta.key)), outcome);
         }
         for directive in &lexed.directives {
             reader.directive(directive);
