@@ -1,0 +1,9 @@
+//! The D-Bus interface of the backend process, member by member, on a private bus with stand-ins
+//! for the other services.
+
+mod bus;
+mod lifecycle;
+mod process;
+mod registration;
+mod specification;
+mod user_input;

@@ -1,0 +1,206 @@
+//! From exec to a registered backend.
+
+use std::time::{Duration, Instant};
+
+use crate::bus::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_process_introduces_itself_in_the_order_the_services_need() {
+    let bus = Bus::start();
+    let mut manager = StandIn::session_manager(&bus).await;
+    let mut log = StandIn::log(&bus).await;
+    let (_server, profile) = silent_server("");
+    let configuration = StandIn::configuration(&bus, profile).await;
+
+    let started = Instant::now();
+    // A file: a pipe would stay open as long as the second process lives.
+    let output = std::fs::File::create(bus.file("stdout")).unwrap();
+    let mut parent = bus.program().arg(TOKEN).stdout(output).spawn().unwrap();
+    let parent_pid = parent.id().cast_signed();
+    let request = manager.signal_named("RegistrationRequest").await;
+    let took = started.elapsed();
+    println!("exec to RegistrationRequest: {took:?}");
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(parent.wait().unwrap().success());
+
+    let header = request.header();
+    let body = request.body();
+    assert_eq!(body.signature().to_string_no_parens(), "ssi");
+    let (name, token, pid): (&str, &str, i32) = body.deserialize().unwrap();
+    let backend = Backend { name: name.to_owned(), pid };
+    assert_eq!(name, format!("net.openvpn.v3.backends.be{pid}"));
+    assert_eq!(token, TOKEN);
+    assert_eq!(header.path().unwrap(), OBJECT);
+    assert_eq!(
+        header.destination().unwrap().as_str(),
+        manager.connection.unique_name().unwrap().as_str(),
+        "to nobody but the session manager"
+    );
+    assert_eq!(
+        std::fs::read_to_string(bus.file("stdout")).unwrap(),
+        format!("Re-initiated process from pid {parent_pid} to backend process pid {pid}\n")
+    );
+    // In a process session that the first process started and has left.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    assert_eq!(fields[2..4], [parent_pid.to_string(), parent_pid.to_string()], "pgrp and session");
+
+    assert_eq!(backend.register(&manager).await.unwrap(), "my profile");
+    assert_eq!(
+        configuration.calls(),
+        ["Get name", "Get dco", "Get overrides", "Fetch"],
+        "Fetch last: it removes a single-use profile"
+    );
+    log.called(&format!("AssignSession {SESSION_PATH} {INTERFACE}")).await;
+    assert_eq!(
+        log.calls(),
+        [
+            format!("Attach {INTERFACE}"),
+            format!("Attach {SESSIONS}"),
+            format!("AssignSession {SESSION_PATH} {INTERFACE}"),
+        ],
+        "the log service crashes on another order"
+    );
+
+    // Both hear the status, each in a message of its own.
+    let ok = format!("S 2,2 config_path={CONFIG_PATH}");
+    manager.expect(&[&ok]).await;
+    log.expect(&[&ok]).await;
+    let status = backend.get(&manager, "status").await.unwrap();
+    let status: (u32, u32, String) = status.try_into().unwrap();
+    assert_eq!(status, (2, 2, format!("config_path={CONFIG_PATH}")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_are_checked_and_registration_happens_once() {
+    let bus = Bus::start();
+    let mut manager = StandIn::session_manager(&bus).await;
+    let (_server, profile) = silent_server("");
+    let _configuration = StandIn::configuration(&bus, profile).await;
+    let backend = Backend::start(&bus, &mut manager).await;
+
+    let wrong = ("x", path(SESSION_PATH), path(CONFIG_PATH));
+    let domain = "net.openvpn.v3.error.be-registration";
+    assert_eq!(
+        error(backend.call(&manager, "RegistrationConfirmation", &wrong).await),
+        glib(domain, "Invalid registration token")
+    );
+    assert_eq!(backend.register(&manager).await.unwrap(), "my profile");
+    assert_eq!(
+        error(backend.register(&manager).await),
+        glib(domain, "Backend service is already registered")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_dialects_register_and_the_arguments_choose() {
+    for documented in [false, true] {
+        let bus = Bus::start();
+        let mut manager = StandIn::session_manager(&bus).await;
+        let (_server, profile) = silent_server("");
+        let _configuration = StandIn::configuration(&bus, profile).await;
+        let backend = Backend::start(&bus, &mut manager).await;
+        let no_path = "/__unknown";
+        let session_path = async || -> String {
+            let value = backend.get(&manager, "session_path").await.unwrap();
+            zbus::ObjectPath::try_from(zbus::Variant::from(value)).unwrap().to_string()
+        };
+        assert_eq!(session_path().await, no_path);
+        if documented {
+            let arguments = (TOKEN, path(CONFIG_PATH));
+            let reply = backend.call(&manager, "RegistrationConfirmation", &arguments).await;
+            assert_eq!(reply.unwrap().body().deserialize::<String>().unwrap(), "my profile");
+            assert_eq!(session_path().await, no_path);
+            assert_eq!(
+                error(backend.call(&manager, "Disconnect", &()).await),
+                glib("net.openvpn.v3.error.client", "Connection is not active")
+            );
+            assert!(backend.is_running());
+        } else {
+            backend.register(&manager).await.unwrap();
+            assert_eq!(session_path().await, SESSION_PATH);
+            backend.call(&manager, "Disconnect", &()).await.unwrap();
+            backend.gone(LIMIT).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_service_that_is_absent_or_hangs_or_comes_late_does_no_harm() {
+    let bus = Bus::start();
+    let mut manager = StandIn::session_manager(&bus).await;
+    let (_server, profile) = silent_server("");
+    let _configuration = StandIn::configuration(&bus, profile).await;
+
+    let absent = Backend::start(&bus, &mut manager).await;
+    absent.register(&manager).await.unwrap();
+    // It comes: attached, then assigned.
+    let log = StandIn::log(&bus).await;
+    log.called(&format!("AssignSession {SESSION_PATH} {INTERFACE}")).await;
+    assert_eq!(log.calls()[0], format!("Attach {INTERFACE}"));
+    drop(absent);
+    log.connection.release_name(LOG).await.unwrap();
+
+    let mute = StandIn::start(&bus, LOG, Box::new(|_| None)).await;
+    let started = Instant::now();
+    let backend = Backend::start(&bus, &mut manager).await;
+    backend.register(&manager).await.unwrap();
+    assert!(started.elapsed() < Duration::from_secs(2));
+    mute.called(&format!("Attach {INTERFACE}")).await;
+    assert!(!mute.calls().iter().any(|call| call.starts_with("AssignSession")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_profile_that_cannot_be_had_is_an_error() {
+    let bus = Bus::start();
+    let mut manager = StandIn::session_manager(&bus).await;
+    let backend = Backend::start(&bus, &mut manager).await;
+    assert_eq!(
+        error(backend.register(&manager).await),
+        glib("net.openvpn.v3.error.client", "No configuration profile has been parsed")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_profile_that_cannot_be_used_fails_when_connecting() {
+    let bus = Bus::start();
+    let mut manager = StandIn::session_manager(&bus).await;
+    let (_server, profile) = silent_server("dev-type tap");
+    let _configuration = StandIn::configuration(&bus, profile).await;
+    let backend = Backend::start(&bus, &mut manager).await;
+    backend.register(&manager).await.unwrap();
+    backend.call(&manager, "Ready", &()).await.unwrap();
+    backend.call(&manager, "Connect", &()).await.unwrap();
+    let ok = format!("S 2,2 config_path={CONFIG_PATH}");
+    manager.expect(&[&ok, &ok, "S 2,6"]).await;
+    let failure = manager.said().await;
+    assert!(failure.starts_with("S 2,9 Configuration parsing failed: "), "{failure}");
+    assert!(failure.contains("dev-type"), "{failure}");
+    // Time enough for the command line client to read the reason.
+    let told = Instant::now();
+    assert_eq!(manager.said().await, failure.replace("S 2,9", "S 2,10"));
+    assert!(told.elapsed() > Duration::from_secs(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn overrides_reach_the_profile_and_the_log_level() {
+    let bus = Bus::start();
+    let mut manager = StandIn::session_manager(&bus).await;
+    let (_server, profile) = silent_server("verb 9");
+    let overrides = vec![("log-level", "5"), ("no-such-override", "x"), ("proxy-password", "hush")];
+    let _configuration = StandIn::configuration_with(&bus, profile, overrides).await;
+    let backend = Backend::start(&bus, &mut manager).await;
+    backend.register(&manager).await.unwrap();
+    assert_eq!(u32::try_from(backend.get(&manager, "log_level").await.unwrap()).unwrap(), 5);
+    loop {
+        let line = manager.signal_named("Log").await;
+        let body = line.body();
+        let (_, category, token, text): (u32, u32, &str, &str) = body.deserialize().unwrap();
+        assert_eq!(token, TOKEN);
+        assert!(!text.contains("hush"), "{text}");
+        if text.starts_with("Unsupported override: no-such-override") {
+            assert_eq!(category, 6);
+            break;
+        }
+    }
+}
