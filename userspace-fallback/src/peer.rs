@@ -280,3 +280,174 @@ impl Peer {
         Opened::Forged
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ovpn_dco::{Cipher, DirectionKey};
+
+    use super::*;
+    use crate::message;
+
+    fn key(id: u8, mirrored: bool) -> KeyConfig {
+        let cipher = Cipher::Aes256Gcm;
+        let direction = |n: u8| DirectionKey::new(cipher, &[n + id; 32], [n; 8]).unwrap();
+        let (encrypt, decrypt) = if mirrored { (100, 1) } else { (1, 100) };
+        KeyConfig {
+            key_id: KeyId::new(id).unwrap(),
+            cipher,
+            encrypt: direction(encrypt),
+            decrypt: direction(decrypt),
+        }
+    }
+
+    fn peers(id: Option<u32>, framing: Framing) -> [Peer; 2] {
+        [false, true].map(|mirrored| {
+            let mut peer = Peer::new(id.and_then(PeerId::new), framing, None);
+            peer.set_key(KeySlot::Primary, &key(0, mirrored)).unwrap();
+            peer
+        })
+    }
+
+    fn seal(peer: &mut Peer, inner: &[u8]) -> Result<Vec<u8>, NotSealed> {
+        let envelope = peer.envelope(inner[0]);
+        let mut packet = vec![0; envelope.sealed_len(inner.len())];
+        packet[envelope.inner(envelope.sealed_len(inner.len()))].copy_from_slice(inner);
+        peer.seal(envelope, &mut packet)?;
+        Ok(packet)
+    }
+
+    fn opened(peer: &mut Peer, packet: &[u8]) -> Result<Vec<u8>, Opened> {
+        let mut packet = packet.to_vec();
+        match peer.open(&mut packet, Instant::now()) {
+            Opened::Packet(range) => Ok(packet[range].to_vec()),
+            other => Err(other),
+        }
+    }
+
+    /// OpenVPN's key bytes, peer-id 23, packet id 1.
+    #[test]
+    fn known_ping_packets() {
+        for (cipher, expected) in [
+            (
+                Cipher::Aes256Gcm,
+                "4800001700000001803d23064775217c09dd76c294137af75c12e7a4c3d0fcb096c3e94d877cadf4",
+            ),
+            (
+                Cipher::ChaCha20Poly1305,
+                "4800001700000001bc0ec3dbd3b7a19f70a410a542e1a89860edea9fa90a354e37ad246716c4bb52",
+            ),
+        ] {
+            let text = b"abcdefgh01234567ABCDEFGHjkuchenl";
+            let bytes: Vec<u8> = (0..=255u8).map(|i| text[usize::from(i) % 32] ^ i).collect();
+            let direction =
+                DirectionKey::new(cipher, &bytes[..32], bytes[64..72].try_into().unwrap()).unwrap();
+            let config = KeyConfig {
+                key_id: KeyId::FIRST,
+                cipher,
+                encrypt: direction.clone(),
+                decrypt: direction,
+            };
+            let mut peer = Peer::new(PeerId::new(23), Framing::None, None);
+            peer.set_key(KeySlot::Primary, &config).unwrap();
+            let packet = seal(&mut peer, &message::PING).unwrap();
+            assert_eq!(hex::encode(&packet), expected);
+            assert_eq!(opened(&mut peer, &packet), Err(Opened::Consumed));
+        }
+    }
+
+    #[test]
+    fn every_framing_and_header() {
+        for framing in [Framing::None, Framing::LzoStub, Framing::Swap, Framing::StubV2] {
+            for id in [None, Some(0), Some(0xff_ffff)] {
+                let [mut a, mut b] = peers(id, framing);
+                for inner in [&b"\x45"[..], b"\x50abc", &[0x60; 1400]] {
+                    let packet = seal(&mut a, inner).unwrap();
+                    let overhead = packet.len() - inner.len();
+                    assert!(overhead <= MAX_OVERHEAD);
+                    match id {
+                        None => assert_eq!(packet[0], 0x30),
+                        Some(id) => assert_eq!(packet[..4], (0x4800_0000 | id).to_be_bytes()),
+                    }
+                    assert_eq!(opened(&mut b, &packet).unwrap(), inner);
+                    assert_eq!(opened(&mut b, &packet), Err(Opened::Ignored));
+                }
+                let ping = seal(&mut a, &message::PING).unwrap();
+                assert_eq!(opened(&mut b, &ping), Err(Opened::Consumed));
+                let exit = seal(&mut a, &message::EXIT).unwrap();
+                assert_eq!(opened(&mut b, &exit), Err(Opened::Exit));
+                assert_eq!(b.stats().replay_errors, 3);
+            }
+        }
+    }
+
+    /// A server may answer DATA_V1 with DATA_V2 and the other way round, with any peer-id.
+    #[test]
+    fn either_header_is_opened() {
+        let [mut a, _] = peers(None, Framing::None);
+        let [_, mut b] = peers(Some(5), Framing::None);
+        let packet = seal(&mut a, b"E1").unwrap();
+        assert_eq!(opened(&mut b, &packet).unwrap(), b"E1");
+        let [mut a, _] = peers(Some(77), Framing::None);
+        let [_, mut b] = peers(None, Framing::None);
+        let packet = seal(&mut a, b"E2").unwrap();
+        assert_eq!(opened(&mut b, &packet).unwrap(), b"E2");
+    }
+
+    #[test]
+    fn slots() {
+        let [mut a, mut b] = peers(Some(1), Framing::None);
+        a.set_key(KeySlot::Secondary, &key(1, false)).unwrap();
+        b.set_key(KeySlot::Secondary, &key(1, true)).unwrap();
+        let old = seal(&mut a, b"E-old").unwrap();
+        a.swap_keys();
+        let new = seal(&mut a, b"E-new").unwrap();
+        assert_eq!((old[0], new[0]), (0x48, 0x49));
+        // B has not swapped yet, and opens both.
+        assert_eq!(opened(&mut b, &new).unwrap(), b"E-new");
+        assert_eq!(opened(&mut b, &old).unwrap(), b"E-old");
+        b.delete_key(KeySlot::Secondary);
+        let newer = seal(&mut a, b"E").unwrap();
+        assert_eq!(opened(&mut b, &newer), Err(Opened::Ignored));
+        a.delete_key(KeySlot::Primary);
+        a.delete_key(KeySlot::Primary);
+        assert!(!a.can_send());
+        assert_eq!(seal(&mut a, b"E"), Err(NotSealed::NoKey));
+    }
+
+    #[test]
+    fn counters() {
+        let [mut a, mut b] = peers(Some(1), Framing::None);
+        let mut packet = seal(&mut a, &[0x45; 100]).unwrap();
+        opened(&mut b, &packet).unwrap();
+        packet[30] ^= 1;
+        packet[7] = 9;
+        assert_eq!(opened(&mut b, &packet), Err(Opened::Forged));
+        opened(&mut b, &seal(&mut a, &message::PING).unwrap()).unwrap_err();
+        assert_eq!(opened(&mut b, &[0x38; 50]), Err(Opened::Control));
+        for short in [&[0x48][..], &[0x48, 0, 0], &[0x30; 21], &[0x48; 24], &[]] {
+            assert_eq!(opened(&mut b, short), Err(Opened::Forged), "{short:?}");
+        }
+        let sent = a.stats();
+        // Sealed as a packet, the ping counts as one.
+        assert_eq!((sent.vpn_tx_packets, sent.vpn_tx_bytes), (2, 116));
+        assert_eq!((sent.link_tx_packets, sent.link_tx_bytes), (2, 124 + 40));
+        let received = b.stats();
+        assert_eq!((received.vpn_rx_packets, received.vpn_rx_bytes), (1, 100));
+        assert_eq!((received.link_rx_packets, received.link_rx_bytes), (7, 2 * 124 + 40 + 49));
+        assert_eq!((received.decrypt_errors, received.replay_errors), (5, 0));
+    }
+
+    #[test]
+    fn a_worn_out_key_is_told_once() {
+        let [mut a, _] = peers(Some(1), Framing::None);
+        assert_eq!(a.take_worn_out(), None);
+        a.primary.as_mut().unwrap().sealer.skip_to(0xfeff_ffff);
+        seal(&mut a, b"E").unwrap();
+        assert_eq!(a.take_worn_out(), Some(KeyId::FIRST));
+        assert_eq!(a.take_worn_out(), None);
+        a.primary.as_mut().unwrap().sealer.skip_to(u32::MAX - 1);
+        assert_eq!(seal(&mut a, b"E"), Err(NotSealed::Exhausted));
+        a.set_key(KeySlot::Primary, &key(1, false)).unwrap();
+        assert_eq!(seal(&mut a, b"E").unwrap()[4..8], [0, 0, 0, 1]);
+    }
+}

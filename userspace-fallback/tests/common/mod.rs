@@ -1,6 +1,7 @@
 //! Two network namespaces joined by a veth pair, and a data channel in each.
 //!
 //! Needs root: without the privilege every test here fails and says so.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::io::{Read, Write};
