@@ -77,6 +77,7 @@ impl TlsConfig {
         let offer = Offer::new(options, &mut warnings)?;
         let identity =
             Identity::load(options, passphrase, signing.as_ref().map(|(signer, _)| signer))?;
+        warnings.extend(identity.key.warning());
         let verifier = Arc::new(ServerVerifier::new(options, &identity.ca, &identity.extra)?);
 
         let mut provider = rustls::crypto::aws_lc_rs::default_provider();

@@ -205,6 +205,11 @@ impl ExternalIdentity {
         Ok(Self { chain, family, algorithms, signer })
     }
 
+    /// The certificate itself.
+    pub(super) fn leaf(&self) -> Option<&CertificateDer<'static>> {
+        self.chain.first()
+    }
+
     /// A resolver for one session, and what ends its waiting.
     pub(super) fn resolver(self: &Arc<Self>) -> (Arc<dyn ResolvesClientCert>, Cancel) {
         let (sender, answers) = channel();

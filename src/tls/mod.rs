@@ -7,6 +7,7 @@ mod errors;
 mod external;
 mod key;
 mod name;
+mod p521;
 mod pem;
 mod session;
 mod suites;

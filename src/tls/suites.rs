@@ -5,6 +5,7 @@ use rustls::crypto::SupportedKxGroup;
 use rustls::crypto::aws_lc_rs::{cipher_suite as suite, kx_group};
 use rustls::{SupportedCipherSuite, SupportedProtocolVersion, version};
 
+use super::p521::Secp521r1;
 use super::session::{TlsError, TlsErrorKind};
 use crate::profile::{TlsOptions, TlsVersion};
 
@@ -73,12 +74,16 @@ static TLS13: [(SupportedCipherSuite, &str); 3] = [
     (suite::TLS13_CHACHA20_POLY1305_SHA256, "TLS-CHACHA20-POLY1305-SHA256"),
 ];
 
+/// How many of [`GROUPS`] are offered by default.
+const DEFAULT_GROUPS: usize = 5;
+
 /// Groups with every name OpenSSL or IANA gives them; the first is what errors show.
-static GROUPS: [(&dyn SupportedKxGroup, &[&str]); 7] = [
+static GROUPS: [(&dyn SupportedKxGroup, &[&str]); 8] = [
     (kx_group::X25519MLKEM768, &["X25519MLKEM768"]),
     (kx_group::X25519, &["X25519"]),
     (kx_group::SECP256R1, &["secp256r1", "prime256v1", "P-256"]),
     (kx_group::SECP384R1, &["secp384r1", "P-384"]),
+    (&Secp521r1, &["secp521r1", "P-521"]),
     (kx_group::SECP256R1MLKEM768, &["SecP256r1MLKEM768"]),
     (kx_group::MLKEM768, &["MLKEM768"]),
     (kx_group::MLKEM1024, &["MLKEM1024"]),
@@ -118,7 +123,7 @@ impl Offer {
         }
         let groups = match &options.groups {
             Some(names) => select_groups(names, warnings)?,
-            None => GROUPS.iter().take(4).map(|(group, _)| *group).collect(),
+            None => GROUPS.iter().take(DEFAULT_GROUPS).map(|(group, _)| *group).collect(),
         };
         let mut versions = Vec::new();
         if tls13 {

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::{CertifiedKey, SigningKey};
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 use x509_parser::x509::SubjectPublicKeyInfo;
-use zeroize::Zeroize;
+use zeroize::Zeroizing;
 
 use super::external::{ExternalIdentity, ExternalSigner};
 use super::pem::{self, Section};
@@ -26,6 +26,30 @@ pub(super) struct Identity {
     pub(super) ca: Vec<CertificateDer<'static>>,
     /// Other certificates that may complete a chain.
     pub(super) extra: Vec<CertificateDer<'static>>,
+}
+
+impl ClientKey {
+    /// What the server will probably object to, for the log: it does not always say so itself.
+    pub(super) fn warning(&self) -> Option<String> {
+        let leaf = match self {
+            Self::None => return None,
+            Self::Own(key) => key.cert.first()?,
+            Self::External(identity) => identity.leaf()?,
+        };
+        let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
+        let validity = leaf.validity();
+        let now = ASN1Time::now();
+        if now > validity.not_after {
+            Some(format!("cert: the client certificate has expired on {}", validity.not_after))
+        } else if now < validity.not_before {
+            Some(format!(
+                "cert: the client certificate is not valid before {}",
+                validity.not_before
+            ))
+        } else {
+            None
+        }
+    }
 }
 
 /// The client certificate and where its key is.
@@ -111,7 +135,7 @@ const ENCRYPTED_PKCS8: &str = "ENCRYPTED PRIVATE KEY";
 fn from_pem(
     text: &str,
     passphrase: Option<&Secret<String>>,
-) -> Result<PrivateKeyDer<'static>, TlsError> {
+) -> Result<Zeroizing<PrivateKeyDer<'static>>, TlsError> {
     let section = key_section(text)?;
     let plain = if section.label == ENCRYPTED_PKCS8 {
         encrypted::decrypt(&section.der, demand(passphrase)?)?
@@ -120,11 +144,11 @@ fn from_pem(
     } else {
         section.der
     };
-    Ok(match section.label.as_str() {
+    Ok(Zeroizing::new(match section.label.as_str() {
         "RSA PRIVATE KEY" => PrivateKeyDer::Pkcs1(plain.to_vec().into()),
         "EC PRIVATE KEY" => PrivateKeyDer::Sec1(plain.to_vec().into()),
         _ => PrivateKeyDer::Pkcs8(plain.to_vec().into()),
-    })
+    }))
 }
 
 /// The first block that is a private key.
@@ -179,11 +203,9 @@ fn looks_like_der(plain: &[u8]) -> bool {
 /// Checks that key and certificate belong together.
 fn certified(
     chain: Vec<CertificateDer<'static>>,
-    mut key: PrivateKeyDer<'static>,
+    key: Zeroizing<PrivateKeyDer<'static>>,
 ) -> Result<Arc<CertifiedKey>, TlsError> {
-    let signing = any_supported_type(&key);
-    key.zeroize();
-    let signing = signing.map_err(|_| {
+    let signing = any_supported_type(&key).map_err(|_| {
         config(
             "key: the private key cannot be used; supported are RSA of 2048 to 8192 bits, ECDSA on \
              P-256, P-384 and P-521, and Ed25519",

@@ -5,13 +5,15 @@ use p12_keystore::{Pkcs12Archive, error::Error};
 use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+use zeroize::Zeroizing;
+
 use super::{check_match, config, demand, wrong_passphrase};
 use crate::secret::Secret;
 use crate::tls::session::TlsError;
 
 /// What a file holds.
 pub(super) struct Bundle {
-    pub(super) key: PrivateKeyDer<'static>,
+    pub(super) key: Zeroizing<PrivateKeyDer<'static>>,
     /// The certificate of `key`.
     pub(super) leaf: CertificateDer<'static>,
     /// All other certificates.
@@ -35,6 +37,7 @@ pub(super) fn open(der: &[u8], passphrase: Option<&Secret<String>>) -> Result<Bu
         archive.certs.iter().map(|bag| CertificateDer::from(bag.cert.as_der().to_vec())).collect();
     for bag in &archive.keys {
         let key = PrivateKeyDer::Pkcs8(bag.key.as_der().to_vec().into());
+        let key = Zeroizing::new(key);
         let Ok(signing) = any_supported_type(&key) else { continue };
         let fits = |der: &CertificateDer<'static>| {
             check_match(std::slice::from_ref(der), signing.as_ref()).is_ok()

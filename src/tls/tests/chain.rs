@@ -51,6 +51,18 @@ fn validity_of_the_ca() {
     refused(&options(&ca.pem()), &server, &["CN=Old CA", "expired", "new ca"]);
 }
 
+#[test]
+fn renewed_ca_with_the_same_key() {
+    let ca = Ca::new("CA");
+    let mut params = ca_params("CA");
+    params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    let old = params.self_signed(ca.issuer.key()).unwrap();
+    let server = ca.issue(&server_params("server"));
+    accepted(&options(&format!("{}{}", old.pem(), ca.pem())), &server);
+    accepted(&options(&format!("{}{}", ca.pem(), old.pem())), &server);
+    refused(&options(&old.pem()), &server, &["expired"]);
+}
+
 /// Root, intermediate, server.
 fn three() -> (Ca, Ca, Identity) {
     let root = Ca::new("Root");

@@ -43,7 +43,7 @@ fn bench(ca: Ca, certificate: &CertificateDer<'static>) -> Bench {
     let (sender, requests) = channel();
     let (wake, woken) = channel();
     let wake = Mutex::new(wake);
-    let waker: Waker = Arc::new(move || drop(wake.lock().unwrap().send(())));
+    let waker: Waker = Arc::new(move || wake.lock().unwrap().send(()).unwrap_or(()));
     let signer = Arc::new(Forward(Mutex::new(sender)));
     let weak = Arc::downgrade(&signer);
     let config = TlsConfig::with_signer(&options, signer, waker).unwrap();

@@ -6,6 +6,7 @@ mod easyrsa;
 mod external;
 mod keys;
 mod offer;
+mod openssl;
 mod rules;
 mod session;
 mod support;

@@ -243,7 +243,10 @@ fn client_certificates() {
 
         let mut expired = client_params("user");
         expired.not_after = rcgen::date_time_ymd(2020, 1, 1);
-        let error = judged(&with_client(&ca.issue(&expired)), &server).unwrap_err();
+        let expired = with_client(&ca.issue(&expired));
+        let config = TlsConfig::new(&expired, None).unwrap();
+        assert!(config.warnings()[0].contains("expired on"), "{:?}", config.warnings());
+        let error = judged(&expired, &server).unwrap_err();
         check(&error, TlsErrorKind::Alert, &["certificate_expired", "renew"]);
 
         let foreign = Ca::new("Other").issue(&client_params("user"));

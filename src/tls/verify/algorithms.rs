@@ -10,7 +10,8 @@
 //! | `suiteb` | none | SHA-256, SHA-384 | P-256, P-384 |
 //!
 //! RSA keys below 2048 bits work with PKCS#1 signatures over SHA-1, SHA-256 and SHA-512 only (no
-//! PSS): a server with such a key can use TLS 1.2, not TLS 1.3.
+//! PSS): CAs may have them, but a server with such a key needs TLS 1.2 and `insecure`, which
+//! asks for PKCS#1 first.
 
 use aws_lc_rs::signature;
 use rustls::SignatureScheme as Scheme;
@@ -125,18 +126,18 @@ macro_rules! all {
 }
 
 macro_rules! mapping {
-    ($sha256:expr, $sha512:expr) => {
+    ($($first:expr),*; $($last:expr),*) => {
         &[
             (Scheme::ECDSA_NISTP256_SHA256, ECDSA_SHA256),
             (Scheme::ECDSA_NISTP384_SHA384, ECDSA_SHA384),
             (Scheme::ECDSA_NISTP521_SHA512, ECDSA_SHA512),
             (Scheme::ED25519, &[algs::ED25519]),
+            $($first,)*
             (Scheme::RSA_PSS_SHA256, &[algs::RSA_PSS_2048_8192_SHA256_LEGACY_KEY]),
             (Scheme::RSA_PSS_SHA384, &[algs::RSA_PSS_2048_8192_SHA384_LEGACY_KEY]),
             (Scheme::RSA_PSS_SHA512, &[algs::RSA_PSS_2048_8192_SHA512_LEGACY_KEY]),
-            (Scheme::RSA_PKCS1_SHA256, &[$sha256]),
             (Scheme::RSA_PKCS1_SHA384, &[algs::RSA_PKCS1_2048_8192_SHA384]),
-            (Scheme::RSA_PKCS1_SHA512, &[$sha512]),
+            $($last),*
         ]
     };
 }
@@ -151,17 +152,24 @@ const ECDSA_SHA512: &[Algorithm] =
 
 static INSECURE: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
     all: all![SMALL_SHA1, SMALL_SHA256, SMALL_SHA512],
-    mapping: mapping!(SMALL_SHA256, SMALL_SHA512),
+    mapping: mapping!(
+        (Scheme::RSA_PKCS1_SHA256, &[SMALL_SHA256]), (Scheme::RSA_PKCS1_SHA512, &[SMALL_SHA512]);
+    ),
 };
 
 static LEGACY: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
     all: all![SMALL_SHA256, SMALL_SHA512],
-    mapping: mapping!(SMALL_SHA256, SMALL_SHA512),
+    mapping: mapping!(
+        ; (Scheme::RSA_PKCS1_SHA256, &[SMALL_SHA256]), (Scheme::RSA_PKCS1_SHA512, &[SMALL_SHA512])
+    ),
 };
 
 static PREFERRED: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {
     all: all![algs::RSA_PKCS1_2048_8192_SHA256, algs::RSA_PKCS1_2048_8192_SHA512],
-    mapping: mapping!(algs::RSA_PKCS1_2048_8192_SHA256, algs::RSA_PKCS1_2048_8192_SHA512),
+    mapping: mapping!(
+        ; (Scheme::RSA_PKCS1_SHA256, &[algs::RSA_PKCS1_2048_8192_SHA256]),
+        (Scheme::RSA_PKCS1_SHA512, &[algs::RSA_PKCS1_2048_8192_SHA512])
+    ),
 };
 
 static SUITE_B: WebPkiSupportedAlgorithms = WebPkiSupportedAlgorithms {

@@ -170,8 +170,9 @@ impl ServerVerifier {
                 "certificate verification",
                 &leaf,
                 format!(
-                    "has an RSA key of {bits} bits, which {:?} cannot be verified with; the server \
-                     needs a key of 2048 bits or more (or TLS 1.2: `tls-version-max 1.2`)",
+                    "has an RSA key of {bits} bits, with which {:?} signatures cannot be verified; \
+                     the server needs a key of 2048 bits or more (for the time being: \
+                     `tls-cert-profile insecure` and `tls-version-max 1.2`)",
                     signed.scheme
                 ),
             ),
