@@ -7,6 +7,7 @@ use std::path::Path as FsPath;
 use ovpn_dco::Interface;
 use tracing::{debug, info, warn};
 
+use super::dns::{DnsPlan, HostResolver};
 use super::error::NetworkError;
 use super::fib::{Fib, FibRoute, RouteKind, Selectors, Target};
 use super::journal::{EntryId, Journal, Undo};
@@ -25,7 +26,7 @@ const NO_ADDRESS_GENERATION: u8 = 1;
 /// changes (and the journal) for the next start to clean up.
 #[derive(Debug)]
 pub struct DirectNetwork {
-    netlink: Netlink,
+    host: HostAccess,
     journal: Journal,
     /// Where the tunnel's entries are.
     interface: Option<Interface>,
@@ -61,13 +62,25 @@ impl DirectNetwork {
     /// When the journal cannot be kept or netlink cannot be opened. A leftover that cannot be
     /// undone is logged, kept, and no error.
     pub async fn open(runtime_dir: &FsPath) -> Result<Self, NetworkError> {
+        Self::open_with(runtime_dir, HostResolver::default()).await
+    }
+
+    /// [`Self::open`] with a resolver that is somewhere else than usual.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_with(
+        runtime_dir: &FsPath,
+        resolver: HostResolver,
+    ) -> Result<Self, NetworkError> {
         let netlink = Netlink::open().map_err(|e| NetworkError::netlink("open netlink", e))?;
+        let host = HostAccess { netlink, resolver };
         let (journal, leftovers) = Journal::open(runtime_dir)?;
         for leftover in leftovers {
             let pid = leftover.pid();
             let mut failed = false;
             for undo in &leftover.undo {
-                if let Err(error) = revert(&netlink, undo).await {
+                if let Err(error) = host.revert(undo).await {
                     warn!("cleaning up after process {pid}: {error}");
                     failed = true;
                 }
@@ -79,7 +92,12 @@ impl DirectNetwork {
                 leftover.finish()?;
             }
         }
-        Ok(Self { netlink, journal, interface: None, entries: Vec::new(), link: None })
+        match host.resolver.restore_after_reboot() {
+            Ok(true) => info!("restored resolv.conf as it was before the last boot"),
+            Ok(false) => {}
+            Err(reason) => debug!("resolv.conf: {reason}"),
+        }
+        Ok(Self { host, journal, interface: None, entries: Vec::new(), link: None })
     }
 
     /// Announces a link that is about to be made and would outlive this process (kernel data
@@ -128,7 +146,7 @@ impl DirectNetwork {
     /// # Errors
     /// When netlink fails.
     pub async fn lookup(&self, query: &RouteQuery) -> Result<Gateways, NetworkError> {
-        let host = Host::read(&self.netlink).await?;
+        let host = Host::read(&self.host.netlink).await?;
         let remote = self.remote_path(query, &host).await?;
         let selectors = host.selectors(query);
         let default = |ipv6| {
@@ -145,7 +163,7 @@ impl DirectNetwork {
             .flatten()
             .map(|path| path.index)
             .collect();
-        let addresses = self.netlink.addresses().await;
+        let addresses = self.host.netlink.addresses().await;
         let local_networks: BTreeSet<Network> = addresses
             .map_err(|e| NetworkError::netlink("list addresses", e))?
             .into_iter()
@@ -171,7 +189,7 @@ impl DirectNetwork {
             return Ok(());
         }
         self.forget_vanished().await?;
-        let host = Host::read(&self.netlink).await?;
+        let host = Host::read(&self.host.netlink).await?;
         let destination = Network::host(query.remote.to_canonical());
         self.remove_where(|entry| {
             entry.provisional
@@ -278,7 +296,7 @@ impl DirectNetwork {
             let entry = self.entries.remove(position);
             let Some(id) = entry.undo else { continue };
             let undone = match self.journal.get(id) {
-                Some(undo) => revert(&self.netlink, undo).await,
+                Some(undo) => self.host.revert(undo).await,
                 None => Ok(()),
             };
             let noted = match undone {
@@ -313,7 +331,7 @@ impl DirectNetwork {
                     None
                 }
             },
-            Item::Dns(_) => None,
+            Item::Dns(plan) => self.add_dns(plan, interface, warnings).await?,
         };
         self.entries.push(Entry { item: item.clone(), undo, provisional: false });
         Ok(())
@@ -325,7 +343,7 @@ impl DirectNetwork {
         interface: &Interface,
     ) -> Result<EntryId, NetworkError> {
         let fail = |e| NetworkError::netlink(format!("set {} {settings}", interface.name), e);
-        let links = self.netlink.links().await.map_err(fail)?;
+        let links = self.host.netlink.links().await.map_err(fail)?;
         let link = links
             .into_iter()
             .find(|link| link.index == interface.index)
@@ -339,14 +357,18 @@ impl DirectNetwork {
         if generates.is_some_and(|mode| mode != NO_ADDRESS_GENERATION) {
             // Keeps the host's router solicitations and multicast reports out of the tunnel; it
             // works without.
-            let set =
-                self.netlink.set_address_generation(interface.index, NO_ADDRESS_GENERATION).await;
+            let set = self
+                .host
+                .netlink
+                .set_address_generation(interface.index, NO_ADDRESS_GENERATION)
+                .await;
             if let Err(error) = set {
                 debug!("{}: addr_gen_mode none: {error}", interface.name);
             }
         }
         let mtu = settings.mtu.into();
-        let set = self.netlink.set_link(interface.index, mtu, settings.tx_queue_len, true).await;
+        let set =
+            self.host.netlink.set_link(interface.index, mtu, settings.tx_queue_len, true).await;
         self.keep(id, set.map_err(fail))
     }
 
@@ -360,7 +382,7 @@ impl DirectNetwork {
             index: interface.index,
             address: address.clone(),
         })?;
-        match self.netlink.add_address(interface.index, address).await {
+        match self.host.netlink.add_address(interface.index, address).await {
             // A persistent device keeps its addresses.
             Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {
                 self.journal.done(id).map(|()| None)
@@ -379,7 +401,7 @@ impl DirectNetwork {
         tunnel: u32,
     ) -> Result<Outcome, NetworkError> {
         let id = self.journal.record(Undo::DeleteRoute { tunnel, route: route.clone() })?;
-        let mut result = self.netlink.add_route(route, tunnel).await;
+        let mut result = self.host.netlink.add_route(route, tunnel).await;
         if let (Err(error), RouteTarget::Outside(path)) = (&result, &route.target)
             && path.gateway.is_some()
             && matches!(error.raw_os_error(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH))
@@ -387,7 +409,7 @@ impl DirectNetwork {
             // The host uses this gateway on this device, whatever made the kernel believe it then.
             let path = Path { onlink: true, ..path.clone() };
             let route = PlannedRoute { target: RouteTarget::Outside(path), ..route.clone() };
-            result = self.netlink.add_route(&route, tunnel).await;
+            result = self.host.netlink.add_route(&route, tunnel).await;
         }
         let Err(error) = result else { return Ok(Outcome::Made(id)) };
         self.journal.done(id)?;
@@ -419,6 +441,36 @@ impl DirectNetwork {
         }
     }
 
+    /// The tunnel works without DNS: what fails is a warning.
+    async fn add_dns(
+        &mut self,
+        plan: &DnsPlan,
+        interface: &Interface,
+        warnings: &mut Vec<String>,
+    ) -> Result<Option<EntryId>, NetworkError> {
+        let prepared = match self.host.resolver.prepare(plan, interface, warnings).await {
+            Ok(prepared) => prepared,
+            Err(reason) => {
+                warnings.push(format!("the tunnel's DNS is not used: {reason}"));
+                return Ok(None);
+            }
+        };
+        let id = self.journal.record(Undo::Dns(prepared.undo.clone()))?;
+        let Err(reason) = self.host.resolver.apply(&prepared, plan, interface).await else {
+            debug!("DNS set through {}", prepared.backend());
+            return Ok(Some(id));
+        };
+        warnings.push(format!("the tunnel's DNS is not used: {reason}"));
+        // A part of it may be in place.
+        match self.host.resolver.revert(&prepared.undo).await {
+            Ok(()) => self.journal.done(id).map(|()| None),
+            Err(reason) => {
+                warnings.push(reason);
+                Ok(Some(id))
+            }
+        }
+    }
+
     /// Keeps the journal entry of a change that was made, drops that of one that was not.
     fn keep(
         &mut self,
@@ -440,8 +492,8 @@ impl DirectNetwork {
         if self.entries.is_empty() {
             return Ok(());
         }
-        let host = Host::read(&self.netlink).await?;
-        let addresses = self.netlink.addresses().await;
+        let host = Host::read(&self.host.netlink).await?;
+        let addresses = self.host.netlink.addresses().await;
         let addresses = addresses.map_err(|e| NetworkError::netlink("list addresses", e))?;
         let tunnel = self.interface.as_ref().map(|interface| interface.index);
         let vanished = |entry: &Entry| match &entry.item {
@@ -476,7 +528,8 @@ impl DirectNetwork {
     ) -> Result<Option<FibRoute>, NetworkError> {
         let device = host.selectors(query).device.map(|(_, index)| index);
         let remote = query.remote.to_canonical();
-        self.netlink
+        self.host
+            .netlink
             .route_to(remote, query.mark, device)
             .await
             .map_err(|e| NetworkError::netlink(format!("look up the route to {remote}"), e))
@@ -585,66 +638,86 @@ impl Host {
     }
 }
 
-/// Undoes one change. What is gone already is no error: a link takes its addresses and routes with
-/// it, and people clean up by hand.
-async fn revert(netlink: &Netlink, undo: &Undo) -> Result<(), NetworkError> {
-    let (operation, result) = match undo {
-        Undo::DeleteRoute { tunnel, route } => {
-            (format!("delete {route}"), netlink.delete_route(route, *tunnel).await)
-        }
-        Undo::DeleteAddress { name, index, address } => {
-            let result = match find_link(netlink, name, *index).await {
-                Ok(Some(_)) => netlink.delete_address(*index, address).await,
-                other => other.map(|_| ()),
-            };
-            (format!("delete {address} from {name}"), result)
-        }
-        Undo::RestoreLink { name, index, state } => {
-            let result = match find_link(netlink, name, *index).await {
-                Ok(Some(_)) => {
-                    let length = Some(state.tx_queue_len);
-                    let set = netlink.set_link(*index, state.mtu, length, state.up).await;
-                    match state.address_generation {
-                        Some(mode) => set.and(netlink.set_address_generation(*index, mode).await),
-                        None => set,
-                    }
-                }
-                other => other.map(|_| ()),
-            };
-            (format!("restore the settings of {name}"), result)
-        }
-        Undo::DeleteLink { name, kind, index } => {
-            let result = match netlink.links().await {
-                Ok(links) => {
-                    let ours = links.into_iter().find(|link| {
-                        link.name == *name
-                            && link.kind == *kind
-                            && index.is_none_or(|index| index == link.index)
-                    });
-                    match ours {
-                        Some(link) => netlink.delete_link(link.index).await,
-                        None => Ok(()),
-                    }
-                }
-                Err(error) => Err(error),
-            };
-            (format!("delete {name}"), result)
-        }
-    };
-    match result {
-        Err(error)
-            if matches!(
-                error.raw_os_error(),
-                Some(libc::ESRCH | libc::ENOENT | libc::ENODEV | libc::ENXIO | libc::EADDRNOTAVAIL)
-            ) =>
-        {
-            Ok(())
-        }
-        result => result.map_err(|e| NetworkError::netlink(operation, e)),
-    }
+/// What changes the host.
+#[derive(Debug)]
+struct HostAccess {
+    netlink: Netlink,
+    resolver: HostResolver,
 }
 
-async fn find_link(netlink: &Netlink, name: &str, index: u32) -> io::Result<Option<Link>> {
-    let links = netlink.links().await?;
-    Ok(links.into_iter().find(|link| link.index == index && link.name == name))
+impl HostAccess {
+    /// Undoes one change. What is gone already is no error: a link takes its addresses and routes
+    /// with it, and people clean up by hand.
+    async fn revert(&self, undo: &Undo) -> Result<(), NetworkError> {
+        let (operation, result) = match undo {
+            Undo::DeleteRoute { tunnel, route } => {
+                (format!("delete {route}"), self.netlink.delete_route(route, *tunnel).await)
+            }
+            Undo::DeleteAddress { name, index, address } => {
+                let result = match self.find_link(name, *index).await {
+                    Ok(Some(_)) => self.netlink.delete_address(*index, address).await,
+                    other => other.map(|_| ()),
+                };
+                (format!("delete {address} from {name}"), result)
+            }
+            Undo::RestoreLink { name, index, state } => {
+                let result = match self.find_link(name, *index).await {
+                    Ok(Some(_)) => {
+                        let length = Some(state.tx_queue_len);
+                        let set = self.netlink.set_link(*index, state.mtu, length, state.up).await;
+                        match state.address_generation {
+                            Some(mode) => {
+                                set.and(self.netlink.set_address_generation(*index, mode).await)
+                            }
+                            None => set,
+                        }
+                    }
+                    other => other.map(|_| ()),
+                };
+                (format!("restore the settings of {name}"), result)
+            }
+            Undo::Dns(undo) => {
+                return self.resolver.revert(undo).await.map_err(NetworkError::Dns);
+            }
+            Undo::DeleteLink { name, kind, index } => {
+                let result = match self.netlink.links().await {
+                    Ok(links) => {
+                        let ours = links.into_iter().find(|link| {
+                            link.name == *name
+                                && link.kind == *kind
+                                && index.is_none_or(|index| index == link.index)
+                        });
+                        match ours {
+                            Some(link) => self.netlink.delete_link(link.index).await,
+                            None => Ok(()),
+                        }
+                    }
+                    Err(error) => Err(error),
+                };
+                (format!("delete {name}"), result)
+            }
+        };
+        match result {
+            Err(error)
+                if matches!(
+                    error.raw_os_error(),
+                    Some(
+                        libc::ESRCH
+                            | libc::ENOENT
+                            | libc::ENODEV
+                            | libc::ENXIO
+                            | libc::EADDRNOTAVAIL
+                    )
+                ) =>
+            {
+                Ok(())
+            }
+            result => result.map_err(|e| NetworkError::netlink(operation, e)),
+        }
+    }
+
+    async fn find_link(&self, name: &str, index: u32) -> io::Result<Option<Link>> {
+        let links = self.netlink.links().await?;
+        Ok(links.into_iter().find(|link| link.index == index && link.name == name))
+    }
 }

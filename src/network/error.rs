@@ -64,6 +64,9 @@ pub enum NetworkError {
         /// Why not.
         source: io::Error,
     },
+    /// The tunnel's DNS cannot be taken back.
+    #[error("{0}")]
+    Dns(String),
     /// The network namespace cannot be entered.
     #[error("cannot enter network namespace {name} ({}): {source}{}", .path.display(), netns_hint(.source))]
     Namespace {

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde::{Deserialize, Serialize};
 
+use super::dns::DnsUndo;
 use super::error::NetworkError;
 use super::netlink::LinkState;
 use super::plan::{PlannedRoute, TunnelAddress};
@@ -40,6 +41,8 @@ pub(super) enum Undo {
     DeleteAddress { name: String, index: u32, address: TunnelAddress },
     /// Delete a route. `tunnel`: the tunnel's interface.
     DeleteRoute { tunnel: u32, route: PlannedRoute },
+    /// Take the tunnel's DNS back.
+    Dns(DnsUndo),
 }
 
 /// Number of a journal entry.

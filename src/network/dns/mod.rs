@@ -1,5 +1,268 @@
-//! The tunnel's DNS: what is wanted ([`DnsPlan`]).
+//! The tunnel's DNS: what is wanted ([`DnsPlan`]), and giving it to whatever resolves names on this
+//! host ([`HostResolver`]).
+//!
+//! Backends in the order in which they are tried, each only when this host's programs really
+//! resolve through it (decided by `/etc/resolv.conf`, which they all read):
+//!
+//! 1. systemd-resolved over D-Bus: per interface, split DNS, DNSSEC, DNS over TLS.
+//! 2. `resolvconf` (Debian's or openresolv).
+//! 3. `/etc/resolv.conf` itself, replaced as a whole and put back.
+//!
+//! A tunnel works without DNS: nothing here is ever a reason to end it. Failures are texts for a
+//! warning.
 
+mod file;
 mod plan;
+mod resolvconf;
+mod resolved;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use ovpn_dco::Interface;
+use serde::{Deserialize, Serialize};
 
 pub use self::plan::{DnsPlan, DnsScope, NameServer};
+
+/// This host's resolver: where its parts are. [`Default`] is right everywhere but in tests.
+#[derive(Clone, Debug)]
+pub struct HostResolver {
+    /// Address of the bus that systemd-resolved is on; `None`: the system bus.
+    pub bus: Option<String>,
+    /// Where to look for the program `resolvconf`.
+    pub program_directories: Vec<PathBuf>,
+    /// `resolv.conf` of the host; in a named network namespace the namespace's own is used instead.
+    pub resolv_conf: PathBuf,
+}
+
+impl Default for HostResolver {
+    fn default() -> Self {
+        Self {
+            bus: None,
+            program_directories: ["/usr/sbin", "/sbin", "/usr/bin", "/usr/local/sbin"]
+                .map(PathBuf::from)
+                .to_vec(),
+            resolv_conf: PathBuf::from("/etc/resolv.conf"),
+        }
+    }
+}
+
+/// How to take the tunnel's DNS back.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum DnsUndo {
+    /// `RevertLink`
+    Resolved { index: u32 },
+    /// `resolvconf -d RECORD`
+    Resolvconf { program: PathBuf, record: String },
+    /// Put the file back.
+    File(file::Original),
+}
+
+/// A change that is ready to be made.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    pub undo: DnsUndo,
+    change: Change,
+}
+
+#[derive(Debug)]
+enum Change {
+    Resolved(resolved::Resolved),
+    Resolvconf(resolvconf::Input),
+    File(file::Content),
+}
+
+impl Prepared {
+    /// Names the backend.
+    pub(super) fn backend(&self) -> &'static str {
+        match self.change {
+            Change::Resolved(_) => "systemd-resolved",
+            Change::Resolvconf(_) => "resolvconf",
+            Change::File(_) => "resolv.conf",
+        }
+    }
+}
+
+impl HostResolver {
+    /// Chooses the backend and finds out how to undo it. Changes nothing. `Err`: why the tunnel's
+    /// DNS cannot be used on this host.
+    pub(super) async fn prepare(
+        &self,
+        plan: &DnsPlan,
+        interface: &Interface,
+        notes: &mut Vec<String>,
+    ) -> Result<Prepared, String> {
+        let resolv_conf = self.visible_resolv_conf()?;
+        let present = file::Present::read(&resolv_conf);
+        let mut reasons = Vec::new();
+        match self.try_resolved(&present).await {
+            Ok(service) => {
+                return Ok(Prepared {
+                    undo: DnsUndo::Resolved { index: interface.index },
+                    change: Change::Resolved(service),
+                });
+            }
+            Err(reason) => reasons.push(format!("systemd-resolved: {reason}")),
+        }
+        let plain = plain_plan(plan, notes)?;
+        match resolvconf::find(&self.program_directories, &present) {
+            Ok(program) => {
+                let input = resolvconf::Input::new(program, &plain, &interface.name);
+                return Ok(Prepared { undo: input.undo(), change: Change::Resolvconf(input) });
+            }
+            Err(reason) => reasons.push(format!("resolvconf: {reason}")),
+        }
+        match file::Content::new(&resolv_conf, present, &plain) {
+            Ok((content, original)) => {
+                Ok(Prepared { undo: DnsUndo::File(original), change: Change::File(content) })
+            }
+            Err(reason) => {
+                reasons.push(format!("{}: {reason}", resolv_conf.display()));
+                Err(reasons.join("; "))
+            }
+        }
+    }
+
+    async fn try_resolved(&self, present: &file::Present) -> Result<resolved::Resolved, String> {
+        if !present.is_of_resolved() && !uses_nss_resolve() {
+            return Err("programs on this host do not ask it".to_owned());
+        }
+        resolved::Resolved::connect(self.bus.as_deref()).await
+    }
+
+    /// Makes a prepared change.
+    pub(super) async fn apply(
+        &self,
+        prepared: &Prepared,
+        plan: &DnsPlan,
+        interface: &Interface,
+    ) -> Result<(), String> {
+        match &prepared.change {
+            Change::Resolved(service) => service.set(plan, interface.index).await,
+            Change::Resolvconf(input) => input.run().await,
+            Change::File(content) => content.write(),
+        }
+    }
+
+    /// Takes a change back. What somebody else has changed since is left alone.
+    pub(super) async fn revert(&self, undo: &DnsUndo) -> Result<(), String> {
+        match undo {
+            DnsUndo::Resolved { index } => {
+                match resolved::Resolved::connect(self.bus.as_deref()).await {
+                    Ok(service) => service.revert(*index).await,
+                    // A service that has gone has forgotten the link, too.
+                    Err(_) => Ok(()),
+                }
+            }
+            DnsUndo::Resolvconf { program, record } => resolvconf::remove(program, record).await,
+            DnsUndo::File(original) => original.restore(),
+        }
+    }
+
+    /// Restores a `resolv.conf` that was left rewritten when the machine went down.
+    pub(super) fn restore_after_reboot(&self) -> Result<bool, String> {
+        file::restore_after_reboot(&self.visible_resolv_conf()?)
+    }
+
+    /// The `resolv.conf` of the programs in this network namespace.
+    ///
+    /// A process that has only changed its network namespace (`--netns`, `nsenter -n`) still sees
+    /// the host's file, which must not learn of this namespace's servers. What such a namespace's
+    /// programs see (`ip netns exec`) is `/etc/netns/NAME/resolv.conf`.
+    fn visible_resolv_conf(&self) -> Result<PathBuf, String> {
+        let own = |kind: &str| fs::metadata(format!("/proc/thread-self/ns/{kind}"));
+        let init = |kind: &str| fs::metadata(format!("/proc/1/ns/{kind}"));
+        let same = |kind: &str| match (own(kind), init(kind)) {
+            (Ok(own), Ok(init)) => (own.dev(), own.ino()) == (init.dev(), init.ino()),
+            // Not allowed to look, so not able to change namespaces either.
+            _ => true,
+        };
+        if same("net") || !same("mnt") {
+            return Ok(self.resolv_conf.clone());
+        }
+        let file_name = self.resolv_conf.file_name().unwrap_or("resolv.conf".as_ref());
+        let name = namespace_name().ok_or(
+            "this network namespace has no name under /run/netns, and the host's resolv.conf is \
+             not for it",
+        )?;
+        let directory = Path::new("/etc/netns").join(name);
+        if !directory.is_dir() {
+            return Err(format!(
+                "programs of this network namespace share the host's resolv.conf; create {} to \
+                 give them their own",
+                directory.display()
+            ));
+        }
+        Ok(directory.join(file_name))
+    }
+}
+
+/// The name of this thread's network namespace under `/run/netns`.
+fn namespace_name() -> Option<std::ffi::OsString> {
+    let own = fs::metadata("/proc/thread-self/ns/net").ok()?;
+    fs::read_dir("/run/netns").ok()?.flatten().find_map(|entry| {
+        // `DirEntry::metadata` would be that of the mount point below.
+        let metadata = fs::metadata(entry.path()).ok()?;
+        (metadata.dev() == own.dev() && metadata.ino() == own.ino()).then(|| entry.file_name())
+    })
+}
+
+/// Whether the C library asks systemd-resolved directly (`hosts: resolve` in nsswitch.conf).
+fn uses_nss_resolve() -> bool {
+    fs::read_to_string("/etc/nsswitch.conf").is_ok_and(|text| {
+        text.lines()
+            .filter_map(|line| line.trim().strip_prefix("hosts:"))
+            .any(|services| services.split_whitespace().any(|service| service == "resolve"))
+    })
+}
+
+/// What `resolv.conf` can say of a plan.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct PlainPlan {
+    servers: Vec<std::net::IpAddr>,
+    search: Vec<String>,
+}
+
+impl PlainPlan {
+    fn lines(&self) -> String {
+        let mut text = String::new();
+        for server in &self.servers {
+            text.push_str(&format!("nameserver {server}\n"));
+        }
+        if !self.search.is_empty() {
+            text.push_str(&format!("search {}\n", self.search.join(" ")));
+        }
+        text
+    }
+}
+
+fn plain_plan(plan: &DnsPlan, notes: &mut Vec<String>) -> Result<PlainPlan, String> {
+    if plan.scope == DnsScope::Tunnel && !plan.servers.is_empty() {
+        return Err("without systemd-resolved this host cannot ask the tunnel's DNS servers for \
+             some names only (split DNS, dns-scope tunnel)"
+            .to_owned());
+    }
+    if plan.over_tls {
+        return Err("DNS over TLS needs systemd-resolved".to_owned());
+    }
+    let (usable, other): (Vec<_>, Vec<_>) =
+        plan.servers.iter().partition(|server| matches!(server.port, 0 | 53));
+    for server in &other {
+        notes.push(format!(
+            "dns server {} port {}: left out, ports other than 53 need systemd-resolved",
+            server.address, server.port
+        ));
+    }
+    if usable.is_empty() && !plan.servers.is_empty() {
+        return Err("no server is on port 53, and other ports need systemd-resolved".to_owned());
+    }
+    if plan.dnssec.is_some() {
+        notes.push("dnssec: ignored, it needs systemd-resolved".to_owned());
+    }
+    Ok(PlainPlan {
+        servers: usable.iter().map(|server| server.address).collect(),
+        search: plan.search_domains.clone(),
+    })
+}

@@ -1,0 +1,92 @@
+//! The program `resolvconf`: Debian's, or openresolv.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use super::file::Present;
+use super::{DnsUndo, PlainPlan};
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The program, if this host's `resolv.conf` is made by it. `Err`: why not.
+pub(super) fn find(directories: &[PathBuf], present: &Present) -> Result<PathBuf, String> {
+    let program = directories
+        .iter()
+        .map(|directory| directory.join("resolvconf"))
+        .find(|path| path.is_file())
+        .ok_or("not installed")?;
+    // systemd's own program of this name only talks to systemd-resolved, which was tried before.
+    let real = fs::canonicalize(&program).unwrap_or_else(|_| program.clone());
+    if real.file_name().is_some_and(|name| name == "resolvectl") {
+        return Err("it is a front end of systemd-resolved".to_owned());
+    }
+    if !present.is_of_resolvconf() {
+        return Err("it does not manage resolv.conf on this host".to_owned());
+    }
+    Ok(program)
+}
+
+/// What to tell it.
+#[derive(Debug)]
+pub(super) struct Input {
+    program: PathBuf,
+    record: String,
+    lines: String,
+}
+
+impl Input {
+    pub(super) fn new(program: PathBuf, plan: &PlainPlan, interface: &str) -> Self {
+        // Debian's sorts records by name, and `tun*` comes before the host's interfaces.
+        Self { program, record: format!("tun.{interface}.ovpn-client"), lines: plan.lines() }
+    }
+
+    pub(super) fn undo(&self) -> DnsUndo {
+        DnsUndo::Resolvconf { program: self.program.clone(), record: self.record.clone() }
+    }
+
+    /// Adds the record: first (`-m 0`) and exclusive (`-x`) where the program knows such things;
+    /// Debian's ignores words after the name.
+    pub(super) async fn run(&self) -> Result<(), String> {
+        call(&self.program, &["-a", &self.record, "-m", "0", "-x"], &self.lines).await
+    }
+}
+
+/// Removes a record. One that is not there is no error.
+pub(super) async fn remove(program: &Path, record: &str) -> Result<(), String> {
+    if !program.exists() {
+        return Ok(());
+    }
+    // `-f` for openresolv; Debian's never minds.
+    call(program, &["-d", record, "-f"], "").await
+}
+
+async fn call(program: &Path, arguments: &[&str], input: &str) -> Result<(), String> {
+    let fail = |reason: String| format!("{} {}: {reason}", program.display(), arguments.join(" "));
+    let run = async {
+        let mut child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(input.as_bytes()).await?;
+        }
+        child.wait_with_output().await
+    };
+    let output = tokio::time::timeout(TIMEOUT, run)
+        .await
+        .map_err(|_| fail("does not end".to_owned()))?
+        .map_err(|e| fail(e.to_string()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(fail(format!("{} {}", output.status, said.trim())))
+}

@@ -1,0 +1,187 @@
+//! systemd-resolved, `org.freedesktop.resolve1` (manual page `org.freedesktop.resolve1(5)`).
+
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use serde::Serialize;
+use tracing::debug;
+use zbus::{Connection, DynamicType};
+
+use super::plan::{DnsPlan, DnsScope};
+use crate::profile::DnsSec;
+
+const SERVICE: &str = "org.freedesktop.resolve1";
+const PATH: &str = "/org/freedesktop/resolve1";
+const INTERFACE: &str = "org.freedesktop.resolve1.Manager";
+const BUS: &str = "org.freedesktop.DBus";
+
+/// For each call: a service that hangs must not hold a connection up.
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A connection to a running systemd-resolved of this network namespace.
+#[derive(Debug)]
+pub(super) struct Resolved {
+    connection: Connection,
+}
+
+impl Resolved {
+    /// `Err`: why it cannot be used.
+    pub(super) async fn connect(address: Option<&str>) -> Result<Self, String> {
+        let builder = match address {
+            Some(address) => zbus::connection::Builder::address(address),
+            None => zbus::connection::Builder::system(),
+        };
+        let build = builder.method_timeout(TIMEOUT).build();
+        let connection = tokio::time::timeout(TIMEOUT, build)
+            .await
+            .map_err(|_| "the system bus does not answer".to_owned())?
+            .map_err(|e| format!("no system bus ({e})"))?;
+        // Asking the bus starts nothing, unlike asking the service.
+        let reply = connection
+            .call_method(
+                Some(BUS),
+                "/org/freedesktop/DBus",
+                Some(BUS),
+                "GetConnectionUnixProcessID",
+                &SERVICE,
+            )
+            .await
+            .map_err(|_| "it is not running".to_owned())?;
+        let pid: u32 = reply.body().deserialize().map_err(|e| e.to_string())?;
+        if !same_network_namespace(pid) {
+            return Err("it runs in another network namespace".to_owned());
+        }
+        Ok(Self { connection })
+    }
+
+    async fn call<B>(&self, method: &str, body: &B) -> zbus::Result<()>
+    where
+        B: Serialize + DynamicType,
+    {
+        self.connection
+            .call_method(Some(SERVICE), PATH, Some(INTERFACE), method, body)
+            .await
+            .map(drop)
+    }
+
+    /// Gives a link its servers, domains and settings.
+    pub(super) async fn set(&self, plan: &DnsPlan, index: u32) -> Result<(), String> {
+        let link = i32::try_from(index).map_err(|e| e.to_string())?;
+        let fail = |what: &str, e: zbus::Error| format!("systemd-resolved, {what}: {e}");
+        self.set_servers(plan, link).await.map_err(|e| fail("SetLinkDNS", e))?;
+
+        let everything = plan.scope == DnsScope::Global && !plan.servers.is_empty();
+        let mut domains: Vec<(&str, bool)> = Vec::new();
+        domains.extend(plan.search_domains.iter().map(|domain| (domain.as_str(), false)));
+        domains.extend(plan.route_domains.iter().map(|domain| (domain.as_str(), true)));
+        if everything && !domains.contains(&(".", true)) {
+            // Without it the other links' servers would be asked as well.
+            domains.push((".", true));
+        }
+        self.call("SetLinkDomains", &(link, domains))
+            .await
+            .map_err(|e| fail("SetLinkDomains", e))?;
+        self.optional("SetLinkDefaultRoute", &(link, everything)).await?;
+        if let Some(dnssec) = plan.dnssec {
+            let mode = match dnssec {
+                DnsSec::Yes => "yes",
+                DnsSec::Optional => "allow-downgrade",
+                DnsSec::No => "no",
+            };
+            self.call("SetLinkDNSSEC", &(link, mode))
+                .await
+                .map_err(|e| fail("SetLinkDNSSEC", e))?;
+        }
+        if plan.over_tls {
+            self.call("SetLinkDNSOverTLS", &(link, "yes"))
+                .await
+                .map_err(|e| fail("SetLinkDNSOverTLS", e))?;
+        }
+        self.flush().await;
+        Ok(())
+    }
+
+    async fn set_servers(&self, plan: &DnsPlan, link: i32) -> zbus::Result<()> {
+        let servers: Vec<(i32, Vec<u8>, u16, &str)> = plan
+            .servers
+            .iter()
+            .map(|server| {
+                let (family, bytes) = raw(server.address);
+                (family, bytes, server.port, server.sni.as_deref().unwrap_or(""))
+            })
+            .collect();
+        let plain =
+            servers.iter().all(|(_, _, port, name)| matches!(port, 0 | 53) && name.is_empty());
+        match self.call("SetLinkDNSEx", &(link, &servers)).await {
+            // Before systemd 246 there were no ports and names.
+            Err(error) if plain && is_unknown_method(&error) => {
+                let servers: Vec<_> =
+                    servers.into_iter().map(|(family, bytes, _, _)| (family, bytes)).collect();
+                self.call("SetLinkDNS", &(link, servers)).await
+            }
+            result => result,
+        }
+    }
+
+    /// A call that older versions do not know.
+    async fn optional<B>(&self, method: &str, body: &B) -> Result<(), String>
+    where
+        B: Serialize + DynamicType,
+    {
+        match self.call(method, body).await {
+            Err(error) if !is_unknown_method(&error) => {
+                Err(format!("systemd-resolved, {method}: {error}"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes everything of a link back. A link that is gone has taken it along.
+    pub(super) async fn revert(&self, index: u32) -> Result<(), String> {
+        let link = i32::try_from(index).map_err(|e| e.to_string())?;
+        match self.call("RevertLink", &(link,)).await {
+            Err(error) if !is_error(&error, "org.freedesktop.resolve1.NoSuchLink") => {
+                Err(format!("systemd-resolved, RevertLink: {error}"))
+            }
+            _ => {
+                self.flush().await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Answers from before the change would outlive it.
+    async fn flush(&self) {
+        if let Err(error) = self.call("FlushCaches", &()).await {
+            debug!("systemd-resolved, FlushCaches: {error}");
+        }
+    }
+}
+
+fn raw(address: IpAddr) -> (i32, Vec<u8>) {
+    match address {
+        IpAddr::V4(address) => (libc::AF_INET, address.octets().to_vec()),
+        IpAddr::V6(address) => (libc::AF_INET6, address.octets().to_vec()),
+    }
+}
+
+fn is_error(error: &zbus::Error, name: &str) -> bool {
+    matches!(error, zbus::Error::MethodError(found, _, _) if found.as_str() == name)
+}
+
+fn is_unknown_method(error: &zbus::Error) -> bool {
+    is_error(error, "org.freedesktop.DBus.Error.UnknownMethod")
+}
+
+/// Interface numbers mean the same only in the same network namespace. Where the process may not be
+/// looked at (this one is not privileged) it is taken to be.
+fn same_network_namespace(pid: u32) -> bool {
+    let own = fs::metadata("/proc/thread-self/ns/net");
+    let other = fs::metadata(format!("/proc/{pid}/ns/net"));
+    match (own, other) {
+        (Ok(own), Ok(other)) => (own.dev(), own.ino()) == (other.dev(), other.ino()),
+        _ => true,
+    }
+}
