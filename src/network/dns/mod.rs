@@ -32,8 +32,11 @@ pub struct HostResolver {
     pub bus: Option<String>,
     /// Where to look for the program `resolvconf`.
     pub program_directories: Vec<PathBuf>,
-    /// `resolv.conf` of the host; in a named network namespace the namespace's own is used instead.
+    /// `resolv.conf` of the host.
     pub resolv_conf: PathBuf,
+    /// Where a named network namespace has a directory with its own `resolv.conf`, which is used
+    /// instead there.
+    pub namespaces: PathBuf,
 }
 
 impl Default for HostResolver {
@@ -44,6 +47,7 @@ impl Default for HostResolver {
                 .map(PathBuf::from)
                 .to_vec(),
             resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            namespaces: PathBuf::from("/etc/netns"),
         }
     }
 }
@@ -172,22 +176,25 @@ impl HostResolver {
     /// the host's file, which must not learn of this namespace's servers. What such a namespace's
     /// programs see (`ip netns exec`) is `/etc/netns/NAME/resolv.conf`.
     fn visible_resolv_conf(&self) -> Result<PathBuf, String> {
-        let own = |kind: &str| fs::metadata(format!("/proc/thread-self/ns/{kind}"));
-        let init = |kind: &str| fs::metadata(format!("/proc/1/ns/{kind}"));
-        let same = |kind: &str| match (own(kind), init(kind)) {
-            (Ok(own), Ok(init)) => (own.dev(), own.ino()) == (init.dev(), init.ino()),
-            // Not allowed to look, so not able to change namespaces either.
-            _ => true,
+        // `None`: not allowed to look.
+        let as_init = |kind: &str| {
+            let own = fs::metadata(format!("/proc/thread-self/ns/{kind}")).ok()?;
+            let init = fs::metadata(format!("/proc/1/ns/{kind}")).ok()?;
+            Some((own.dev(), own.ino()) == (init.dev(), init.ino()))
         };
-        if same("net") || !same("mnt") {
+        if as_init("net") == Some(true) || is_mount_point(&self.resolv_conf) {
             return Ok(self.resolv_conf.clone());
         }
-        let file_name = self.resolv_conf.file_name().unwrap_or("resolv.conf".as_ref());
-        let name = namespace_name().ok_or(
-            "this network namespace has no name under /run/netns, and the host's resolv.conf is \
-             not for it",
-        )?;
-        let directory = Path::new("/etc/netns").join(name);
+        let Some(name) = namespace_name() else {
+            if as_init("net") == Some(false) && as_init("mnt") == Some(true) {
+                return Err("this network namespace has no name under /run/netns, and the host's \
+                            resolv.conf is not for it"
+                    .to_owned());
+            }
+            // A container's own.
+            return Ok(self.resolv_conf.clone());
+        };
+        let directory = self.namespaces.join(name);
         if !directory.is_dir() {
             return Err(format!(
                 "programs of this network namespace share the host's resolv.conf; create {} to \
@@ -195,8 +202,16 @@ impl HostResolver {
                 directory.display()
             ));
         }
-        Ok(directory.join(file_name))
+        Ok(directory.join("resolv.conf"))
     }
+}
+
+/// Whether something is mounted on just this file.
+fn is_mount_point(path: &Path) -> bool {
+    // Fields: id, parent, device, root, mount point, ...; see proc_pid_mountinfo(5).
+    fs::read_to_string("/proc/thread-self/mountinfo").is_ok_and(|mounts| {
+        mounts.lines().any(|line| line.split(' ').nth(4).map(Path::new) == Some(path))
+    })
 }
 
 /// The name of this thread's network namespace under `/run/netns`.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tracing::debug;
-use zbus::{Connection, DynamicType};
+use zbus::{Connection, DynamicType, fdo};
 
 use super::plan::{DnsPlan, DnsScope};
 use crate::profile::DnsSec;
@@ -142,7 +142,7 @@ impl Resolved {
     pub(super) async fn revert(&self, index: u32) -> Result<(), String> {
         let link = i32::try_from(index).map_err(|e| e.to_string())?;
         match self.call("RevertLink", &(link,)).await {
-            Err(error) if !is_error(&error, "org.freedesktop.resolve1.NoSuchLink") => {
+            Err(error) if !is_no_such_link(&error) => {
                 Err(format!("systemd-resolved, RevertLink: {error}"))
             }
             _ => {
@@ -167,12 +167,13 @@ fn raw(address: IpAddr) -> (i32, Vec<u8>) {
     }
 }
 
-fn is_error(error: &zbus::Error, name: &str) -> bool {
-    matches!(error, zbus::Error::MethodError(found, _, _) if found.as_str() == name)
+fn is_no_such_link(error: &zbus::Error) -> bool {
+    const NAME: &str = "org.freedesktop.resolve1.NoSuchLink";
+    matches!(error, zbus::Error::MethodError(found, _, _) if found.as_str() == NAME)
 }
 
 fn is_unknown_method(error: &zbus::Error) -> bool {
-    is_error(error, "org.freedesktop.DBus.Error.UnknownMethod")
+    matches!(error, zbus::Error::FDO(error) if matches!(**error, fdo::Error::UnknownMethod(_)))
 }
 
 /// Interface numbers mean the same only in the same network namespace. Where the process may not be
