@@ -26,12 +26,12 @@ fn run_setup(setup: Setup, seed: u64) {
     let mode = setup.server.mode;
     let mut setup = setup.stressed();
     let config = &mut setup.server;
-    config.tls_ekm = seed % 2 == 0;
-    config.dynamic_tls_crypt = seed % 3 == 0;
-    config.unsolicited_push = seed % 5 == 0;
-    config.short_key_message = seed % 7 == 0;
+    config.tls_ekm = seed.is_multiple_of(2);
+    config.dynamic_tls_crypt = seed.is_multiple_of(3);
+    config.unsolicited_push = seed.is_multiple_of(5);
+    config.short_key_message = seed.is_multiple_of(7);
     if mode == Mode::None || mode == Mode::TlsCrypt {
-        config.stateless = seed % 4 == 0;
+        config.stateless = seed.is_multiple_of(4);
     }
     let mut sim = setup.start();
     sim.connect();
@@ -117,7 +117,8 @@ stress! {
 }
 
 fn run_real(mode: Mode, seed: u64) {
-    let version = if seed % 2 == 0 { &rustls::version::TLS13 } else { &rustls::version::TLS12 };
+    let version =
+        if seed.is_multiple_of(2) { &rustls::version::TLS13 } else { &rustls::version::TLS12 };
     let mut setup = Setup::new(mode, seed);
     setup.tls = Some(sim::real_tls::pair(version));
     run_setup(setup, seed);

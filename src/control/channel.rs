@@ -3,29 +3,29 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ovpn_dco::KeyId;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use zeroize::Zeroizing;
 
+use super::dialogue::Requesting;
 use super::event::{ControlConfig, ControlError, Event, NegotiatedParameters, TransportKind};
 use super::key_method::ClientRandoms;
 use super::key_schedule::{DYNAMIC_TLS_CRYPT_LABEL, KEY_BLOCK_LEN};
-use super::messages::{self, ServerMessage};
+use super::messages;
 use super::packet::{
     AckList, Body, HEADER_LEN, Header, MAX_ACKS, MAX_PIGGYBACK_ACKS, Opcode, SESSION_ID_LEN,
     SessionId,
 };
-use super::push::{PUSH_REQUEST, PushReply, PushRequests, PushedToken};
 use super::rekey::Renegotiation;
-use super::session::{Hello, KeySession, SessionError, Stage};
+use super::session::{Hello, KeySession, SessionError, Sessions, Stage};
 use super::slots::{KeySlots, SlotChange};
 use super::stats::{ControlStats, ErrorCounter};
 use super::wrap::{Side, UnwrapError, Wrapper};
 use crate::profile::{ControlOptions, WrapOptions};
-use crate::secret::{Credentials, Secret};
+use crate::secret::Credentials;
 use crate::tls::{TlsFactory, TlsSession};
 
 /// Control packets may come late, but not so late that the window of data packets fits them.
@@ -52,9 +52,9 @@ pub struct ControlChannel {
     transport: TransportKind,
     ipv6: bool,
     tls: Arc<dyn TlsFactory>,
-    credentials: Credentials,
-    forget_credentials: bool,
-    credentials_gone: bool,
+    pub(super) credentials: Credentials,
+    pub(super) forget_credentials: bool,
+    pub(super) credentials_gone: bool,
     occ: String,
     peer_info: String,
     rng: StdRng,
@@ -84,53 +84,10 @@ pub(super) enum Phase {
     Closed,
 }
 
-pub(super) struct Requesting {
-    since: Instant,
-    deadline: Instant,
-    limit: Duration,
-    requests: PushRequests,
-    reply: PushReply,
-}
-
 pub(super) struct Up {
     pub(super) parameters: NegotiatedParameters,
     /// The caller filtered the first token out: later ones are not wanted either.
-    tokens_refused: bool,
-}
-
-/// At most four TLS sessions: that is all the memory a peer can make us use.
-#[derive(Default)]
-pub(super) struct Sessions {
-    /// The key being negotiated.
-    pub(super) negotiating: Option<KeySession>,
-    /// The newest complete key; carries text messages.
-    pub(super) current: Option<KeySession>,
-    /// The key before: late packets are still acknowledged and read.
-    pub(super) previous: Option<KeySession>,
-    /// Failed; an alert goes out.
-    pub(super) failed: Option<KeySession>,
-}
-
-impl Sessions {
-    fn iter_mut(&mut self) -> impl Iterator<Item = &mut KeySession> {
-        [&mut self.current, &mut self.negotiating, &mut self.previous, &mut self.failed]
-            .into_iter()
-            .flatten()
-    }
-
-    fn live_mut(&mut self, key_id: KeyId) -> Option<&mut KeySession> {
-        [&mut self.current, &mut self.negotiating, &mut self.previous]
-            .into_iter()
-            .flatten()
-            .find(|s| s.key_id() == key_id)
-    }
-
-    pub(super) fn is_live(&self, key_id: KeyId) -> bool {
-        [&self.current, &self.negotiating, &self.previous]
-            .into_iter()
-            .flatten()
-            .any(|s| s.key_id() == key_id)
-    }
+    pub(super) tokens_refused: bool,
 }
 
 impl ControlChannel {
@@ -284,7 +241,7 @@ impl ControlChannel {
             .flatten()
             .filter_map(KeySession::deadline);
         let push = match &self.phase {
-            Phase::Requesting(push) => [Some(push.deadline), push.requests.deadline()],
+            Phase::Requesting(push) => [Some(push.deadline()), push.next_request()],
             _ => [None, None],
         };
         retransmit
@@ -317,7 +274,7 @@ impl ControlChannel {
         self.install(keys, now);
         self.schedule_renegotiation(now);
         // What arrived behind the push reply.
-        self.read_messages(now);
+        self.read_messages();
         Ok(())
     }
 
@@ -435,166 +392,11 @@ impl ControlChannel {
         } else if before < Stage::Active && after == Stage::Active {
             self.negotiation_complete(now);
         }
-        self.read_messages(now);
-    }
-
-    /// The first key exchange is complete: ask for the configuration.
-    pub(super) fn start_requesting(&mut self, now: Instant) {
-        let limit = self.options.hand_window;
-        self.phase = Phase::Requesting(Requesting {
-            since: now,
-            deadline: now + limit,
-            limit,
-            requests: PushRequests::new(now),
-            reply: PushReply::default(),
-        });
-        // A server may push without being asked; then no request is needed.
-        self.read_messages(now);
-        self.request_push(now);
-    }
-
-    fn request_push(&mut self, now: Instant) {
-        let Phase::Requesting(push) = &mut self.phase else {
-            return;
-        };
-        let first = push.requests.is_first();
-        if !push.requests.is_due(now) {
-            return;
-        }
-        self.send_text(PUSH_REQUEST, now);
-        if first && !matches!(self.phase, Phase::Closed) {
-            self.events.push_back(Event::ConfigRequested);
-        }
-    }
-
-    fn check_push_deadline(&mut self, now: Instant) {
-        if let Phase::Requesting(push) = &self.phase
-            && push.deadline <= now
-        {
-            let limit = push.limit;
-            self.close(ControlError::NoPushReply(limit));
-        }
-    }
-
-    /// Reads the text messages of the complete sessions. What comes between the push reply and
-    /// [`Self::accept_push`] waits.
-    pub(super) fn read_messages(&mut self, now: Instant) {
-        loop {
-            if matches!(self.phase, Phase::Closed | Phase::Applying { .. }) {
-                return;
-            }
-            let sessions = &mut self.sessions;
-            let text = [&mut sessions.current, &mut sessions.previous]
-                .into_iter()
-                .flatten()
-                .find_map(KeySession::next_text);
-            let Some(text) = text else {
-                return;
-            };
-            match messages::clean(&text).map(Zeroizing::new) {
-                Some(text) => self.handle_message(ServerMessage::parse(&text), now),
-                None => {
-                    tracing::warn!("the server sent a message with control characters; ignored")
-                }
-            }
-        }
-    }
-
-    fn handle_message(&mut self, message: ServerMessage, now: Instant) {
-        let event = match message {
-            ServerMessage::PushReply(text) => return self.handle_push_reply(&text, now),
-            ServerMessage::AuthPending { timeout } => {
-                self.extend_push_deadline(timeout);
-                Event::AuthPending { timeout }
-            }
-            ServerMessage::AuthFailed(failed) => Event::AuthFailed(failed),
-            ServerMessage::PendingAuth(pending) => Event::PendingAuth(pending),
-            ServerMessage::Info(text) => Event::Info(text),
-            ServerMessage::Restart { reason, flags } => Event::Restart { reason, flags },
-            ServerMessage::Halt { reason } => Event::Halt { reason },
-            ServerMessage::Exit => Event::ServerExit,
-            ServerMessage::Unknown => {
-                tracing::debug!("the server sent a message that a client does not know; ignored");
-                return;
-            }
-        };
-        self.events.push_back(event);
-    }
-
-    fn handle_push_reply(&mut self, text: &str, _now: Instant) {
-        match &mut self.phase {
-            Phase::Requesting(push) => {
-                push.requests.stop();
-                match push.reply.add(text) {
-                    Ok(None) => {}
-                    Ok(Some(options)) => {
-                        let token_pushed = PushedToken::find(&options).is_some();
-                        self.phase = Phase::Applying { token_pushed };
-                        let session = self.sessions.current.as_mut();
-                        let server_occ =
-                            session.map(KeySession::take_server_options).unwrap_or_default();
-                        self.events.push_back(Event::Pushed { options, server_occ });
-                    }
-                    Err(error) => self.close(ControlError::Protocol(error.to_string())),
-                }
-            }
-            Phase::Up(up) if !up.tokens_refused => {
-                let mut reply = PushReply::default();
-                let options = reply.add(text).ok().flatten().unwrap_or_default();
-                if let Some(pushed) = PushedToken::find(&options)
-                    && pushed.token != self.credentials.password
-                {
-                    self.use_token(pushed.token, pushed.username);
-                    self.events.push_back(Event::TokenRefreshed);
-                }
-            }
-            Phase::Connecting | Phase::Applying { .. } | Phase::Up(_) | Phase::Closed => {}
-        }
-    }
-
-    /// AUTH_PENDING: as long as the server says, but not longer than half a key's life.
-    fn extend_push_deadline(&mut self, timeout: Option<Duration>) {
-        let hand_window = self.options.hand_window;
-        let most = self.options.reneg.map_or(Duration::MAX, |r| (r / 2).max(hand_window));
-        if let Phase::Requesting(push) = &mut self.phase {
-            push.limit = timeout.unwrap_or(hand_window).min(most);
-            // A server's number may be beyond what the clock can hold.
-            push.deadline = push.since.checked_add(push.limit).unwrap_or(push.deadline);
-            push.requests.slow_down();
-        }
-    }
-
-    fn use_token(&mut self, token: Secret<String>, username: Option<String>) {
-        self.credentials.password = token;
-        if let Some(username) = username {
-            self.credentials.username = username;
-        }
-        self.credentials_gone = false;
-        // A token is what remains when passwords are to be forgotten.
-        self.forget_credentials = false;
-    }
-
-    /// `auth-nocache`: the password is gone once sent. The user name stays for a token.
-    fn forget_credentials(&mut self) {
-        if self.forget_credentials && self.credentials != Credentials::default() {
-            self.credentials.password = Secret::default();
-            self.credentials_gone = true;
-        }
-    }
-
-    fn send_text(&mut self, text: &str, now: Instant) {
-        let Some(session) = &mut self.sessions.current else {
-            return;
-        };
-        let key_id = session.key_id();
-        if let Err(error) = session.send_text(text) {
-            session.fail();
-            self.session_failed(key_id, error, now);
-        }
+        self.read_messages();
     }
 
     /// Counts and reports a failed session; the connection is over unless another key works.
-    fn session_failed(&mut self, key_id: KeyId, error: SessionError, now: Instant) {
+    pub(super) fn session_failed(&mut self, key_id: KeyId, error: SessionError, now: Instant) {
         self.stats.count(match error {
             SessionError::EarlyNegotiation(_) => ErrorCounter::EarlyNegotiation,
             SessionError::Tls(_) => ErrorCounter::Ssl,

@@ -16,6 +16,7 @@
 // Doc-hidden modules are role-neutral parts, public for the server role of tests and for fuzzing
 // only.
 mod channel;
+mod dialogue;
 mod event;
 #[doc(hidden)]
 pub mod key_method;

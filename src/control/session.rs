@@ -371,6 +371,42 @@ impl KeySession {
     }
 }
 
+/// At most four TLS sessions: that is all the memory a peer can make us use.
+#[derive(Default)]
+pub(super) struct Sessions {
+    /// The key being negotiated.
+    pub(super) negotiating: Option<KeySession>,
+    /// The newest complete key; carries text messages.
+    pub(super) current: Option<KeySession>,
+    /// The key before: late packets are still acknowledged and read.
+    pub(super) previous: Option<KeySession>,
+    /// Failed; an alert goes out.
+    pub(super) failed: Option<KeySession>,
+}
+
+impl Sessions {
+    /// In the order in which packets are sent.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut KeySession> {
+        [&mut self.current, &mut self.negotiating, &mut self.previous, &mut self.failed]
+            .into_iter()
+            .flatten()
+    }
+
+    pub(super) fn live_mut(&mut self, key_id: KeyId) -> Option<&mut KeySession> {
+        [&mut self.current, &mut self.negotiating, &mut self.previous]
+            .into_iter()
+            .flatten()
+            .find(|s| s.key_id() == key_id)
+    }
+
+    pub(super) fn is_live(&self, key_id: KeyId) -> bool {
+        [&self.current, &self.negotiating, &self.previous]
+            .into_iter()
+            .flatten()
+            .any(|s| s.key_id() == key_id)
+    }
+}
+
 /// Why data keys could not be made.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DeriveError {

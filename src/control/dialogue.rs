@@ -1,0 +1,190 @@
+//! The conversation inside TLS: asking for the configuration, waiting for it, what else the server
+//! says, and the credentials that key exchanges send.
+
+use std::time::{Duration, Instant};
+
+use zeroize::Zeroizing;
+
+use super::channel::{ControlChannel, Phase};
+use super::event::{ControlError, Event};
+use super::messages::{self, ServerMessage};
+use super::push::{PUSH_REQUEST, PushReply, PushRequests, PushedToken};
+use super::session::KeySession;
+use crate::secret::{Credentials, Secret};
+
+/// Waiting for PUSH_REPLY.
+pub(super) struct Requesting {
+    since: Instant,
+    deadline: Instant,
+    limit: Duration,
+    requests: PushRequests,
+    reply: PushReply,
+}
+
+impl Requesting {
+    /// When waiting ends.
+    pub(super) const fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    pub(super) const fn next_request(&self) -> Option<Instant> {
+        self.requests.deadline()
+    }
+}
+
+impl ControlChannel {
+    /// The first key exchange is complete: ask for the configuration.
+    pub(super) fn start_requesting(&mut self, now: Instant) {
+        let limit = self.options.hand_window;
+        self.phase = Phase::Requesting(Requesting {
+            since: now,
+            deadline: now + limit,
+            limit,
+            requests: PushRequests::new(now),
+            reply: PushReply::default(),
+        });
+        // A server may push without being asked; then no request is needed.
+        self.read_messages();
+        self.request_push(now);
+    }
+
+    pub(super) fn request_push(&mut self, now: Instant) {
+        let Phase::Requesting(push) = &mut self.phase else {
+            return;
+        };
+        let first = push.requests.is_first();
+        if !push.requests.is_due(now) {
+            return;
+        }
+        self.send_text(PUSH_REQUEST, now);
+        if first && !matches!(self.phase, Phase::Closed) {
+            self.emit(Event::ConfigRequested);
+        }
+    }
+
+    pub(super) fn check_push_deadline(&mut self, now: Instant) {
+        if let Phase::Requesting(push) = &self.phase
+            && push.deadline <= now
+        {
+            let limit = push.limit;
+            self.close(ControlError::NoPushReply(limit));
+        }
+    }
+
+    /// Reads the text messages of the complete sessions. What comes between the push reply and
+    /// [`Self::accept_push`] waits.
+    pub(super) fn read_messages(&mut self) {
+        loop {
+            if matches!(self.phase, Phase::Closed | Phase::Applying { .. }) {
+                return;
+            }
+            let sessions = &mut self.sessions;
+            let text = [&mut sessions.current, &mut sessions.previous]
+                .into_iter()
+                .flatten()
+                .find_map(KeySession::next_text);
+            let Some(text) = text else {
+                return;
+            };
+            match messages::clean(&text).map(Zeroizing::new) {
+                Some(text) => self.handle_message(ServerMessage::parse(&text)),
+                None => {
+                    tracing::warn!("the server sent a message with control characters; ignored")
+                }
+            }
+        }
+    }
+
+    fn handle_message(&mut self, message: ServerMessage) {
+        let event = match message {
+            ServerMessage::PushReply(text) => return self.handle_push_reply(&text),
+            ServerMessage::AuthPending { timeout } => {
+                self.extend_push_deadline(timeout);
+                Event::AuthPending { timeout }
+            }
+            ServerMessage::AuthFailed(failed) => Event::AuthFailed(failed),
+            ServerMessage::PendingAuth(pending) => Event::PendingAuth(pending),
+            ServerMessage::Info(text) => Event::Info(text),
+            ServerMessage::Restart { reason, flags } => Event::Restart { reason, flags },
+            ServerMessage::Halt { reason } => Event::Halt { reason },
+            ServerMessage::Exit => Event::ServerExit,
+            ServerMessage::Unknown => {
+                tracing::debug!("the server sent a message that a client does not know; ignored");
+                return;
+            }
+        };
+        self.emit(event);
+    }
+
+    fn handle_push_reply(&mut self, text: &str) {
+        match &mut self.phase {
+            Phase::Requesting(push) => {
+                push.requests.stop();
+                match push.reply.add(text) {
+                    Ok(None) => {}
+                    Ok(Some(options)) => {
+                        let token_pushed = PushedToken::find(&options).is_some();
+                        self.phase = Phase::Applying { token_pushed };
+                        let session = self.sessions.current.as_mut();
+                        let server_occ =
+                            session.map(KeySession::take_server_options).unwrap_or_default();
+                        self.emit(Event::Pushed { options, server_occ });
+                    }
+                    Err(error) => self.close(ControlError::Protocol(error.to_string())),
+                }
+            }
+            Phase::Up(up) if !up.tokens_refused => {
+                let mut reply = PushReply::default();
+                let options = reply.add(text).ok().flatten().unwrap_or_default();
+                if let Some(pushed) = PushedToken::find(&options)
+                    && pushed.token != self.credentials.password
+                {
+                    self.use_token(pushed.token, pushed.username);
+                    self.emit(Event::TokenRefreshed);
+                }
+            }
+            Phase::Connecting | Phase::Applying { .. } | Phase::Up(_) | Phase::Closed => {}
+        }
+    }
+
+    /// AUTH_PENDING: as long as the server says, but not longer than half a key's life.
+    fn extend_push_deadline(&mut self, timeout: Option<Duration>) {
+        let hand_window = self.options.hand_window;
+        let most = self.options.reneg.map_or(Duration::MAX, |r| (r / 2).max(hand_window));
+        if let Phase::Requesting(push) = &mut self.phase {
+            push.limit = timeout.unwrap_or(hand_window).min(most);
+            // A server's number may be beyond what the clock can hold.
+            push.deadline = push.since.checked_add(push.limit).unwrap_or(push.deadline);
+            push.requests.slow_down();
+        }
+    }
+
+    pub(super) fn use_token(&mut self, token: Secret<String>, username: Option<String>) {
+        self.credentials.password = token;
+        if let Some(username) = username {
+            self.credentials.username = username;
+        }
+        self.credentials_gone = false;
+        // A token is what remains when passwords are to be forgotten.
+        self.forget_credentials = false;
+    }
+
+    /// `auth-nocache`: the password is gone once sent. The user name stays for a token.
+    pub(super) fn forget_credentials(&mut self) {
+        if self.forget_credentials && self.credentials != Credentials::default() {
+            self.credentials.password = Secret::default();
+            self.credentials_gone = true;
+        }
+    }
+
+    pub(super) fn send_text(&mut self, text: &str, now: Instant) {
+        let Some(session) = &mut self.sessions.current else {
+            return;
+        };
+        let key_id = session.key_id();
+        if let Err(error) = session.send_text(text) {
+            session.fail();
+            self.session_failed(key_id, error, now);
+        }
+    }
+}
