@@ -6,6 +6,10 @@ use std::path::Path;
 mod control_packet;
 #[path = "fuzz/targets/key_method.rs"]
 mod key_method;
+#[path = "fuzz/targets/profile.rs"]
+mod profile;
+#[path = "fuzz/targets/push.rs"]
+mod push;
 #[path = "fuzz/targets/wrapping.rs"]
 mod wrapping;
 
@@ -29,6 +33,16 @@ fn control_packet() {
 #[test]
 fn key_method() {
     replay("key_method", key_method::run);
+}
+
+#[test]
+fn profile() {
+    replay("profile", profile::run);
+}
+
+#[test]
+fn push() {
+    replay("push", push::run);
 }
 
 #[test]

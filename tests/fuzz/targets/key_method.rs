@@ -37,9 +37,7 @@ pub fn run(data: &[u8]) {
         assert!(message.len() < MAX_MESSAGE);
         let strings = &message[5 + PRE_MASTER_LEN + 2 * RANDOM_LEN..];
         let mut rest = strings;
-        for string in
-            [&options, &credentials.username, credentials.password.expose(), &peer_info]
-        {
+        for string in [&options, &credentials.username, credentials.password.expose(), &peer_info] {
             let (len, tail) = rest.split_first_chunk().expect("a length");
             let (bytes, tail) = tail.split_at(usize::from(u16::from_be_bytes(*len)));
             assert_eq!(bytes.strip_suffix(&[0]).unwrap_or(bytes), string.as_bytes());

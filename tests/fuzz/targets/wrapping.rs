@@ -4,9 +4,7 @@
 use std::time::{Duration, Instant};
 
 use ovpn_client::control::packet::{HEADER_LEN, Opcode};
-use ovpn_client::control::wrap::{
-    ReplayError, Side, UnwrapError, Wrapper, wants_wrapped_key,
-};
+use ovpn_client::control::wrap::{ReplayError, Side, UnwrapError, Wrapper, wants_wrapped_key};
 use ovpn_client::profile::{Digest, KeyDirection, WrapOptions};
 use ovpn_client::secret::Secret;
 
