@@ -189,7 +189,8 @@ impl Session {
                 dns_scope,
             })
         };
-        Ok(self.network.apply(tunnel.plane().interface(), &query, build).await?)
+        let apply = self.network.apply(tunnel.plane().interface(), &query, build);
+        Ok(self.commands.while_busy(&self.statistics, apply).await?)
     }
 
     async fn add_peer(&mut self, link: &mut Link, options: &SessionOptions) -> Result<(), Failure> {

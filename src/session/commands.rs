@@ -1,6 +1,8 @@
 //! Requests to a running session. Every wait of the session goes through here, so that it answers
 //! at any time.
 
+use std::collections::VecDeque;
+
 use tokio::sync::{mpsc, oneshot};
 
 use super::stats::Statistics;
@@ -36,15 +38,26 @@ pub(super) enum Request {
 /// The receiving end.
 pub(super) struct Commands {
     receiver: mpsc::Receiver<Command>,
+    /// What came during [`Self::while_busy`].
+    postponed: VecDeque<Request>,
+    /// Every handle is gone, and the wish that follows from it was told.
+    abandoned: bool,
 }
 
 impl Commands {
     pub(super) const fn new(receiver: mpsc::Receiver<Command>) -> Self {
-        Self { receiver }
+        Self { receiver, postponed: VecDeque::new(), abandoned: false }
     }
 
     /// The next request. Cancel safe. Nobody left to ask is a wish to disconnect.
     pub(super) async fn next(&mut self) -> Request {
+        match self.postponed.pop_front() {
+            Some(request) => request,
+            None => self.receive().await,
+        }
+    }
+
+    async fn receive(&mut self) -> Request {
         loop {
             return match self.receiver.recv().await {
                 Some(Command::Ping(reply)) => {
@@ -54,7 +67,12 @@ impl Commands {
                 Some(Command::Pause) => Request::Wish(Wish::Pause),
                 Some(Command::Resume) => Request::Wish(Wish::Resume),
                 Some(Command::Restart) => Request::Wish(Wish::Restart),
-                Some(Command::Disconnect) | None => Request::Wish(Wish::Disconnect),
+                Some(Command::Disconnect) => Request::Wish(Wish::Disconnect),
+                None if self.abandoned => std::future::pending().await,
+                None => {
+                    self.abandoned = true;
+                    Request::Wish(Wish::Disconnect)
+                }
                 Some(Command::Respond(response)) => Request::Respond(response),
                 Some(Command::Statistics(reply)) => Request::Statistics(reply),
             };
@@ -71,6 +89,26 @@ impl Commands {
                 }
                 Request::Respond(_) => {
                     tracing::warn!("a challenge response came too late: nothing waits for it");
+                }
+            }
+        }
+    }
+
+    /// Runs `future` to its end and answers meanwhile; wishes wait until it is over.
+    pub(super) async fn while_busy<T>(
+        &mut self,
+        statistics: &Statistics,
+        future: impl Future<Output = T>,
+    ) -> T {
+        tokio::pin!(future);
+        loop {
+            tokio::select! {
+                result = &mut future => return result,
+                request = self.receive() => match request {
+                    Request::Statistics(reply) => {
+                        let _ = reply.send(statistics.clone());
+                    }
+                    request => self.postponed.push_back(request),
                 }
             }
         }

@@ -90,3 +90,57 @@ impl Remotes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+    use crate::profile::{NoFiles, Profile};
+
+    fn remotes(profile: &str) -> Remotes {
+        let fingerprint = ["00"; 32].join(":");
+        let text = format!(
+            "client\ndev tun\npeer-fingerprint {fingerprint}\nauth-user-pass\n\
+             setenv CLIENT_CERT 0\n{profile}"
+        );
+        let profile = Profile::parse(&text, "test", &NoFiles).unwrap();
+        Remotes::new(&profile.options, &mut StdRng::seed_from_u64(1))
+    }
+
+    fn host(remotes: &Remotes) -> &str {
+        &remotes.current().unwrap().host
+    }
+
+    #[test]
+    fn all_addresses_of_a_remote_then_the_next_remote() {
+        let mut remotes = remotes("remote a.example\nremote b.example\n");
+        assert_eq!(remotes.address(), None);
+        let [first, second]: [SocketAddr; 2] =
+            ["192.0.2.1:1194", "[2001:db8::1]:1194"].map(|a| a.parse().unwrap());
+        remotes.resolved(vec![first, second]);
+        assert_eq!(remotes.address(), Some(first));
+        remotes.advance(Advance::Stay);
+        assert_eq!(remotes.address(), Some(first));
+        remotes.advance(Advance::Address);
+        assert_eq!(remotes.address(), Some(second));
+        remotes.advance(Advance::Address);
+        assert_eq!((host(&remotes), remotes.address()), ("b.example", None));
+        assert_eq!(remotes.rounds(), 0);
+        remotes.advance(Advance::Remote);
+        assert_eq!((host(&remotes), remotes.rounds()), ("a.example", 1));
+        remotes.succeeded();
+        assert_eq!(remotes.rounds(), 0);
+    }
+
+    #[test]
+    fn random_labels_and_order() {
+        let remotes = remotes("remote-random-hostname\nremote a.example\nremote 192.0.2.7\n");
+        let hosts: Vec<_> = remotes.list.iter().map(|r| r.host.as_str()).collect();
+        let (label, rest) = hosts[0].split_once('.').unwrap();
+        assert_eq!((label.len(), rest), (12, "a.example"));
+        assert!(label.bytes().all(|b| b.is_ascii_hexdigit()));
+        assert_eq!(hosts[1], "192.0.2.7");
+    }
+}

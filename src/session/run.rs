@@ -293,8 +293,11 @@ impl Session {
     /// Removes the device and all network configuration.
     pub(super) async fn drop_tunnel(&mut self) {
         if let Some(tunnel) = self.tunnel.take() {
-            self.network.undo().await;
-            tunnel.close().await;
+            let close = async {
+                self.network.undo().await;
+                tunnel.close().await;
+            };
+            self.commands.while_busy(&self.statistics, close).await;
         }
     }
 }
