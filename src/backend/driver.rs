@@ -23,6 +23,7 @@ pub enum Command {
     Restart,
     Disconnect,
     Respond(Secret<String>),
+    Sign(u32, Result<Vec<u8>, String>),
     Ping(oneshot::Sender<bool>),
     Statistics(oneshot::Sender<Statistics>),
 }
@@ -53,6 +54,7 @@ pub fn start_session(config: SessionConfig) -> Running {
                 Command::Restart => handle.restart().await,
                 Command::Disconnect => handle.disconnect().await,
                 Command::Respond(answer) => handle.respond(answer).await,
+                Command::Sign(id, signature) => handle.sign(id, signature).await,
                 Command::Ping(reply) => {
                     let _ = reply.send(handle.ping().await);
                 }
@@ -227,6 +229,7 @@ impl Backend {
                 Effect::Restart => self.command(Command::Restart),
                 Effect::Disconnect => self.command(Command::Disconnect),
                 Effect::Respond(answer) => self.command(Command::Respond(answer)),
+                Effect::Sign(id, signature) => self.command(Command::Sign(id, signature)),
                 Effect::Timer(after) => self.timer = Some(Instant::now() + after),
             }
         }

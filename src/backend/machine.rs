@@ -33,12 +33,13 @@ use super::credentials::{self, DynamicChallenge};
 use super::error::Error;
 use super::outcome::{Verdict, verdict};
 use super::queue::{Question, Queue, Slot};
+use super::signing;
 use super::status::{Status, StatusMajor, StatusMinor};
 use super::text::printable;
 use crate::control::PendingAuth;
 use crate::profile::{DnsScope, Options};
 use crate::secret::{Credentials, Secret};
-use crate::session::{ConnectionInfo, Outcome, SessionEvent, SessionState};
+use crate::session::{ConnectionInfo, Outcome, SessionEvent, SessionState, SignatureRequest};
 
 /// A session manager of OpenVPN 3 Linux 25 and later closes the session as soon as it sees (2,10),
 /// before its command line client has read the reason. So the reason goes out with (2,9) first,
@@ -131,6 +132,7 @@ pub(super) enum Effect {
     Restart,
     Disconnect,
     Respond(Secret<String>),
+    Sign(u32, Result<Vec<u8>, String>),
     /// Call [`Machine::timeout`] after this time; replaces a timer set before.
     Timer(Duration),
 }
@@ -152,6 +154,8 @@ struct Run {
     web_auth: bool,
     /// The server's authentication request could not be understood; the run is being closed.
     malformed_auth: bool,
+    /// The signature that is being waited for.
+    signing: Option<u32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -310,6 +314,15 @@ impl Machine {
                     self.effects.push(Effect::Respond(answer.clone()));
                 }
             }
+            Some(AttentionGroup::Pkcs11Sign) => {
+                let answer = self.queue.value(AttentionGroup::Pkcs11Sign, signing::SLOT);
+                if let (State::Running(run), Some(answer)) = (&mut self.state, answer)
+                    && let Some(id) = run.signing.take()
+                {
+                    self.effects.push(Effect::Sign(id, signing::decode(answer.expose())));
+                }
+                self.queue.remove(AttentionGroup::Pkcs11Sign);
+            }
             Some(AttentionGroup::UserPassword) => {
                 let user = self.queue.value(AttentionGroup::UserPassword, "username");
                 let user = user.map_or("", |name| name.expose());
@@ -419,6 +432,7 @@ impl Machine {
                     established: false,
                     web_auth: false,
                     malformed_auth: false,
+                    signing: None,
                 });
                 self.say(StatusMinor::ConnConnecting, "");
                 self.effects.push(Effect::Start(Box::new(attempt)));
@@ -523,7 +537,26 @@ impl Machine {
             SessionEvent::State(state) => self.progress(state),
             SessionEvent::PendingAuth(pending) => self.pending_auth(pending),
             SessionEvent::Info(text) => info!("Message from the server: {}", printable(&text)),
+            SessionEvent::Sign(request) => self.sign(&request),
             SessionEvent::Ended(outcome) => self.ended(outcome),
+        }
+    }
+
+    /// The private key is outside (a token, say): whoever has it signs. See [`super::signing`] for
+    /// the encoding.
+    fn sign(&mut self, request: &SignatureRequest) {
+        let dialect = self.dialect();
+        let State::Running(run) = &mut self.state else { return };
+        run.signing = Some(request.id);
+        let connecting = run.phase != Phase::Connected;
+        let group = AttentionGroup::Pkcs11Sign;
+        let question = Question::new(signing::SLOT, signing::encode(request), true);
+        self.queue.renew(group, dialect, [question]);
+        let text = "Signature by the external private key needed";
+        self.ask(group, text);
+        // A renegotiation asks, too: the tunnel goes on working meanwhile.
+        if connecting {
+            self.say(StatusMinor::CfgRequireUser, text);
         }
     }
 
@@ -580,6 +613,7 @@ impl Machine {
                     run.phase = Phase::Reconnecting;
                 }
                 self.queue.remove(AttentionGroup::ChallengeAuthPending);
+                self.queue.remove(AttentionGroup::Pkcs11Sign);
                 let reason = printable(&reason);
                 if established {
                     info!("Reconnecting: {reason}");
@@ -591,6 +625,7 @@ impl Machine {
             SessionState::Paused => {
                 run.web_auth = false;
                 self.queue.remove(AttentionGroup::ChallengeAuthPending);
+                self.queue.remove(AttentionGroup::Pkcs11Sign);
                 self.say(StatusMinor::ConnPaused, "");
             }
         }
@@ -644,6 +679,7 @@ impl Machine {
             }
         };
         self.queue.remove(AttentionGroup::ChallengeAuthPending);
+        self.queue.remove(AttentionGroup::Pkcs11Sign);
         self.connection = None;
         let dialect = self.dialect();
         let verdict = if run.malformed_auth {

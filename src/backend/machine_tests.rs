@@ -84,6 +84,7 @@ fn said(machine: &mut Machine) -> Vec<String> {
             Effect::Resume => "resume".to_owned(),
             Effect::Restart => "restart".to_owned(),
             Effect::Disconnect => "disconnect".to_owned(),
+            Effect::Sign(id, signature) => format!("sign {id} {signature:?}"),
             Effect::Respond(answer) => format!("respond {}", answer.expose()),
             Effect::Timer(after) => format!("timer {}", after.as_secs()),
         })

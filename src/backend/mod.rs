@@ -11,6 +11,7 @@ mod error;
 mod machine;
 mod outcome;
 mod queue;
+mod signing;
 mod status;
 mod text;
 

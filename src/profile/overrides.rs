@@ -28,7 +28,18 @@ pub struct OverrideError {
 }
 
 /// `dns-scope`
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Debug,
+    Default,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 pub enum DnsScope {
     /// The tunnel's servers answer for every name.
     #[default]

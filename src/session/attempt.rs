@@ -12,6 +12,7 @@ use super::commands::{Request, Wish};
 use super::event::{SessionEvent, SessionState};
 use super::reconnect::Ending;
 use super::run::{End, Session};
+use super::signing;
 use super::stats::Statistics;
 use crate::control::{
     ControlChannel, ControlConfig, Event, NegotiatedParameters, PendingAuth, TransportKind,
@@ -72,6 +73,9 @@ impl Session {
             self.statistics.add_peer(&tunnel.del_peer().await);
         }
         self.statistics.add_all(&control_statistics(&link.control));
+        if let Some(signing) = &mut self.signing {
+            signing.forget();
+        }
         end
     }
 
@@ -238,11 +242,20 @@ impl Session {
                         return ending.into();
                     }
                 }
+                step = next_signing(self.signing.as_mut()) => match step {
+                    signing::Step::Ask(request) => self.tell(SessionEvent::Sign(request)),
+                    signing::Step::Progress => link.control.tls_progressed(Instant::now()),
+                },
                 request = self.commands.next() => match request {
                     Request::Wish(Wish::Resume) => {}
                     Request::Wish(wish) => return wish.into(),
                     Request::Respond(response) => {
                         link.control.respond(response.expose(), Instant::now());
+                    }
+                    Request::Sign(id, signature) => {
+                        if !self.signing.as_mut().is_some_and(|s| s.answer(id, signature)) {
+                            tracing::warn!("signature {id} came too late: nothing waits for it");
+                        }
                     }
                     Request::Statistics(reply) => {
                         let control = control_statistics(&link.control);
@@ -510,6 +523,13 @@ impl Link {
 async fn next_event(tunnel: Option<&mut super::tunnel::Tunnel>) -> DataEvent {
     match tunnel {
         Some(tunnel) => tunnel.next_event().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_signing(signing: Option<&mut signing::Signing>) -> signing::Step {
+    match signing {
+        Some(signing) => signing.next().await,
         None => std::future::pending().await,
     }
 }

@@ -15,6 +15,7 @@ pub(super) enum Command {
     Restart,
     Disconnect,
     Respond(Secret<String>),
+    Sign(u32, Result<Vec<u8>, String>),
     Ping(oneshot::Sender<()>),
     Statistics(oneshot::Sender<Statistics>),
 }
@@ -32,6 +33,7 @@ pub(super) enum Wish {
 pub(super) enum Request {
     Wish(Wish),
     Respond(Secret<String>),
+    Sign(u32, Result<Vec<u8>, String>),
     Statistics(oneshot::Sender<Statistics>),
 }
 
@@ -74,6 +76,7 @@ impl Commands {
                     Request::Wish(Wish::Disconnect)
                 }
                 Some(Command::Respond(response)) => Request::Respond(response),
+                Some(Command::Sign(id, signature)) => Request::Sign(id, signature),
                 Some(Command::Statistics(reply)) => Request::Statistics(reply),
             };
         }
@@ -87,8 +90,8 @@ impl Commands {
                 Request::Statistics(reply) => {
                     let _ = reply.send(statistics.clone());
                 }
-                Request::Respond(_) => {
-                    tracing::warn!("a challenge response came too late: nothing waits for it");
+                Request::Respond(_) | Request::Sign(..) => {
+                    tracing::warn!("an answer came too late: nothing waits for it");
                 }
             }
         }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use crate::control::{AuthFailed, PendingAuth};
 use crate::profile::Protocol;
-use crate::tls::TlsErrorKind;
+use crate::tls::{SignAlgorithm, TlsErrorKind};
 
 /// Where a session stands. Each change is told once.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -78,8 +78,24 @@ pub enum SessionEvent {
     PendingAuth(PendingAuth),
     /// A text from the server for the user.
     Info(String),
+    /// The external private key must sign; the connection waits. Answer with
+    /// [`super::SessionHandle::sign`].
+    Sign(SignatureRequest),
     /// It is over; nothing else follows, and nothing is left behind.
     Ended(Outcome),
+}
+
+/// What an external private key is to sign.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SignatureRequest {
+    /// Names the request in the answer.
+    pub id: u32,
+    /// How to sign; hashing `message` is part of it.
+    pub algorithm: SignAlgorithm,
+    /// The whole message.
+    pub message: Vec<u8>,
+    /// Its hash, for mechanisms that take one; `None` for Ed25519.
+    pub digest: Option<Vec<u8>>,
 }
 
 /// How a session ended.

@@ -17,6 +17,7 @@ mod plane;
 mod reconnect;
 mod remotes;
 mod run;
+mod signing;
 mod stats;
 mod tunnel;
 
@@ -26,7 +27,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use commands::Command;
-pub use event::{ConnectionInfo, Outcome, SessionEvent, SessionState};
+pub use event::{ConnectionInfo, Outcome, SessionEvent, SessionState, SignatureRequest};
 pub use stats::Statistics;
 
 use crate::profile::{DnsScope, Options};
@@ -111,6 +112,12 @@ impl SessionHandle {
     /// Answers a pending `CR_TEXT` challenge.
     pub async fn respond(&self, response: Secret<String>) {
         self.send(Command::Respond(response)).await;
+    }
+
+    /// Answers a [`SessionEvent::Sign`]: the signature (ECDSA: DER, or `r || s` as PKCS#11 has it),
+    /// or why there is none.
+    pub async fn sign(&self, id: u32, signature: Result<Vec<u8>, String>) {
+        self.send(Command::Sign(id, signature)).await;
     }
 
     /// True if the session's own event loop answers.

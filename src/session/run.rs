@@ -11,9 +11,11 @@ use super::event::{Outcome, SessionEvent, SessionState};
 use super::network::Network;
 use super::reconnect::{Decision, Ending, Situation, decide};
 use super::remotes::{Advance, Remotes};
+use super::signing::Signing;
 use super::stats::Statistics;
 use super::tunnel::Tunnel;
 use super::{NetworkMode, SessionConfig};
+use crate::profile::KeySource;
 use crate::secret::Credentials;
 use crate::tls::TlsConfig;
 
@@ -45,6 +47,8 @@ pub(super) struct Session {
     events: mpsc::UnboundedSender<SessionEvent>,
     pub(super) remotes: Remotes,
     pub(super) tls: Arc<TlsConfig>,
+    /// With an external private key only.
+    pub(super) signing: Option<Signing>,
     pub(super) network: Network,
     /// Kept from a lost connection for the next one.
     pub(super) tunnel: Option<Tunnel>,
@@ -123,8 +127,15 @@ impl Session {
         receiver: mpsc::Receiver<Command>,
         events: mpsc::UnboundedSender<SessionEvent>,
     ) -> Result<Self, Outcome> {
-        let tls = TlsConfig::new(&config.options.tls, config.key_passphrase.as_ref())
-            .map_err(|e| Outcome::Tls { kind: e.kind, message: e.message })?;
+        let signing =
+            matches!(config.options.tls.key, Some(KeySource::External)).then(Signing::new);
+        let tls = match &signing {
+            Some(signing) => {
+                TlsConfig::with_signer(&config.options.tls, signing.signer(), signing.waker())
+            }
+            None => TlsConfig::new(&config.options.tls, config.key_passphrase.as_ref()),
+        };
+        let tls = tls.map_err(|e| Outcome::Tls { kind: e.kind, message: e.message })?;
         for warning in tls.warnings() {
             tracing::warn!("{warning}");
         }
@@ -143,6 +154,7 @@ impl Session {
             commands: Commands::new(receiver),
             events,
             tls: Arc::new(tls),
+            signing,
             network,
             tunnel: None,
             kernel,

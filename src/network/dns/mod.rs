@@ -23,7 +23,8 @@ use std::path::{Path, PathBuf};
 use ovpn_dco::Interface;
 use serde::{Deserialize, Serialize};
 
-pub use self::plan::{DnsPlan, DnsScope, NameServer};
+pub use self::plan::{DnsPlan, NameServer};
+pub use crate::profile::DnsScope;
 
 /// This host's resolver: where its parts are. [`Default`] is right everywhere but in tests.
 #[derive(Clone, Debug)]

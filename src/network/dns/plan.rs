@@ -5,17 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::profile::{DnsOptions, DnsSec, DnsTransport};
-
-/// Which names the tunnel's servers are asked for (profile override `dns-scope`).
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default, Serialize, Deserialize)]
-pub enum DnsScope {
-    /// All names.
-    #[default]
-    Global,
-    /// Only names below the tunnel's domains.
-    Tunnel,
-}
+use crate::profile::{DnsOptions, DnsScope, DnsSec, DnsTransport};
 
 /// One name server.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]

@@ -9,7 +9,8 @@ use serde::Serialize;
 use tracing::debug;
 use zbus::{Connection, DynamicType, fdo};
 
-use super::plan::{DnsPlan, DnsScope};
+use super::DnsScope;
+use super::plan::DnsPlan;
 use crate::profile::DnsSec;
 
 const SERVICE: &str = "org.freedesktop.resolve1";

@@ -1,0 +1,91 @@
+//! Signatures by a private key that is not in this process: requests go out as events, answers come
+//! back as commands.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::{Notify, mpsc};
+
+use super::event::SignatureRequest;
+use crate::tls::{ExternalSigner, SignReply, SignRequest, Waker};
+
+/// The session's end of the way to the external key.
+pub(super) struct Signing {
+    signer: Arc<Forward>,
+    requests: mpsc::UnboundedReceiver<(SignRequest, SignReply)>,
+    progress: Arc<Notify>,
+    waiting: BTreeMap<u32, SignReply>,
+    next_id: u32,
+}
+
+/// Something for the session to do.
+pub(super) enum Step {
+    /// Ask somebody.
+    Ask(SignatureRequest),
+    /// The TLS session has something new.
+    Progress,
+}
+
+struct Forward(mpsc::UnboundedSender<(SignRequest, SignReply)>);
+
+impl ExternalSigner for Forward {
+    fn sign(&self, request: SignRequest, reply: SignReply) {
+        // A session that is gone drops the reply, which refuses.
+        let _ = self.0.send((request, reply));
+    }
+}
+
+impl Signing {
+    pub(super) fn new() -> Self {
+        let (sender, requests) = mpsc::unbounded_channel();
+        Self {
+            signer: Arc::new(Forward(sender)),
+            requests,
+            progress: Arc::new(Notify::new()),
+            waiting: BTreeMap::new(),
+            next_id: 0,
+        }
+    }
+
+    pub(super) fn signer(&self) -> Arc<dyn ExternalSigner> {
+        Arc::<Forward>::clone(&self.signer)
+    }
+
+    pub(super) fn waker(&self) -> Waker {
+        let progress = Arc::clone(&self.progress);
+        Arc::new(move || progress.notify_one())
+    }
+
+    /// The next thing to do. Cancel safe.
+    pub(super) async fn next(&mut self) -> Step {
+        tokio::select! {
+            () = self.progress.notified() => Step::Progress,
+            Some((request, reply)) = self.requests.recv() => {
+                let id = self.next_id;
+                self.next_id = self.next_id.wrapping_add(1);
+                self.waiting.insert(id, reply);
+                Step::Ask(SignatureRequest {
+                    id,
+                    algorithm: request.algorithm,
+                    digest: request.digest(),
+                    message: request.message,
+                })
+            }
+        }
+    }
+
+    /// Passes an answer on; false if nothing waits for it.
+    pub(super) fn answer(&mut self, id: u32, signature: Result<Vec<u8>, String>) -> bool {
+        let Some(reply) = self.waiting.remove(&id) else { return false };
+        match signature {
+            Ok(signature) => reply.answer(signature),
+            Err(reason) => reply.refuse(&reason),
+        }
+        true
+    }
+
+    /// The connection is over: nobody needs the signatures still asked for.
+    pub(super) fn forget(&mut self) {
+        self.waiting.clear();
+    }
+}
