@@ -164,6 +164,14 @@ impl ControlChannel {
         }
     }
 
+    /// Lets the handshake go on after TLS called its [`crate::tls::Waker`]: an external private
+    /// key has signed, or refused.
+    pub fn handle_tls_ready(&mut self, now: Instant) {
+        if let Some(key_id) = self.sessions.negotiating.as_ref().map(KeySession::key_id) {
+            self.advance(key_id, now);
+        }
+    }
+
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.check_negotiation_deadline(now);

@@ -155,6 +155,8 @@ impl KeySession {
     }
 
     fn try_advance(&mut self, hello: &Hello<'_>) -> Result<(), SessionError> {
+        // TLS may have gone on by itself: an external key has signed.
+        self.pump()?;
         loop {
             self.deliver()?;
             let Some(next) = self.next_stage(hello)? else {

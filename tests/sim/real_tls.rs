@@ -3,9 +3,10 @@
 use std::io::{Read, Write};
 use std::sync::{Arc, OnceLock};
 
-use ovpn_client::profile::{NoFiles, Profile};
+use ovpn_client::profile::{KeySource, NoFiles, Profile, TlsOptions};
 use ovpn_client::tls::{
-    PeerCertificate, TlsConfig, TlsError, TlsErrorKind, TlsFactory, TlsSession,
+    ExternalSigner, PeerCertificate, TlsConfig, TlsError, TlsErrorKind, TlsFactory, TlsSession,
+    Waker,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
@@ -49,14 +50,34 @@ fn pki() -> &'static Pki {
 
 /// Both ends, for [`super::Setup`].
 pub fn pair(version: &'static SupportedProtocolVersion) -> super::TlsPair {
+    pair_with(version, |options| TlsConfig::new(options, None).unwrap())
+}
+
+/// The same, with a client key that only `signer` has. Also returns that key, in PEM.
+pub fn external_pair(
+    version: &'static SupportedProtocolVersion,
+    signer: Arc<dyn ExternalSigner>,
+    waker: Waker,
+) -> (super::TlsPair, &'static str) {
+    let pair = pair_with(version, |options| {
+        options.key = Some(KeySource::External);
+        TlsConfig::with_signer(options, signer, waker).unwrap()
+    });
+    (pair, &pki().client.1)
+}
+
+fn pair_with(
+    version: &'static SupportedProtocolVersion,
+    configure: impl FnOnce(&mut TlsOptions) -> TlsConfig,
+) -> super::TlsPair {
     let Pki { ca, server, client } = pki();
     let (cert, key) = client;
     let text = format!(
         "client\ndev tun\nremote vpn.test\nremote-cert-tls server\n\
          <ca>\n{ca}</ca>\n<cert>\n{cert}</cert>\n<key>\n{key}</key>\n"
     );
-    let options = Profile::parse(&text, "test", &NoFiles).unwrap().options;
-    let factory: Arc<dyn TlsFactory> = Arc::new(TlsConfig::new(&options.tls, None).unwrap());
+    let mut options = Profile::parse(&text, "test", &NoFiles).unwrap().options;
+    let factory: Arc<dyn TlsFactory> = Arc::new(configure(&mut options.tls));
 
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();

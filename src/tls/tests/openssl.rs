@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::support::*;
 use crate::profile::{CertProfile, KeySource, TlsOptions, TlsVersion};
-use crate::tls::{TlsConfig, TlsError, TlsErrorKind, TlsFactory, TlsSession};
+use crate::tls::{TlsConfig, TlsError, TlsErrorKind, TlsFactory};
 
 /// A server process on a port of the kernel's choice.
 struct SServer {
