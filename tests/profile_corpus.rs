@@ -4,6 +4,8 @@
 //! invented. After a change that is meant, write the expectations anew and read the difference:
 //! `UPDATE_EXPECTED=1 cargo test --test profile_corpus`.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a helper that fails fails its test")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -9,8 +9,10 @@ use serde::Serialize;
 
 use super::EXIT_USAGE;
 use crate::profile::{
-    Family, Options, Profile, ProfileError, ProfileFile, Protocol, Remote, Verdict, VerdictKind,
+    Family, KeySource, Options, Profile, ProfileError, ProfileFile, Protocol, Remote, Verdict,
+    VerdictKind,
 };
+use crate::tls::{TlsConfig, TlsErrorKind};
 
 /// Arguments of `check`.
 #[derive(clap::Args, Clone, Debug)]
@@ -40,6 +42,8 @@ struct Report {
     usable: bool,
     /// One for each directive, in the order of the profile.
     directives: Vec<Verdict>,
+    /// What works other than written.
+    warnings: Vec<String>,
     /// What makes it unusable.
     errors: Vec<ProfileError>,
     /// Servers in the order they are tried (before `remote-random`); empty if unusable.
@@ -79,23 +83,49 @@ struct DataPathReport {
 impl Report {
     /// Parses the profile and writes down what came out.
     fn new(file: &ProfileFile) -> Self {
+        let mut report = Self {
+            profile: file.name.clone(),
+            usable: false,
+            directives: Vec::new(),
+            warnings: Vec::new(),
+            errors: Vec::new(),
+            remotes: Vec::new(),
+            data_path: None,
+        };
         match Profile::parse(file.text.expose(), &file.name, &file.files) {
-            Ok(Profile { options, verdicts }) => Self {
-                profile: file.name.clone(),
-                usable: true,
-                directives: verdicts,
-                errors: Vec::new(),
-                remotes: options.remotes.iter().map(RemoteReport::new).collect(),
-                data_path: Some(DataPathReport::new(&options)),
-            },
-            Err(failed) => Self {
-                profile: file.name.clone(),
-                usable: false,
-                directives: failed.verdicts,
-                errors: failed.errors,
-                remotes: Vec::new(),
-                data_path: None,
-            },
+            Ok(Profile { options, verdicts }) => {
+                report.directives = verdicts;
+                report.check_tls(&options);
+                report.usable = report.errors.is_empty();
+                report.remotes = options.remotes.iter().map(RemoteReport::new).collect();
+                report.data_path = Some(DataPathReport::new(&options));
+            }
+            Err(failed) => {
+                report.directives = failed.verdicts;
+                report.errors = failed.errors;
+            }
+        }
+        report
+    }
+
+    /// Certificates, keys and TLS settings: whether the TLS library takes them.
+    fn check_tls(&mut self, options: &Options) {
+        // An external key is there only while connecting.
+        if matches!(options.tls.key, Some(KeySource::External)) {
+            return;
+        }
+        match TlsConfig::new(&options.tls, None) {
+            Ok(config) => self.warnings.extend_from_slice(config.warnings()),
+            Err(error) if error.kind == TlsErrorKind::PassphraseNeeded => {
+                self.warnings.push("the private key needs a passphrase to connect".to_owned());
+            }
+            Err(error) => self.errors.push(ProfileError {
+                file: self.profile.clone(),
+                line: None,
+                directive: None,
+                reason: error.message,
+                hint: None,
+            }),
         }
     }
 
@@ -144,6 +174,12 @@ impl Report {
                 writeln!(out, "  userspace; kernel offload is ruled out by: {reasons}")?;
             }
             writeln!(out, "  ciphers: {}", path.ciphers.join(", "))?;
+        }
+        if !self.warnings.is_empty() {
+            writeln!(out, "\nWarnings")?;
+        }
+        for warning in &self.warnings {
+            writeln!(out, "  {warning}")?;
         }
         if self.usable {
             return writeln!(out, "\nThe profile can be used.");
@@ -291,6 +327,17 @@ mod tests {
                 "reason": "how the program runs is up to the service or command that starts it",
                 "warning": false})
         );
+    }
+
+    #[test]
+    fn certificates_are_looked_into() {
+        let ca = "<ca>\n-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n</ca>\n";
+        let (code, text) = check(&format!("{}{ca}", usable()), ReportFormat::Text);
+        assert_eq!(code, ExitCode::from(EXIT_USAGE));
+        assert!(text.contains("  8  ca                supported\n"), "{text}");
+        assert!(text.contains("The profile cannot be used:\n  site.ovpn: "), "{text}");
+        let weak = format!("{}tls-cipher TLS-RSA-WITH-AES-128-CBC-SHA\n", usable());
+        assert!(check(&weak, ReportFormat::Text).1.contains("\nWarnings\n  "));
     }
 
     #[test]

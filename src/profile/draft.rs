@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ovpn_dco::{Cipher, Framing};
 
-use super::directives::Call;
+use super::directives::{self, Call};
 use super::options::*;
 use super::verdict::Problem;
 use super::{ciphers, dns, keyfile, network};
@@ -30,6 +30,8 @@ pub(super) struct Draft {
     pub key_direction: Option<KeyDirection>,
     /// `auth` as written, and its line.
     pub digest: Option<(String, usize)>,
+    /// `tls-auth-digest`, which overrides `auth` for the control channel.
+    pub tls_auth_digest: Option<Digest>,
     pub compression_set_by: Option<String>,
     pub pkcs12: Option<Secret<Vec<u8>>>,
     pub no_client_cert: bool,
@@ -158,6 +160,7 @@ impl Draft {
             wrap_set_by: None,
             key_direction: None,
             digest: None,
+            tls_auth_digest: None,
             compression_set_by: None,
             pkcs12: None,
             no_client_cert: false,
@@ -229,7 +232,7 @@ impl Draft {
         let Some((name, line)) = self.dev.take() else { return Ok(()) };
         let fault = |problem| Err((Some(line), Some("dev".to_owned()), problem));
         if name.starts_with("tap") && !self.dev_type_tun {
-            return fault(super::directives::tap());
+            return fault(directives::tap());
         }
         if !name.starts_with("tun") && !self.dev_type_tun {
             return fault(Problem::with_hint(
@@ -351,23 +354,17 @@ impl Draft {
     }
 
     fn finish_wrap(&mut self) -> Result<(), Fault> {
-        let digest = self.options.data.digest;
+        let digest = self.tls_auth_digest.unwrap_or(self.options.data.digest);
         self.options.wrap = match self.wrap.take() {
             None => WrapOptions::None,
             Some(RawWrap::Crypt(key)) => WrapOptions::TlsCrypt { key },
             Some(RawWrap::CryptV2(key, wrapped)) => WrapOptions::TlsCryptV2 { key, wrapped },
             Some(RawWrap::Auth(key)) => {
-                if let Some((name, line)) = &self.digest
-                    && super::directives::digest(name).is_none()
+                if let (None, Some((name, line))) = (self.tls_auth_digest, &self.digest)
+                    && directives::digest(name).is_none()
                 {
-                    return Err((
-                        Some(*line),
-                        Some("auth".to_owned()),
-                        Problem::with_hint(
-                            format!("tls-auth cannot use the digest '{name}'"),
-                            "SHA1, SHA224, SHA256, SHA384 and SHA512 are supported",
-                        ),
-                    ));
+                    let problem = directives::unsupported_digest(name);
+                    return Err((Some(*line), Some("auth".to_owned()), problem));
                 }
                 let direction = self.key_direction;
                 if direction.is_some() && key.expose().len() == keyfile::HALF_KEY_LEN {

@@ -17,6 +17,8 @@ mod parse;
 mod peer_info;
 mod push;
 mod source;
+#[cfg(test)]
+mod tests;
 mod timers;
 mod values;
 mod verdict;

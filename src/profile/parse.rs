@@ -140,12 +140,6 @@ impl Reader<'_> {
     }
 
     fn outcome(&mut self, directive: &Directive) -> Outcome {
-        if directive.name == "ignore-unknown-option" {
-            return match directive.args.as_slice() {
-                [] => Err(Problem::new("names are missing")),
-                _ => Ok(Done::Taken),
-            };
-        }
         let Some(entry) = directives::find(&directive.name) else { return self.unknown(directive) };
         if directive.block.is_some() && !entry.per_connection {
             return Err(Problem::with_hint(

@@ -66,11 +66,9 @@ pub(super) const TABLE: &[Entry] = &[
         Ok(for_all(c))
     })
     .in_connection(),
-    Entry::apply("tun-mtu-max", 1, 1, |d, c| {
-        d.options.data.tun_mtu_max = number(c.word(0)?, MIN_MTU, u16::MAX)?;
-        Ok(for_all(c))
-    })
-    .in_connection(),
+    Entry::apply("tun-mtu-max", 1, 1, tun_mtu_max).in_connection(),
+    // As the manual of OpenVPN 2.6 has it.
+    Entry::apply("tun-max-mtu", 1, 1, tun_mtu_max).in_connection(),
     Entry::apply("mssfix", 0, 2, |d, c| {
         d.options.data.mssfix = mssfix(c)?;
         Ok(for_all(c))
@@ -90,6 +88,11 @@ pub(super) const TABLE: &[Entry] = &[
         Ok(Done::Taken)
     }),
 ];
+
+fn tun_mtu_max(draft: &mut Draft, call: &Call<'_>) -> Outcome {
+    draft.options.data.tun_mtu_max = number(call.word(0)?, MIN_MTU, u16::MAX)?;
+    Ok(for_all(call))
+}
 
 fn unknown_cipher(name: &str) -> Problem {
     Problem::new(format!("unknown cipher '{name}'"))

@@ -90,6 +90,7 @@ pub(super) const TABLE: &[Entry] = &[
     Entry::ignore("dev-node", "the kernel's own interface is used"),
     Entry::warn("lladdr", "a layer 3 device has no link-layer address"),
     Entry::ignore("http-proxy-retry", "connecting is always repeated").in_connection(),
+    Entry::ignore("socks-proxy-retry", "connecting is always repeated").in_connection(),
     Entry::ignore("http-proxy-timeout", "server-poll-timeout bounds it").in_connection(),
     // Routes and DNS.
     Entry::ignore("max-routes", "there is no limit"),

@@ -23,6 +23,7 @@ pub(super) use data::{allow_compression, digest};
 pub(super) use device::tap;
 pub(super) use setenv::{forward_compatible, meta};
 pub(super) use tls::cert_profile;
+pub(super) use wrap::unsupported_digest;
 
 /// Stands where a file name would, in profiles whose block of the same name has the content
 /// (before OpenVPN 2.4).
@@ -108,6 +109,12 @@ const TABLES: [&[Entry]; 12] = [
 /// Every entry.
 fn all() -> impl Iterator<Item = &'static Entry> {
     TABLES.iter().flat_map(|table| table.iter())
+}
+
+/// Names of all directives.
+#[cfg(test)]
+pub(super) fn names() -> Vec<&'static str> {
+    all().map(|entry| entry.name).collect()
 }
 
 /// Looks a directive up.

@@ -13,6 +13,8 @@ const MAX_USERNAME: usize = 256;
 /// `setenv opt DIRECTIVE` is taken apart before the table is asked.
 pub(super) const TABLE: &[Entry] = &[
     Entry::apply("setenv", 1, 2, setenv),
+    // Its names are collected before anything else.
+    Entry::apply("ignore-unknown-option", 1, 15, |_, _| Ok(Done::Taken)),
     Entry::apply("push-peer-info", 0, 0, |d, _| {
         d.options.push_peer_info = true;
         Ok(Done::Taken)

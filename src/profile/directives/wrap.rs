@@ -20,11 +20,25 @@ pub(super) const TABLE: &[Entry] = &[
         let (key, wrapped) = keyfile::tls_crypt_v2(c.text()?.expose())?;
         set(d, c, RawWrap::CryptV2(key, wrapped))
     }),
+    Entry::apply("tls-auth-digest", 1, 1, |d, c| {
+        let name = c.word(0)?;
+        let digest = super::digest(name).ok_or_else(|| unsupported_digest(name))?;
+        d.tls_auth_digest = Some(digest);
+        Ok(Done::Taken)
+    }),
     Entry::apply("key-direction", 1, 1, |d, c| {
         d.key_direction = Some(direction(c.word(0)?)?);
         Ok(Done::Taken)
     }),
 ];
+
+/// For a digest that is needed and not there.
+pub(in crate::profile) fn unsupported_digest(name: &str) -> Problem {
+    Problem::with_hint(
+        format!("tls-auth cannot use the digest '{name}'"),
+        "SHA1, SHA224, SHA256, SHA384 and SHA512 are supported",
+    )
+}
 
 fn tls_auth(draft: &mut Draft, call: &Call<'_>) -> Outcome {
     if let Some(text) = call.get(1) {

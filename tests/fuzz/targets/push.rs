@@ -18,7 +18,7 @@ pub fn run(data: &[u8]) {
     let (body, occ) = text.split_once('\0').unwrap_or((&text, ""));
     let raw = split_push(body);
     assert_eq!(raw.join(","), body, "splitting must lose nothing");
-    let profile = profile(usize::from(choice));
+    let Some(profile) = profile(usize::from(choice)) else { return };
     let Ok(session) = SessionOptions::from_push(&profile, &raw, occ) else { return };
     assert!(session.network.topology.is_some());
     assert!(session.tun_mtu <= profile.data.tun_mtu_max.max(profile.data.tun_mtu));
@@ -30,14 +30,13 @@ pub fn run(data: &[u8]) {
     }
 }
 
-fn profile(choice: usize) -> Options {
+fn profile(choice: usize) -> Option<Options> {
     let fingerprint = ["00"; 32].join(":");
     let text = format!(
         "client\nremote a\nauth-user-pass\npeer-fingerprint {fingerprint}\n{}",
         PROFILES.get(choice % PROFILES.len()).copied().unwrap_or_default()
     );
-    match Profile::parse(&text, "fuzz.ovpn", &NoFiles) {
-        Ok(profile) => profile.options,
-        Err(errors) => panic!("{errors}"),
-    }
+    let parsed = Profile::parse(&text, "fuzz.ovpn", &NoFiles).map(|profile| profile.options);
+    assert!(parsed.is_ok(), "{parsed:?}");
+    parsed.ok()
 }

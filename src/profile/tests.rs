@@ -1,0 +1,220 @@
+//! Whole profiles: rules that need more than one directive.
+
+use super::*;
+
+/// Enough for a usable profile, but without a server.
+fn base() -> String {
+    format!("client\nauth-user-pass\npeer-fingerprint {}\n", ["00"; 32].join(":"))
+}
+
+fn parse(text: &str) -> Result<Profile, ProfileErrors> {
+    Profile::parse(text, "test.ovpn", &NoFiles)
+}
+
+/// A usable profile with `extra` in it.
+fn with(extra: &str) -> Profile {
+    parse(&format!("{}remote a\n{extra}\n", base())).unwrap_or_else(|e| panic!("{extra}: {e}"))
+}
+
+/// The only error of a profile with `extra` in it.
+fn error(extra: &str) -> ProfileError {
+    let errors = parse(&format!("{}remote a\n{extra}\n", base())).expect_err(extra).errors;
+    assert_eq!(errors.len(), 1, "{extra}: {errors:?}");
+    errors.into_iter().next().unwrap()
+}
+
+fn last(extra: &str) -> VerdictKind {
+    with(extra).verdicts.pop().unwrap().kind
+}
+
+fn ignored(kind: &VerdictKind) -> bool {
+    matches!(kind, VerdictKind::Ignored { .. })
+}
+
+// Known vectors of the protocol reference, 16.11.
+
+#[test]
+fn what_openvpn_3_refuses_too() {
+    for line in ["mode server", "mode", "key-method 1", "fragment", "frobnicate", "secret x"] {
+        let error = error(line);
+        assert_eq!((error.line, error.file.as_str()), (Some(5), "test.ovpn"), "{line}");
+        assert_eq!(error.directive.as_deref(), line.split(' ').next());
+    }
+}
+
+#[test]
+fn what_openvpn_3_accepts_too() {
+    with("cipher AES-128-GCM\ncipher AES-256-GCM");
+    with("ignore-unknown-option a b\na\nb 1");
+    assert!(ignored(&last("setenv opt unknown x")));
+    assert!(ignored(&last("setenv opt fragment 1300")));
+    assert!(ignored(&last("tun-ipv6")));
+    assert!(ignored(&last("opt-verify")));
+    assert!(ignored(&last("setenv FORWARD_COMPATIBLE 1\nfrobnicate")));
+    assert_eq!(with("setenv opt verb 4").options.verb, Some(4));
+}
+
+#[test]
+fn client_may_be_written_as_its_parts() {
+    let parts = base().replace("client\n", "tls-client\npull\n");
+    assert!(parse(&format!("{parts}remote a\n")).is_ok());
+    let error = parse(&format!("{}remote a\n", base().replace("client\n", ""))).unwrap_err();
+    assert!(
+        error.to_string().contains("neither 'client' nor both 'tls-client' and 'pull' are there")
+    );
+}
+
+#[test]
+fn remote_list() {
+    let profile = parse(&format!(
+        "{}proto tcp6\nremote 0.default.invalid\nport 9999\nremote 1.domain.invalid 1111 udp\n\
+         <connection>\nremote 2.domain.invalid\nport 8888\n</connection>\n\
+         <connection>\nproto udp6\nremote 3:f00d:4::1\n</connection>\n",
+        base()
+    ))
+    .unwrap();
+    let found: Vec<_> = profile
+        .options
+        .remotes
+        .iter()
+        .map(|r| (r.host.as_str(), r.protocol, r.family, r.port))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("0.default.invalid", Protocol::Tcp, Family::V6, 9999),
+            ("1.domain.invalid", Protocol::Udp, Family::Any, 1111),
+            ("2.domain.invalid", Protocol::Tcp, Family::V6, 8888),
+            ("3:f00d:4::1", Protocol::Udp, Family::V6, 9999),
+        ]
+    );
+}
+
+// Profile forms of the protocol reference, 13.1 and 16.17.
+#[test]
+fn proxy_methods() {
+    for (arguments, auth) in [
+        ("", ProxyAuth::None),
+        ("none", ProxyAuth::None),
+        ("auto", ProxyAuth::Any),
+        ("basic", ProxyAuth::Any),
+        ("auto-nct", ProxyAuth::NoCleartext),
+        ("digest", ProxyAuth::NoCleartext),
+        ("ntlm", ProxyAuth::NoCleartext),
+    ] {
+        let profile = with(&format!("proto tcp\nhttp-proxy proxyhost 3128 {arguments}"));
+        let proxy = profile.options.remotes[0].http_proxy.clone().unwrap();
+        assert_eq!(proxy.auth, auth, "{arguments}");
+        assert_eq!(profile.options.data.dco_incompatible, ["http-proxy"]);
+    }
+    assert!(error("http-proxy p 1").reason.contains("TCP"));
+    let forced = "remote b 1 tcp\nproto-force tcp";
+    assert_eq!(with(forced).options.remotes.len(), 1);
+    assert!(error("proto-force tcp").reason.contains("proto-force leaves none of 1"));
+}
+
+#[test]
+fn local_ports() {
+    let port = |extra: &str| with(extra).options.remotes[0].local_port;
+    assert_eq!(port(""), None);
+    assert_eq!(port("port 1200"), None);
+    assert_eq!(port("bind"), Some(1194));
+    assert_eq!(port("bind\nport 1200"), Some(1200));
+    assert_eq!(port("lport 1300"), Some(1300));
+    assert_eq!(port("lport 1300\nnobind"), None);
+    assert_eq!(port("lport 0"), None);
+}
+
+#[test]
+fn one_wrapping_only() {
+    let key = format!(
+        "-----BEGIN OpenVPN Static key V1-----\n{}\n-----END OpenVPN Static key V1-----\n",
+        "0f".repeat(256)
+    );
+    let block = |tag: &str| format!("<{tag}>\n{key}</{tag}>\n");
+    let both = error(&format!("{}{}", block("tls-auth"), block("tls-crypt")));
+    assert!(both.reason.contains("line 5 has 'tls-auth' already"), "{both}");
+    let old_form = format!("tls-auth [inline] 1\n{}ca [inline]\n", block("tls-auth"));
+    let WrapOptions::TlsAuth { direction, digest, .. } = with(&old_form).options.wrap else {
+        panic!("wrapping")
+    };
+    assert_eq!((direction, digest), (Some(KeyDirection::Inverse), Digest::Sha1));
+    let auth = |extra: &str| with(&format!("{}{extra}", block("tls-auth"))).options.wrap;
+    assert!(matches!(auth("auth SHA384"), WrapOptions::TlsAuth { digest: Digest::Sha384, .. }));
+    let split = auth("auth SHA384\ntls-auth-digest SHA512");
+    assert!(matches!(split, WrapOptions::TlsAuth { digest: Digest::Sha512, .. }));
+    assert_eq!(error(&format!("{}auth MD5", block("tls-auth"))).directive.unwrap(), "auth");
+    assert!(ignored(&last("auth MD5")), "without tls-auth the digest does not matter");
+}
+
+#[test]
+fn who_the_client_is() {
+    let fingerprint = format!("peer-fingerprint {}\n", ["00"; 32].join(":"));
+    let nobody = parse(&format!("client\nremote a\n{fingerprint}")).unwrap_err();
+    assert!(nobody.to_string().contains("nothing says who this client is"), "{nobody}");
+    for extra in ["setenv CLIENT_CERT 0", "# OVPN_ACCESS_SERVER_EXTERNAL_PKI=1"] {
+        let text = format!("client\nremote a\n{fingerprint}{extra}\n");
+        let key = parse(&text).unwrap().options.tls.key;
+        assert_eq!(key.is_some(), extra.starts_with('#'), "{extra}");
+    }
+    let nothing = parse("client\nremote a\nauth-user-pass\n").unwrap_err();
+    assert!(nothing.to_string().contains("which server to trust"));
+}
+
+#[test]
+fn stray_key_lines_are_not_shown() {
+    let lines = [
+        "37268ea8f95d7f71f9fb8fc03770c460",
+        "MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQg",
+        "c2VjcmV0IGtleSBieXRlcw==",
+    ];
+    for line in lines {
+        let error = error(line);
+        assert_eq!(error.reason, "this line is no directive");
+        assert!(!error.to_string().contains(line));
+    }
+    assert_eq!(error("Remote b").hint.unwrap(), "write 'remote'");
+}
+
+#[test]
+fn extra_and_missing_words() {
+    assert_eq!(
+        last("verb 3 4"),
+        VerdictKind::Supported { note: Some("the last words of the line are not used".to_owned()) }
+    );
+    assert_eq!(error("keepalive 10").reason, "needs 2 values, has 1");
+    assert!(error("<verb>\n3\n</verb>").reason.contains("no inline form"));
+    assert!(error("<connection>\nremote b\nca x\n</connection>").reason.contains("<connection>"));
+}
+
+#[test]
+fn files_need_a_source() {
+    let error = error("cert client.crt");
+    assert!(error.reason.starts_with("cannot read 'client.crt': files are not read"));
+    assert!(error.hint.unwrap().contains("<cert>"));
+}
+
+#[test]
+fn every_error_comes_at_once_in_order() {
+    let errors = parse("verb x\nremote\n\"open\nport 0\n").unwrap_err().errors;
+    let lines: Vec<_> = errors.iter().map(|e| e.line).collect();
+    assert_eq!(lines[..4], [Some(1), Some(2), Some(3), Some(4)]);
+    assert!(lines[4..].iter().all(Option::is_none));
+    assert_eq!(errors[0].to_string(), "test.ovpn:1: verb: 'x' is not a number from 0 to 15");
+}
+
+proptest::proptest! {
+    #[test]
+    fn never_panics(text in "\\PC{0,200}") {
+        let _ = parse(&text);
+    }
+
+    #[test]
+    fn never_panics_on_known_names(
+        name in proptest::sample::select(directives::names()),
+        words in "( [-a-z0-9.:/!\"']{0,12}){0,5}",
+        inline in "[ -~\n]{0,80}",
+    ) {
+        let _ = parse(&format!("{}remote a\n{name}{words}\n<{name}>\n{inline}\n</{name}>\n", base()));
+    }
+}
