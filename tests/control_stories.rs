@@ -101,7 +101,7 @@ fn a_push_reply_comes_in_parts() {
     });
     let (options, occ) = pushed.unwrap();
     assert_eq!(
-        options,
+        options[..],
         ["route 10.1.0.0 255.255.0.0", "echo \"a,b\"", "route 10.2.0.0 255.255.0.0", "peer-id 5"]
     );
     assert_eq!(occ, "V4,dev-type tun,cipher AES-256-GCM,tls-server");

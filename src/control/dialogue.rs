@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 use super::channel::{ControlChannel, Phase};
-use super::event::{ControlError, Event};
+use super::event::{ControlError, Event, PushedOptions};
 use super::messages::{self, ServerMessage};
 use super::push::{PUSH_REQUEST, PushReply, PushRequests, PushedToken};
 use super::session::KeySession;
@@ -128,6 +128,7 @@ impl ControlChannel {
                         let session = self.sessions.current.as_mut();
                         let server_occ =
                             session.map(KeySession::take_server_options).unwrap_or_default();
+                        let options = PushedOptions::new(options);
                         self.emit(Event::Pushed { options, server_occ });
                     }
                     Err(error) => self.close(ControlError::Protocol(error.to_string())),

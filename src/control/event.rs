@@ -1,9 +1,13 @@
 //! What goes into the control channel and what comes out.
 
+use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ovpn_dco::{Cipher, KeyConfig, KeyId};
+
+use zeroize::Zeroizing;
 
 use crate::profile::{ControlOptions, WrapOptions};
 use crate::secret::{Credentials, Secret};
@@ -81,7 +85,7 @@ pub enum Event {
     /// removed. Answer with [`super::ControlChannel::accept_push`].
     Pushed {
         /// Raw options.
-        options: Vec<String>,
+        options: PushedOptions,
         /// The server's OCC string (for its cipher).
         server_occ: String,
     },
@@ -126,6 +130,33 @@ pub enum Event {
     },
     /// The attempt is over. Nothing else follows.
     Closed(ControlError),
+}
+
+/// Raw options of a push reply. They may hold an auth-token: wiped on drop, and shown without it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PushedOptions(Zeroizing<Vec<String>>);
+
+impl PushedOptions {
+    /// Takes the options.
+    pub(super) const fn new(options: Zeroizing<Vec<String>>) -> Self {
+        Self(options)
+    }
+}
+
+impl Deref for PushedOptions {
+    type Target = [String];
+
+    fn deref(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for PushedOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let secret = |option: &str| option.trim_start().starts_with("auth-token");
+        let shown = self.0.iter().map(|o| if secret(o) { "auth-token ..." } else { o });
+        f.debug_list().entries(shown).finish()
+    }
 }
 
 /// Flags of RESTART (and HALT).
@@ -227,4 +258,17 @@ pub enum ControlError {
     /// The last key expired without a successor.
     #[error("no usable key is left: {0}")]
     KeyExpired(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_not_shown() {
+        let options = ["route 1.2.3.4", "auth-token SESS_ID", "auth-token-user Y3Ix"];
+        let options = options.map(str::to_owned).to_vec();
+        let shown = format!("{:?}", PushedOptions::new(Zeroizing::new(options)));
+        assert_eq!(shown, r#"["route 1.2.3.4", "auth-token ...", "auth-token ..."]"#);
+    }
 }

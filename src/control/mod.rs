@@ -40,6 +40,6 @@ pub mod wrap;
 pub use channel::ControlChannel;
 pub use event::{
     Advance, AuthFailed, ControlConfig, ControlError, Event, NegotiatedParameters, PendingAuth,
-    RestartFlags, TransportKind,
+    PushedOptions, RestartFlags, TransportKind,
 };
 pub use stats::{ControlStats, ErrorCounter};

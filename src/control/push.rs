@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use zeroize::Zeroizing;
 
 use crate::profile::split_push;
 use crate::secret::Secret;
@@ -74,7 +75,7 @@ impl PushRequests {
 /// A reply of several messages, so far.
 #[derive(Debug, Default)]
 pub struct PushReply {
-    options: Vec<String>,
+    options: Zeroizing<Vec<String>>,
     size: usize,
 }
 
@@ -85,7 +86,7 @@ pub struct PushTooLong;
 
 impl PushReply {
     /// Adds one message's options; gives all of them back when the reply is complete.
-    pub fn add(&mut self, text: &str) -> Result<Option<Vec<String>>, PushTooLong> {
+    pub fn add(&mut self, text: &str) -> Result<Option<Zeroizing<Vec<String>>>, PushTooLong> {
         self.size += text.len();
         if self.size > MAX_PUSHED {
             return Err(PushTooLong);
@@ -166,10 +167,10 @@ mod tests {
         assert_eq!(reply.add("route 2,push-continuation 2"), Ok(None));
         assert_eq!(
             reply.add("route 3,push-continuation 1"),
-            Ok(Some(strings(&["route 1", "route 2", "route 3"])))
+            Ok(Some(strings(&["route 1", "route 2", "route 3"]).into()))
         );
-        assert_eq!(reply.add("a,b"), Ok(Some(strings(&["a", "b"]))));
-        assert_eq!(reply.add(""), Ok(Some(Vec::new())));
+        assert_eq!(reply.add("a,b"), Ok(Some(strings(&["a", "b"]).into())));
+        assert_eq!(reply.add(""), Ok(Some(Vec::new().into())));
     }
 
     #[test]

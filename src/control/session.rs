@@ -159,11 +159,11 @@ impl KeySession {
         self.pump()?;
         loop {
             self.deliver()?;
+            self.pump()?;
             let Some(next) = self.next_stage(hello)? else {
                 return Ok(());
             };
             self.stage = next;
-            self.pump()?;
         }
     }
 
@@ -215,7 +215,6 @@ impl KeySession {
             {
                 tls.read_ciphertext(&payload)?;
             }
-            self.pump()?;
         }
         Ok(())
     }
