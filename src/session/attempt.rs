@@ -10,6 +10,7 @@ use tokio::time::sleep_until;
 
 use super::commands::{Request, Wish};
 use super::event::{SessionEvent, SessionState};
+use super::host;
 use super::reconnect::Ending;
 use super::run::{End, Session};
 use super::signing;
@@ -28,7 +29,9 @@ use crate::transport::{SocketOptions, Transport, TransportError};
 
 /// How long a disconnect waits for the server to acknowledge the exit notification.
 const EXIT_GRACE: Duration = Duration::from_millis(300);
-/// Longest bring-up of a name lookup.
+/// `IV_SSL`
+const TLS_LIBRARY: &str = "rustls, aws-lc";
+/// Longest that a name look-up may take.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(30);
 
 /// What exists while one connection does.
@@ -178,7 +181,9 @@ impl Session {
             sso: self.config.sso.clone(),
             // The kernel knows no framing, so a server must not count on it.
             stubs: matches!(self.decide(&remote, None), Decision::Userspace { .. }),
-            ..PeerInfoExtra::default()
+            hardware_address: host::machine_identifier(),
+            tls_library: Some(TLS_LIBRARY.to_owned()),
+            platform_version: host::platform_version(),
         };
         let control = ControlChannel::new(
             ControlConfig {

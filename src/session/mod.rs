@@ -10,6 +10,7 @@ mod attempt;
 mod bring_up;
 mod commands;
 mod event;
+mod host;
 mod keys;
 mod mtu;
 mod network;
