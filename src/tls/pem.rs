@@ -66,8 +66,16 @@ pub(super) fn crls(text: &str) -> Result<Vec<Vec<u8>>, TlsError> {
 
 /// All blocks of `text`, in order.
 pub(super) fn sections(option: &str, text: &str) -> Result<Vec<Section>, TlsError> {
-    let parsed = pem::parse_many(tidy(text).as_bytes())
+    let tidy = tidy(text);
+    let parsed = pem::parse_many(tidy.as_bytes())
         .map_err(|error| config(format!("{option}: the PEM text is damaged ({error})")))?;
+    // The parser stops at a block without end: what follows must not vanish silently.
+    if parsed.len() != tidy.matches("-----BEGIN ").count() {
+        return Err(config(format!(
+            "{option}: the PEM text is damaged (block {} has no \"-----END\" line)",
+            parsed.len() + 1
+        )));
+    }
     Ok(parsed
         .into_iter()
         .map(|pem| Section {

@@ -276,6 +276,10 @@ fn options_that_do_not_fit() {
     let mut options = good.clone();
     options.ca = Some(to_pem(&[CertificateDer::from(vec![1, 2, 3])]));
     fails(&options, &["ca: certificate 1 cannot be read"]);
+    let mut options = good.clone();
+    let ca = bench.ca.pem();
+    options.ca = Some(format!("{ca}{}", &ca[..ca.len() / 2]));
+    fails(&options, &["ca", "block 2 has no"]);
     // Too small, and of a kind nobody supports.
     openssl(bench.path(), "genrsa -out small.pem 1024");
     fails(&bench.options("small.pem"), &["RSA of 2048"]);

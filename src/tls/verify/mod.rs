@@ -262,3 +262,62 @@ fn refused(rule: &str, leaf: &Certificate, why: impl fmt::Display) -> TlsError {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":")
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rcgen::{CertificateParams, CertificateRevocationListParams, KeyPair};
+
+    use super::*;
+
+    /// A self-signed certificate and a list of its key, as DER.
+    fn samples() -> (Vec<u8>, Vec<u8>) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([]).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Constrained(1));
+        params.key_usages = vec![rcgen::KeyUsagePurpose::CrlSign];
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+        let certificate = params.self_signed(&key).unwrap().der().to_vec();
+        let list = CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2020, 1, 1),
+            next_update: rcgen::date_time_ymd(2999, 1, 1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: vec![rcgen::RevokedCertParams {
+                serial_number: 7.into(),
+                revocation_time: rcgen::date_time_ymd(2021, 1, 1),
+                reason_code: None,
+                invalidity_date: None,
+            }],
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        let list = list.signed_by(&rcgen::Issuer::new(params, key)).unwrap().der().to_vec();
+        (certificate, list)
+    }
+
+    #[test]
+    fn damaged_der_is_an_error_or_a_certificate_never_a_panic() {
+        let (certificate, list) = samples();
+        assert!(Certificate::parse(&certificate).is_ok());
+        let read = |list: &[u8]| {
+            RevocationLists::parse(&::pem::encode(&::pem::Pem::new("X509 CRL", list)))
+        };
+        assert!(read(&list).is_ok());
+        for length in 0..certificate.len() {
+            assert!(Certificate::parse(&certificate[..length]).is_err());
+        }
+        for length in 0..list.len() {
+            assert!(read(&list[..length]).is_err());
+        }
+        proptest!(|(position in 0_usize..4096, value in any::<u8>())| {
+            let mut damaged = certificate.clone();
+            let at = position % damaged.len();
+            damaged[at] = value;
+            let _ = Certificate::parse(&damaged);
+            let mut damaged = list.clone();
+            let at = position % damaged.len();
+            damaged[at] = value;
+            let _ = read(&damaged);
+        });
+    }
+}
