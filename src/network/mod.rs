@@ -21,6 +21,7 @@ mod error;
 mod fib;
 mod journal;
 mod namespace;
+mod netcfg;
 mod netlink;
 mod plan;
 mod types;
@@ -28,19 +29,9 @@ mod types;
 pub use self::direct::{Applied, DirectNetwork};
 pub use self::error::{NetworkError, PlanError};
 pub use self::namespace::enter_netns;
+pub use self::netcfg::{Established, NetcfgConfig, NetcfgError, NetcfgNetwork, NetcfgPlan};
 pub use self::plan::{
     Item, LinkSettings, NetworkPlan, PlanInput, PlannedRoute, RouteTarget, Step, TunnelAddress,
     diff,
 };
 pub use self::types::{Gateways, Network, Path, RemotePath, RouteQuery};
-
-/// Where the netcfg service's device for this session comes from.
-#[derive(Clone, Debug)]
-pub struct NetcfgConfig {
-    /// The bus the service is on.
-    pub connection: zbus::Connection,
-    /// The session token: netcfg's working name for the device.
-    pub token: String,
-    /// Call `ProtectSocket` without the socket (`--disable-protect-socket`).
-    pub without_socket: bool,
-}

@@ -9,9 +9,8 @@ use serde::Serialize;
 use tracing::debug;
 use zbus::{Connection, DynamicType, fdo};
 
-use super::DnsScope;
 use super::plan::DnsPlan;
-use crate::profile::DnsSec;
+use crate::profile::{DnsScope, DnsSec};
 
 const SERVICE: &str = "org.freedesktop.resolve1";
 const PATH: &str = "/org/freedesktop/resolve1";

@@ -1,0 +1,280 @@
+//! Method calls to the service, with time limits, readable errors, and descriptors that its
+//! signatures do not mention.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use zbus::message::{Flags, Type};
+use zbus::{Connection, DynamicType, Message, MessageStream, OwnedVariant, Variant, fdo};
+
+const SERVICE: &str = "net.openvpn.v3.netcfg";
+const INTERFACE: &str = "net.openvpn.v3.netcfg";
+const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+
+/// The service may have to be started; its own time limits are of this size.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the service could not do.
+#[derive(Debug, thiserror::Error)]
+pub enum NetcfgError {
+    /// It is not installed, or cannot be started.
+    #[error(
+        "the network configuration service {SERVICE} is not available ({reason}); install \
+         OpenVPN 3 Linux's netcfg, or give this process CAP_NET_ADMIN"
+    )]
+    Unavailable {
+        /// What the bus says.
+        reason: String,
+    },
+    /// It does not answer.
+    #[error("the network configuration service does not answer {method} within {} s", TIMEOUT.as_secs())]
+    Timeout {
+        /// Method or property.
+        method: String,
+    },
+    /// It refused a call.
+    #[error("the network configuration service refuses {method}: {message}")]
+    Refused {
+        /// Method or property.
+        method: String,
+        /// D-Bus name of the error.
+        name: String,
+        /// Its text, without the name of the error that GLib puts in front.
+        message: String,
+    },
+    /// The bus connection failed, or an answer cannot be read.
+    #[error("{method} of the network configuration service: {reason}")]
+    Bus {
+        /// Method or property.
+        method: String,
+        /// Why.
+        reason: String,
+    },
+    /// `ProtectSocket` said no.
+    #[error(
+        "the network configuration service could not keep the way to {remote} out of the tunnel"
+    )]
+    NotProtected {
+        /// The server.
+        remote: IpAddr,
+    },
+    /// `Establish` succeeded without giving a device: it says so that it failed.
+    #[error(
+        "the network configuration service made no tunnel device; its log says why \
+         (openvpn3-admin log-service, journalctl)"
+    )]
+    NoDevice,
+    /// A descriptor cannot be duplicated.
+    #[error("cannot duplicate a descriptor: {0}")]
+    Socket(io::Error),
+}
+
+impl NetcfgError {
+    pub(super) fn reply(method: &str, error: &zbus::Error) -> Self {
+        Self::Bus { method: method.to_owned(), reason: format!("unexpected answer: {error}") }
+    }
+
+    fn new(method: &str, error: zbus::Error) -> Self {
+        let method = method.to_owned();
+        match error {
+            zbus::Error::MethodError(name, message, _) => Self::Refused {
+                method,
+                name: name.to_string(),
+                message: readable(&message.unwrap_or_default()).to_owned(),
+            },
+            zbus::Error::FDO(error) => {
+                let name = zbus::DBusError::name(&*error).to_string();
+                let message = zbus::DBusError::description(&*error).unwrap_or_default().to_owned();
+                match *error {
+                    fdo::Error::ServiceUnknown(_)
+                    | fdo::Error::NameHasNoOwner(_)
+                    | fdo::Error::SpawnExecFailed(_)
+                    | fdo::Error::SpawnForkFailed(_)
+                    | fdo::Error::SpawnServiceNotFound(_)
+                    | fdo::Error::SpawnChildExited(_)
+                    | fdo::Error::SpawnFailed(_) => Self::Unavailable { reason: message },
+                    fdo::Error::NoReply(_) | fdo::Error::Timeout(_) => Self::Timeout { method },
+                    _ => {
+                        let message = readable(&message).to_owned();
+                        Self::Refused { method, name, message }
+                    }
+                }
+            }
+            other => Self::Bus { method, reason: other.to_string() },
+        }
+    }
+
+    pub(super) fn is_invalid_arguments(&self) -> bool {
+        const NAME: &str = "org.freedesktop.DBus.Error.InvalidArgs";
+        matches!(self, Self::Refused { name, .. } if name == NAME)
+    }
+
+    /// The object or the whole service is not there (any more).
+    pub(super) fn is_gone(&self) -> bool {
+        const NAMES: [&str; 2] = [
+            "org.freedesktop.DBus.Error.UnknownObject",
+            "org.freedesktop.DBus.Error.UnknownMethod",
+        ];
+        match self {
+            Self::Unavailable { .. } => true,
+            Self::Refused { name, .. } => NAMES.contains(&name.as_str()),
+            _ => false,
+        }
+    }
+}
+
+/// `GDBus.Error:net.openvpn.v3.netcfg.error: text` is how GLib transports errors of its own.
+fn readable(message: &str) -> &str {
+    message
+        .strip_prefix("GDBus.Error:")
+        .and_then(|rest| rest.split_once(": "))
+        .map_or(message, |(_, text)| text)
+}
+
+/// Calls the service.
+#[derive(Debug)]
+pub(super) struct Caller {
+    connection: Connection,
+}
+
+impl Caller {
+    pub(super) fn new(connection: Connection) -> Self {
+        Self { connection }
+    }
+
+    pub(super) async fn call<B>(
+        &self,
+        path: &str,
+        method: &'static str,
+        body: &B,
+    ) -> Result<Message, NetcfgError>
+    where
+        B: Serialize + DynamicType,
+    {
+        let call = self.connection.call_method(Some(SERVICE), path, Some(INTERFACE), method, body);
+        limited(method, call).await
+    }
+
+    /// A call that does not start the service.
+    pub(super) async fn call_running<B>(
+        &self,
+        path: &str,
+        method: &'static str,
+        body: &B,
+    ) -> Result<Message, NetcfgError>
+    where
+        B: Serialize + DynamicType,
+    {
+        let message = message(path, method)
+            .and_then(|builder| builder.with_flags(Flags::NO_AUTO_START).build(body))
+            .map_err(|e| NetcfgError::new(method, e))?;
+        self.send(method, &message).await
+    }
+
+    /// A call with descriptors attached that its signature does not mention: what the service
+    /// expects, and what ordinary D-Bus calls never do.
+    pub(super) async fn call_with_descriptors<B>(
+        &self,
+        path: &str,
+        method: &'static str,
+        body: &B,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Message, NetcfgError>
+    where
+        B: Serialize + DynamicType,
+    {
+        let plain = message(path, method)
+            .and_then(|builder| builder.build(body))
+            .map_err(|e| NetcfgError::new(method, e))?;
+        let bytes = plain.body();
+        let signature = plain.header().signature().clone();
+        let descriptors = descriptors.into_iter().map(Into::into).collect();
+        let builder = message(path, method).map_err(|e| NetcfgError::new(method, e))?;
+        // SAFETY: the bytes are the serialised body of a message with this very signature, in the
+        // same (native) byte order; attached descriptors are no part of it.
+        let message =
+            unsafe { builder.build_raw_body(bytes.data().bytes(), signature, descriptors) }
+                .map_err(|e| NetcfgError::new(method, e))?;
+        self.send(method, &message).await
+    }
+
+    /// Sends a prepared message and waits for its answer.
+    async fn send(&self, method: &str, message: &Message) -> Result<Message, NetcfgError> {
+        // Before sending, so that the answer cannot be missed.
+        let mut incoming = MessageStream::from(&self.connection);
+        let serial = message.primary_header().serial_num();
+        let exchange = async {
+            self.connection.send(message).await?;
+            while let Some(answer) = incoming.next().await {
+                let answer = answer?;
+                if answer.header().reply_serial() != Some(serial) {
+                    continue;
+                }
+                return match answer.message_type() {
+                    Type::Error => Err(answer.into()),
+                    _ => Ok(answer),
+                };
+            }
+            Err(zbus::Error::InputOutput(io::Error::from(io::ErrorKind::UnexpectedEof).into()))
+        };
+        limited(method, exchange).await
+    }
+
+    pub(super) async fn get<T>(&self, path: &str, property: &'static str) -> Result<T, NetcfgError>
+    where
+        T: DeserializeOwned + TryFrom<Variant<'static>>,
+        T::Error: std::fmt::Display,
+    {
+        let body = (INTERFACE, property);
+        let call = self.connection.call_method(Some(SERVICE), path, Some(PROPERTIES), "Get", &body);
+        let reply = limited(property, call).await?;
+        let value: OwnedVariant =
+            reply.body().deserialize().map_err(|e| NetcfgError::reply(property, &e))?;
+        T::try_from(Variant::from(value)).map_err(|e| NetcfgError::Bus {
+            method: property.to_owned(),
+            reason: format!("unexpected type: {e}"),
+        })
+    }
+
+    pub(super) async fn set(
+        &self,
+        path: &str,
+        property: &'static str,
+        value: Variant<'_>,
+    ) -> Result<(), NetcfgError> {
+        let body = (INTERFACE, property, value);
+        let call = self.connection.call_method(Some(SERVICE), path, Some(PROPERTIES), "Set", &body);
+        limited(property, call).await.map(drop)
+    }
+}
+
+fn message<'a>(path: &'a str, method: &'a str) -> zbus::Result<zbus::message::Builder<'a>> {
+    Ok(Message::method_call(path, method).destination(SERVICE).interface(INTERFACE))
+}
+
+async fn limited(
+    method: &str,
+    call: impl Future<Output = zbus::Result<Message>>,
+) -> Result<Message, NetcfgError> {
+    match tokio::time::timeout(TIMEOUT, call).await {
+        Ok(result) => result.map_err(|e| NetcfgError::new(method, e)),
+        Err(_) => Err(NetcfgError::Timeout { method: method.to_owned() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn glib_errors_become_readable() {
+        let text = "GDBus.Error:net.openvpn.v3.netcfg.error: Failed: no such device";
+        assert_eq!(readable(text), "Failed: no such device");
+        assert_eq!(readable("plain: text"), "plain: text");
+    }
+}

@@ -1,0 +1,366 @@
+//! Network configuration by the service `net.openvpn.v3.netcfg` of OpenVPN 3 Linux, for a process
+//! without privileges: it makes the TUN device, sets addresses, routes and DNS, and keeps the
+//! transport socket out of the tunnel.
+//!
+//! Facts: the D-Bus contract of OpenVPN 3 Linux 24.1 and 27.1, section "Network configuration
+//! service".
+
+mod call;
+mod plan;
+
+use std::net::IpAddr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use tracing::debug;
+use zbus::{Connection, OwnedObjectPath, Variant};
+
+use self::call::Caller;
+pub use self::call::NetcfgError;
+use self::plan::NetcfgNetworkEntry;
+pub use self::plan::NetcfgPlan;
+use crate::profile::{DnsScope, DnsSec, DnsTransport};
+
+const MANAGER: &str = "/net/openvpn/v3/netcfg";
+/// Layer 3: TUN.
+const LAYER: u32 = 3;
+/// The last version whose `AddNetworks` has no metric.
+const LAST_VERSION_WITHOUT_METRIC: u32 = 25;
+
+/// Where the netcfg service's device for this session comes from.
+#[derive(Clone, Debug)]
+pub struct NetcfgConfig {
+    /// The bus the service is on.
+    pub connection: Connection,
+    /// The session token: netcfg's working name for the device.
+    pub token: String,
+    /// Call `ProtectSocket` without the socket (`--disable-protect-socket`).
+    pub without_socket: bool,
+}
+
+/// One session's use of the service.
+///
+/// The service only forgets what it is told to forget: call [`Self::destroy`] when the tunnel ends
+/// and [`Self::cleanup`] before the process does.
+#[derive(Debug)]
+pub struct NetcfgNetwork {
+    caller: Caller,
+    token: String,
+    without_socket: bool,
+    device: Option<Device>,
+}
+
+#[derive(Debug)]
+struct Device {
+    path: OwnedObjectPath,
+    /// What it is configured as; `None` until it is established.
+    plan: Option<NetcfgPlan>,
+}
+
+/// A device that is configured and up.
+#[derive(Debug)]
+pub struct Established {
+    /// The TUN device (IP packets, no header). Close it before [`NetcfgNetwork::destroy`]: the
+    /// kernel keeps the device as long as it is open.
+    pub tun: OwnedFd,
+    /// The service's object of the device.
+    pub device_path: String,
+    /// The kernel's name of the device.
+    pub device_name: String,
+    /// What the service refused although the tunnel works without it.
+    pub warnings: Vec<String>,
+}
+
+impl NetcfgNetwork {
+    /// Calls nothing yet: the service is started by the bus when it is first needed.
+    pub fn new(config: NetcfgConfig) -> Self {
+        Self {
+            caller: Caller::new(config.connection),
+            token: config.token,
+            without_socket: config.without_socket,
+            device: None,
+        }
+    }
+
+    /// The service's object of the device, while there is one.
+    pub fn device_path(&self) -> Option<&str> {
+        self.device.as_ref().map(|device| device.path.as_str())
+    }
+
+    /// Keeps the unconnected transport `socket` to `remote` out of the tunnel. Before each
+    /// connection attempt; it replaces the protection of the attempt before.
+    ///
+    /// # Errors
+    /// When the service is not there or refuses.
+    pub async fn protect(&self, socket: BorrowedFd<'_>, remote: IpAddr) -> Result<(), NetcfgError> {
+        let remote = remote.to_canonical();
+        let device = match &self.device {
+            Some(device) => device.path.as_ref(),
+            None => zbus::ObjectPath::from_static_str_unchecked("/"),
+        };
+        let descriptors = if self.without_socket {
+            Vec::new()
+        } else {
+            vec![socket.try_clone_to_owned().map_err(NetcfgError::Socket)?]
+        };
+        let arguments = (remote.to_string(), remote.is_ipv6(), device);
+        let reply = self
+            .caller
+            .call_with_descriptors(MANAGER, "ProtectSocket", &arguments, descriptors)
+            .await?;
+        let protected: bool =
+            reply.body().deserialize().map_err(|e| NetcfgError::reply("ProtectSocket", &e))?;
+        if protected { Ok(()) } else { Err(NetcfgError::NotProtected { remote }) }
+    }
+
+    /// Whether the device is already what `plan` says, so that it can be kept over a reconnect.
+    pub fn is_established(&self, plan: &NetcfgPlan) -> bool {
+        self.device.as_ref().and_then(|device| device.plan.as_ref()) == Some(plan)
+    }
+
+    /// Makes the device. An older one is destroyed first; close its descriptor before.
+    ///
+    /// # Errors
+    /// When the service is not there, refuses a part that the tunnel needs, or gives no device.
+    /// Nothing of the device is left then.
+    pub async fn establish(&mut self, plan: &NetcfgPlan) -> Result<Established, NetcfgError> {
+        self.destroy().await?;
+        let path: OwnedObjectPath = self.create().await?;
+        self.device = Some(Device { path: path.clone(), plan: None });
+        match self.configure(&path, plan).await {
+            Ok(established) => {
+                self.device = Some(Device { path, plan: Some(plan.clone()) });
+                Ok(established)
+            }
+            Err(error) => {
+                if let Err(second) = self.destroy().await {
+                    debug!("netcfg: {second}");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// The service may be just starting: a few tries, as upstream does.
+    async fn create(&self) -> Result<OwnedObjectPath, NetcfgError> {
+        const METHOD: &str = "CreateVirtualInterface";
+        let mut tries = 0;
+        let reply = loop {
+            match self.caller.call(MANAGER, METHOD, &(&self.token,)).await {
+                Err(NetcfgError::Timeout { .. }) if tries < 2 => {
+                    tries += 1;
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                result => break result?,
+            }
+        };
+        reply.body().deserialize().map_err(|e| NetcfgError::reply(METHOD, &e))
+    }
+
+    async fn configure(
+        &self,
+        path: &OwnedObjectPath,
+        plan: &NetcfgPlan,
+    ) -> Result<Established, NetcfgError> {
+        let device = Configuring { caller: &self.caller, path: path.as_str() };
+        let mut warnings = plan.notes().to_vec();
+        device.set_dns_scope(plan.dns_scope).await;
+        for address in &plan.addresses {
+            let gateway = address.gateway.map(|g| g.to_string()).unwrap_or_default();
+            let ip = address.address.to_string();
+            let arguments = (ip, u32::from(address.prefix), gateway, address.address.is_ipv6());
+            device.call("AddIPAddress", &arguments).await?;
+        }
+        for (redirected, property) in
+            [(plan.redirect_ipv4, "reroute_ipv4"), (plan.redirect_ipv6, "reroute_ipv6")]
+        {
+            if redirected {
+                device.set(property, Variant::from(true)).await?;
+            }
+        }
+        device.set_dns(plan, &mut warnings).await;
+        let remote = (plan.remote.to_string(), plan.remote.is_ipv6());
+        device.call("SetRemoteAddress", &remote).await?;
+        device.set("layer", Variant::from(LAYER)).await?;
+        device.set("mtu", Variant::from(plan.mtu)).await?;
+        if let Some(length) = plan.tx_queue_len {
+            device.set("txqueuelen", Variant::from(length)).await?;
+        }
+        self.add_networks(path.as_str(), &plan.networks).await?;
+
+        let reply = self.caller.call(path.as_str(), "Establish", &()).await?;
+        let tun = match reply.data().fds() {
+            [tun, ..] => {
+                std::os::fd::AsFd::as_fd(tun).try_clone_to_owned().map_err(NetcfgError::Socket)?
+            }
+            [] => return Err(NetcfgError::NoDevice),
+        };
+        let device_name = device.name().await?;
+        Ok(Established { tun, device_path: path.to_string(), device_name, warnings })
+    }
+
+    /// `AddNetworks` has a metric since version 26. Development versions have names instead of
+    /// numbers; should the guess be wrong, the other form is tried.
+    async fn add_networks(
+        &self,
+        path: &str,
+        networks: &[NetcfgNetworkEntry],
+    ) -> Result<(), NetcfgError> {
+        let without_metric = self
+            .version_number()
+            .await?
+            .is_some_and(|number| number <= LAST_VERSION_WITHOUT_METRIC);
+        match self.send_networks(path, networks, without_metric).await {
+            Err(error) if error.is_invalid_arguments() => {
+                self.send_networks(path, networks, !without_metric).await
+            }
+            result => result,
+        }
+    }
+
+    async fn send_networks(
+        &self,
+        path: &str,
+        networks: &[NetcfgNetworkEntry],
+        without_metric: bool,
+    ) -> Result<(), NetcfgError> {
+        const METHOD: &str = "AddNetworks";
+        let parts = networks.iter().map(|entry| {
+            let network = entry.network;
+            (network.address().to_string(), u32::from(network.prefix()), network.is_ipv6())
+        });
+        let reply = if without_metric {
+            let list: Vec<(String, u32, bool, bool)> = parts
+                .zip(networks)
+                .map(|((address, prefix, ipv6), entry)| (address, prefix, ipv6, entry.exclude))
+                .collect();
+            self.caller.call(path, METHOD, &(list,)).await
+        } else {
+            let list: Vec<(String, u32, i32, bool, bool)> = parts
+                .zip(networks)
+                .map(|((address, prefix, ipv6), entry)| {
+                    (address, prefix, entry.metric, ipv6, entry.exclude)
+                })
+                .collect();
+            self.caller.call(path, METHOD, &(list,)).await
+        };
+        reply.map(drop)
+    }
+
+    /// 25 for `v25` and `v25.1`; `None` for development versions.
+    async fn version_number(&self) -> Result<Option<u32>, NetcfgError> {
+        let version: String = self.caller.get(MANAGER, "version").await?;
+        let digits: String = version
+            .strip_prefix('v')
+            .map(|rest| rest.chars().take_while(char::is_ascii_digit).collect())
+            .unwrap_or_default();
+        Ok(digits.parse().ok())
+    }
+
+    /// Takes the interface and its DNS down and keeps the object: a pause without `persist-tun`.
+    ///
+    /// # Errors
+    /// When the service is not there or refuses.
+    pub async fn disable(&mut self) -> Result<(), NetcfgError> {
+        let Some(device) = &mut self.device else { return Ok(()) };
+        device.plan = None;
+        let path = device.path.to_string();
+        self.caller.call(&path, "Disable", &()).await.map(drop)
+    }
+
+    /// Removes the device with everything that was configured on it.
+    ///
+    /// # Errors
+    /// When the service refuses. A device or service that is gone is no error.
+    pub async fn destroy(&mut self) -> Result<(), NetcfgError> {
+        let Some(device) = self.device.take() else { return Ok(()) };
+        match self.caller.call(device.path.as_str(), "Destroy", &()).await {
+            Err(error) if !error.is_gone() => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes everything that this process has with the service, also the protected route.
+    /// Returns when the service has done it: a process that left earlier would leave the route.
+    ///
+    /// # Errors
+    /// When the service refuses. One that is not running has nothing to clean up.
+    pub async fn cleanup(&mut self) -> Result<(), NetcfgError> {
+        self.device = None;
+        match self.caller.call_running(MANAGER, "Cleanup", &()).await {
+            Err(error) if !error.is_gone() => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// One device while it is being configured.
+struct Configuring<'a> {
+    caller: &'a Caller,
+    path: &'a str,
+}
+
+impl Configuring<'_> {
+    async fn call<B>(&self, method: &'static str, body: &B) -> Result<(), NetcfgError>
+    where
+        B: serde::Serialize + zbus::DynamicType,
+    {
+        self.caller.call(self.path, method, body).await.map(drop)
+    }
+
+    async fn set(&self, property: &'static str, value: Variant<'_>) -> Result<(), NetcfgError> {
+        self.caller.set(self.path, property, value).await
+    }
+
+    /// A service without a resolver refuses the scope, which then means nothing.
+    async fn set_dns_scope(&self, scope: DnsScope) {
+        let scope = match scope {
+            DnsScope::Global => "global",
+            DnsScope::Tunnel => "tunnel",
+        };
+        if let Err(error) = self.set("dns_scope", Variant::from(scope)).await {
+            debug!("netcfg: {error}");
+        }
+    }
+
+    /// DNS that is refused is a warning: the tunnel works without.
+    async fn set_dns(&self, plan: &NetcfgPlan, warnings: &mut Vec<String>) {
+        let Some(dns) = &plan.dns else { return };
+        let mut results = Vec::new();
+        if !dns.domains.is_empty() {
+            results.push(self.call("AddDNSSearch", &(&dns.domains,)).await);
+        }
+        if !dns.servers.is_empty() {
+            results.push(self.call("AddDNS", &(&dns.servers,)).await);
+        }
+        if let Some(mode) = dns.dnssec {
+            let mode = match mode {
+                DnsSec::Yes => "yes",
+                DnsSec::Optional => "optional",
+                DnsSec::No => "no",
+            };
+            results.push(self.call("SetDNSSEC", &(mode,)).await);
+        }
+        if let Some(transport) = dns.transport {
+            let transport = match transport {
+                DnsTransport::Plain => "plain",
+                DnsTransport::DoT => "dot",
+                DnsTransport::DoH => "doh",
+            };
+            results.push(self.call("SetDNSTransport", &(transport,)).await);
+        }
+        if dns.split {
+            self.set_dns_scope(DnsScope::Tunnel).await;
+        }
+        warnings.extend(
+            results
+                .into_iter()
+                .filter_map(Result::err)
+                .map(|error| format!("the tunnel's DNS is not complete: {error}")),
+        );
+    }
+
+    async fn name(&self) -> Result<String, NetcfgError> {
+        self.caller.get(self.path, "device_name").await
+    }
+}
