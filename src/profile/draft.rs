@@ -345,7 +345,8 @@ impl Draft {
             )),
             (true, false) => Err(Problem::with_hint(
                 "'cert' without 'key'",
-                "add the private key of the certificate",
+                "add the private key of the certificate, or '# OVPN_ACCESS_SERVER_EXTERNAL_PKI=1' \
+                 if the key is external",
             )),
             (false, true) => {
                 Err(Problem::with_hint("'key' without 'cert'", "add the certificate of the key"))

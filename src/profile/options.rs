@@ -1,12 +1,18 @@
 //! What a profile says, complete and valid: no directive is left to interpret.
 
+mod network;
+mod tls;
+
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ovpn_dco::{Cipher, Framing};
 
 use crate::secret::{Credentials, Secret};
+
+pub use network::*;
+pub use tls::*;
 
 /// A parsed profile. Built by [`crate::profile::Profile::parse`] only.
 #[derive(Clone, Debug)]
@@ -197,112 +203,6 @@ pub struct Inactive {
     pub bytes: u64,
 }
 
-/// TLS and certificate verification, as OpenVPN defines it.
-#[derive(Clone, Debug)]
-pub struct TlsOptions {
-    /// `ca`: PEM text. `None` only with `peer_fingerprints`, or with a PKCS#12 `key` that brings the
-    /// CA.
-    pub ca: Option<String>,
-    /// `cert`: PEM text of the client certificate (chain).
-    pub cert: Option<String>,
-    /// `extra-certs`: PEM text.
-    pub extra_certs: Option<String>,
-    /// Client key.
-    pub key: Option<KeySource>,
-    /// `askpass FILE`: passphrase of the private key.
-    pub key_passphrase: Option<Secret<String>>,
-    /// `crl-verify`: PEM text.
-    pub crl: Option<String>,
-    /// `tls-version-min` (default 1.2).
-    pub version_min: TlsVersion,
-    /// `tls-version-max`
-    pub version_max: TlsVersion,
-    /// `tls-cert-profile`
-    pub cert_profile: CertProfile,
-    /// `tls-cipher`: names as written, for TLS 1.2.
-    pub ciphers: Option<Vec<String>>,
-    /// `tls-ciphersuites`: names as written, for TLS 1.3.
-    pub ciphersuites: Option<Vec<String>>,
-    /// `tls-groups`: names as written.
-    pub groups: Option<Vec<String>>,
-    /// `remote-cert-tls`
-    pub remote_cert_tls: Option<CertUsage>,
-    /// `remote-cert-ku`: masks of the first key usage byte. `Some([])`: key usage must be present.
-    pub remote_cert_ku: Option<Vec<u8>>,
-    /// `remote-cert-eku`: dotted OID or long name.
-    pub remote_cert_eku: Option<String>,
-    /// `ns-cert-type server`
-    pub ns_cert_type: Option<CertUsage>,
-    /// `verify-x509-name`
-    pub verify_x509_name: Option<X509Name>,
-    /// `peer-fingerprint`: SHA-256 of the leaf.
-    pub peer_fingerprints: Vec<[u8; 32]>,
-    /// `verify-hash`: SHA-256 or SHA-1 of the certificate that issued the leaf.
-    pub verify_hash: Option<VerifyHash>,
-    /// `sni`: server name indication to send.
-    pub sni: Option<String>,
-}
-
-/// Where the private key is.
-#[derive(Clone, Debug)]
-pub enum KeySource {
-    /// `key`: PEM text.
-    Pem(Secret<String>),
-    /// `pkcs12`: DER.
-    Pkcs12(Secret<Vec<u8>>),
-    /// External PKI: signatures are asked for through the user-input queue.
-    External,
-}
-
-/// TLS protocol version.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum TlsVersion {
-    V1_0,
-    V1_1,
-    V1_2,
-    V1_3,
-}
-
-/// `tls-cert-profile`
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[expect(missing_docs, reason = "names of the directive")]
-pub enum CertProfile {
-    Insecure,
-    Legacy,
-    Preferred,
-    SuiteB,
-}
-
-/// Which side's certificate a check wants.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum CertUsage {
-    /// TLS server.
-    Server,
-    /// TLS client.
-    Client,
-}
-
-/// `verify-x509-name NAME [TYPE]`
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum X509Name {
-    /// Whole subject DN, `C=US, O=x, CN=y`.
-    Subject(String),
-    /// Common name.
-    Name(String),
-    /// Start of the common name.
-    NamePrefix(String),
-}
-
-/// `verify-hash`
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum VerifyHash {
-    /// 32 bytes.
-    Sha256([u8; 32]),
-    /// 20 bytes.
-    Sha1([u8; 20]),
-}
-
 /// Control channel wrapping of a profile. A `<connection>` block's own wrapping is not supported
 /// (refused by the parser with a reason).
 #[derive(Clone, Debug)]
@@ -481,160 +381,6 @@ pub struct DeviceOptions {
     pub mark: Option<u32>,
     /// `bind-dev`
     pub bind_dev: Option<String>,
-}
-
-/// Addresses, routes, DNS: what the profile says, or what a push says.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NetworkOptions {
-    /// `topology`
-    pub topology: Option<Topology>,
-    /// `ifconfig LOCAL NETMASK|PEER`
-    pub ifconfig: Option<(Ipv4Addr, Ipv4Addr)>,
-    /// `ifconfig-ipv6 ADDRESS/BITS [REMOTE]`
-    pub ifconfig_ipv6: Option<(Ipv6Addr, u8, Option<Ipv6Addr>)>,
-    /// `route-gateway`
-    pub route_gateway: Option<Ipv4Addr>,
-    /// `route-ipv6-gateway`
-    pub route_ipv6_gateway: Option<Ipv6Addr>,
-    /// `route-metric`
-    pub route_metric: Option<u32>,
-    /// `route` and `route-ipv6`, in order.
-    pub routes: Vec<Route>,
-    /// `redirect-gateway` / `redirect-private`
-    pub redirect: Option<RedirectGateway>,
-    /// `block-ipv6`
-    pub block_ipv6: bool,
-    /// `block-ipv4`
-    pub block_ipv4: bool,
-    /// DNS.
-    pub dns: DnsOptions,
-    /// `tun-mtu` of a push.
-    pub tun_mtu: Option<u16>,
-}
-
-/// `topology`
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[expect(missing_docs, reason = "names of the directive")]
-pub enum Topology {
-    Subnet,
-    Net30,
-    P2p,
-}
-
-/// One `route` or `route-ipv6`.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Route {
-    /// Destination network (host bits zero), or a keyword/host name to resolve when applied.
-    pub destination: RouteDestination,
-    /// Prefix length.
-    pub prefix: u8,
-    /// Where to.
-    pub gateway: RouteGateway,
-    /// Metric.
-    pub metric: Option<u32>,
-}
-
-/// Where a route leads.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum RouteDestination {
-    /// A network.
-    Net(IpAddr),
-    /// `remote_host`: the server's own address.
-    RemoteHost,
-    /// `vpn_gateway`
-    VpnGateway,
-    /// `net_gateway`
-    NetGateway,
-}
-
-/// Through what a route leads.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum RouteGateway {
-    /// Into the tunnel (`vpn_gateway`, `default`, or nothing).
-    Vpn,
-    /// The gateway the host had before (`net_gateway`).
-    Net,
-    /// The server's address (`remote_host`).
-    RemoteHost,
-    /// An address.
-    Address(IpAddr),
-}
-
-/// `redirect-gateway` (or `redirect-private`: everything but the default routes).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct RedirectGateway {
-    /// `redirect-private`
-    pub private: bool,
-    /// Redirect IPv4 (not `!ipv4`).
-    pub ipv4: bool,
-    /// `ipv6`
-    pub ipv6: bool,
-    /// `def1`: two half routes instead of replacing the default route.
-    pub def1: bool,
-    /// `local`: the server is on the local network, no host route.
-    pub local: bool,
-    /// `autolocal`: as `local` if it is.
-    pub autolocal: bool,
-    /// `bypass-dhcp`
-    pub bypass_dhcp: bool,
-    /// `bypass-dns`
-    pub bypass_dns: bool,
-    /// `block-local`: no access to the local network.
-    pub block_local: bool,
-}
-
-/// DNS, in the new (`dns`) and the old (`dhcp-option`) form.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DnsOptions {
-    /// `dns server N ...`, by priority (-128..=127).
-    pub servers: BTreeMap<i8, DnsServer>,
-    /// `dns search-domains`
-    pub search_domains: Vec<String>,
-    /// `dhcp-option DNS|DNS6`; ignored when `servers` is not empty.
-    pub dhcp_servers: Vec<IpAddr>,
-    /// `dhcp-option DOMAIN|DOMAIN-SEARCH`; ignored when `servers` is not empty. In
-    /// [`crate::profile::SessionOptions`] the last `ADAPTER_DOMAIN_SUFFIX` stands first.
-    pub dhcp_domains: Vec<String>,
-    /// `dhcp-option ADAPTER_DOMAIN_SUFFIX`, the last one; moved into `dhcp_domains` once the push
-    /// is complete.
-    pub adapter_domain_suffix: Option<String>,
-}
-
-/// One `dns server`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DnsServer {
-    /// 1..=8 addresses with ports (0: default).
-    pub addresses: Vec<(IpAddr, u16)>,
-    /// `resolve-domains`: split DNS.
-    pub resolve_domains: Vec<String>,
-    /// `dnssec`
-    pub dnssec: Option<DnsSec>,
-    /// `transport`
-    pub transport: Option<DnsTransport>,
-    /// `sni`
-    pub sni: Option<String>,
-}
-
-/// `dnssec`
-#[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize, serde::Deserialize,
-)]
-#[expect(missing_docs, reason = "names of the directive")]
-pub enum DnsSec {
-    Yes,
-    Optional,
-    No,
-}
-
-/// `transport`
-#[derive(
-    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize, serde::Deserialize,
-)]
-#[expect(missing_docs, reason = "names of the directive")]
-pub enum DnsTransport {
-    Plain,
-    DoH,
-    DoT,
 }
 
 /// What of a push is accepted.
