@@ -1,5 +1,7 @@
 //! Replays the committed fuzz inputs: each was interesting or wrong once.
 
+#![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used, reason = "tests")]
+
 use std::path::Path;
 
 #[path = "fuzz/targets/control_packet.rs"]

@@ -184,14 +184,6 @@ impl ControlChannel {
         }
     }
 
-    /// Lets a key exchange go on whose TLS session has made progress by itself (an external key
-    /// has signed; see [`crate::tls::Waker`]).
-    pub fn tls_progressed(&mut self, now: Instant) {
-        if let Some(key_id) = self.sessions.negotiating.as_ref().map(KeySession::key_id) {
-            self.advance(key_id, now);
-        }
-    }
-
     /// Appends the next packet to send; false if there is none. Call until then, also after
     /// [`Event::Closed`] (a TLS alert may be left).
     pub fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {

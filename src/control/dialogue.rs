@@ -10,6 +10,7 @@ use super::event::{ControlError, Event, PushedOptions};
 use super::messages::{self, ServerMessage};
 use super::push::{PUSH_REQUEST, PushReply, PushRequests, PushedToken};
 use super::session::KeySession;
+use crate::profile::split_push;
 use crate::secret::{Credentials, Secret};
 
 /// Waiting for PUSH_REPLY.
@@ -135,8 +136,7 @@ impl ControlChannel {
                 }
             }
             Phase::Up(up) if !up.tokens_refused => {
-                let mut reply = PushReply::default();
-                let options = reply.add(text).ok().flatten().unwrap_or_default();
+                let options = Zeroizing::new(split_push(text));
                 if let Some(pushed) = PushedToken::find(&options)
                     && pushed.token != self.credentials.password
                 {

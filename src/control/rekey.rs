@@ -97,6 +97,10 @@ impl ControlChannel {
             return;
         };
         self.sessions.previous = self.sessions.current.replace(session);
+        if let Some(previous) = &mut self.sessions.previous {
+            // A 2.x peer takes control packets of the newest key only.
+            previous.stop_retransmitting();
+        }
         self.renegotiation.skip_to = None;
         self.renegotiation.failing = None;
         let Phase::Up(up) = &self.phase else {

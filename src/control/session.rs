@@ -245,6 +245,11 @@ impl KeySession {
         }
     }
 
+    /// What is still on its way is not sent again.
+    pub(super) fn stop_retransmitting(&mut self) {
+        self.link.stop_retransmitting();
+    }
+
     /// Queues a text message as one TLS record.
     pub(super) fn send_text(&mut self, text: &str) -> Result<(), SessionError> {
         let Some(tls) = &mut self.tls else {

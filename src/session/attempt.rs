@@ -249,7 +249,7 @@ impl Session {
                 }
                 step = next_signing(self.signing.as_mut()) => match step {
                     signing::Step::Ask(request) => self.tell(SessionEvent::Sign(request)),
-                    signing::Step::Progress => link.control.tls_progressed(Instant::now()),
+                    signing::Step::Progress => link.control.handle_tls_ready(Instant::now()),
                 },
                 request = self.commands.next() => match request {
                     Request::Wish(Wish::Resume) => {}
