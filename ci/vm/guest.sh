@@ -12,6 +12,7 @@
 # shellcheck source=ci/lib/roots.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../lib/roots.sh"
 
+# shellcheck disable=SC2034 # for the scripts that source this one
 GUESTS=(ovpn v2)
 GUEST_DIR=$REPO/ci/vm
 
@@ -138,6 +139,8 @@ guest_image() {
 build_image() {
     local guest=$1 root=$2 dir=$3 kernel release modules stage packages
     kernel=$dir/kernel
+    # What the lists of an earlier build name may be gone from the mirror.
+    rm -f "$(cache_dir)/vm/apt/$(guest_kernel_suite "$guest")/complete"
     mkdir "$kernel" "$kernel.debs"
     mapfile -t packages < <(kernel_packages "$(guest_kernel_suite "$guest")")
     say "kernel: ${packages[*]}"
@@ -146,12 +149,16 @@ build_image() {
     modules=$(for m in $modules; do [ -d "$m" ] && dirname "$m"; done)
     release=$(basename "$modules")
     # Newer packages keep the kernel image beside its modules.
-    cp "$(ls "$modules/vmlinuz" "$kernel/boot/vmlinuz-$release" 2>/dev/null | head -n 1)" "$dir/vmlinuz"
+    if [ -e "$modules/vmlinuz" ]; then
+        cp "$modules/vmlinuz" "$dir/vmlinuz"
+    else
+        cp "$kernel/boot/vmlinuz-$release" "$dir/vmlinuz"
+    fi
 
     # The root's files by hard link, so that only what is new takes time and room.
     stage=$dir/stage
     cp -al "$root" "$stage"
-    rm -rf "$stage"/{boot,proc,sys,dev,run,tmp,var/cache/apt,var/lib/apt/lists,usr/share/{doc,man,locale}}
+    rm -rf "${stage:?}"/{boot,proc,sys,dev,run,tmp,var/cache/apt,var/lib/apt/lists,usr/share/{doc,man,locale}}
     mkdir -p "$stage"/{proc,sys,dev,run,tmp,job} "$stage/usr/lib/modules"
     cp -r "$modules" "$stage/usr/lib/modules/$release"
     rm -f "$stage/usr/lib/modules/$release"/{build,source,vmlinuz}

@@ -1,0 +1,262 @@
+//! Packets through the tunnel.
+
+use std::time::Duration;
+
+use ovpn_dco::kernel::{Api, Device, Family, LinkName};
+use ovpn_dco::{Cipher, DataChannel, Error, Keepalive, KeySlot};
+
+use crate::support::{
+    Pair, SECOND, Transport, api, create, guest, inside, keys, namespaces, sh, silence,
+};
+
+/// Kernel against kernel: both transports, both families outside and inside, every cipher.
+#[test]
+#[ignore = "runs in a guest: ci/vm/run"]
+fn every_transport_family_and_cipher() {
+    guest(|api| async move {
+        let mut pair = Pair::new(api).await;
+        for transport in [Transport::Udp, Transport::Tcp] {
+            for v6 in [false, true] {
+                for cipher in Cipher::ALL {
+                    let sockets = pair.sockets(transport, v6);
+                    pair.up(&sockets, cipher).await;
+                    pair.ping();
+                    let stats = pair.client.channel.stats().await.unwrap();
+                    assert!(
+                        stats.vpn_tx_packets >= 6 && stats.vpn_rx_packets >= 6,
+                        "{transport:?} v6={v6} {cipher}: {stats:?}"
+                    );
+                    let overhead = stats.link_tx_bytes - stats.vpn_tx_bytes;
+                    assert_eq!(overhead, 24 * stats.link_tx_packets, "{stats:?}");
+                    pair.client.channel.del_peer().await.unwrap();
+                    pair.server.channel.del_peer().await.unwrap();
+                }
+            }
+        }
+        silence(&mut pair.client.channel, SECOND).await;
+        pair.close().await;
+    });
+}
+
+/// Keys are exchanged every 100 ms under flood ping; nothing is lost.
+#[test]
+#[ignore = "runs in a guest: ci/vm/run"]
+fn swapping_keys_loses_nothing() {
+    guest(|api| async move {
+        let mut pair = Pair::new(api).await;
+        let sockets = pair.sockets(Transport::Udp, false);
+        pair.up(&sockets, Cipher::Aes256Gcm).await;
+        let [server, _] = pair.server.inner;
+        let mut ping = pair
+            .client
+            .ns
+            .command("ping")
+            .args(["-q", "-f", "-s", "1000", "-w", "10", &server.to_string()])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut swaps = 0;
+        while ping.try_wait().unwrap().is_none() {
+            swaps += 1;
+            let id = (swaps % 7 + 1) as u8;
+            // As a renegotiation does it: both sides can decrypt with the new key before either
+            // encrypts with it.
+            pair.key(KeySlot::Secondary, Cipher::Aes256Gcm, id).await;
+            pair.client.channel.swap_keys().await.unwrap();
+            pair.server.channel.swap_keys().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            pair.client.channel.del_key(KeySlot::Secondary).await.unwrap();
+            pair.server.channel.del_key(KeySlot::Secondary).await.unwrap();
+        }
+        let output = ping.wait_with_output().unwrap();
+        let output = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.contains(" 0% packet loss"), "{swaps} swaps: {output}");
+        assert!(swaps > 20, "only {swaps} swaps");
+        pair.close().await;
+    });
+}
+
+/// What the kernel counts per peer, per interface, and what we say.
+#[test]
+#[ignore = "runs in a guest: ci/vm/run"]
+fn counters_agree() {
+    guest(|api| async move {
+        let mut pair = Pair::new(api).await;
+        let sockets = pair.sockets(Transport::Udp, false);
+        pair.up(&sockets, Cipher::Aes128Gcm).await;
+        let [server, _] = pair.server.inner;
+        pair.client.ns.sh(&format!("ping -q -c 50 -i 0.01 -s 1000 -W 2 {server}"));
+        let ours = pair.client.channel.stats().await.unwrap();
+        let theirs = pair.server.channel.stats().await.unwrap();
+        let kernel = pair.client.channel.peer_info().await.unwrap().stats;
+        assert_eq!(ours, kernel);
+        // What one side sends the other receives.
+        assert_eq!(ours.link_tx_packets, theirs.link_rx_packets);
+        assert_eq!(ours.link_tx_bytes, theirs.link_rx_bytes);
+        assert!(ours.vpn_tx_bytes >= 50 * 1028 && ours.vpn_tx_bytes < 53 * 1028, "{ours:?}");
+        let name = &pair.client.channel.interface().name;
+        let statistics = format!("cat /sys/class/net/{name}/statistics/rx_packets");
+        // sysfs shows the namespace it was mounted in.
+        let rx = pair.client.ns.sh(&format!("mount -t sysfs sys /sys; {statistics}"));
+        let rx: u64 = rx.trim().parse().unwrap();
+        assert_eq!(rx, ours.vpn_rx_packets);
+        pair.close().await;
+    });
+}
+
+/// Sent at the promised time, not delivered, and what keeps a silent tunnel alive.
+#[test]
+#[ignore = "runs in a guest: ci/vm/run"]
+fn keepalive_keeps_alive() {
+    guest(|api| async move {
+        let mut pair = Pair::new(api).await;
+        let sockets = pair.sockets(Transport::Udp, false);
+        pair.peers(&sockets, Keepalive { interval: 1, timeout: 3 }).await;
+        pair.key(KeySlot::Primary, Cipher::Aes256Gcm, 0).await;
+        silence(&mut pair.client.channel, 6 * SECOND).await;
+        let stats = pair.client.channel.stats().await.unwrap();
+        assert!(stats.link_rx_packets >= 3, "{stats:?}");
+        if api == Api::Ovpn {
+            assert_eq!(stats.vpn_rx_packets, 0, "{stats:?}");
+        }
+        pair.close().await;
+    });
+}
+
+/// The contract with and without keys.
+#[test]
+#[ignore = "runs in a guest: ci/vm/run"]
+fn slots() {
+    guest(|api| async move {
+        let mut pair = Pair::new(api).await;
+        let sockets = pair.sockets(Transport::Udp, false);
+        let [server, _] = pair.server.inner;
+        pair.peers(&sockets, Keepalive::default()).await;
+        let ping = format!("ping -q -c 1 -W 1 {server}");
+        assert!(!pair.client.ns.succeeds(&ping), "nothing is sent without a key");
+        pair.client.channel.del_key(KeySlot::Primary).await.unwrap();
+        pair.client.channel.del_key(KeySlot::Secondary).await.unwrap();
+
+        // In the secondary slots a key decrypts but does not encrypt.
+        let (client, server_key) = keys(Cipher::Aes256Gcm, 1);
+        pair.client.channel.new_key(KeySlot::Primary, client).await.unwrap();
+        pair.server.channel.new_key(KeySlot::Secondary, server_key).await.unwrap();
+        assert!(!pair.client.ns.succeeds(&ping));
+        let stats = pair.server.channel.stats().await.unwrap();
+        assert!(stats.vpn_rx_packets >= 1, "{stats:?}");
+        pair.server.channel.swap_keys().await.unwrap();
+        pair.client.ns.sh(&ping);
+
+        // A key in place of another starts over at packet id 1.
+        pair.key(KeySlot::Primary, Cipher::ChaCha20Poly1305, 2).await;
+        pair.client.ns.sh(&ping);
+        // A swap with an empty slot leaves nothing to send with.
+        pair.client.channel.swap_keys().await.unwrap();
+        assert!(!pair.client.ns.succeeds(&ping));
+        pair.close().await;
+    });
+}
+
+/// The example of the crate's documentation.
+#[test]
+#[ignore = "runs in a guest: ci/vm/run"]
+fn the_example_works() {
+    guest(|_| async {
+        let output = sh("./two_peers 2>&1");
+        assert!(output.contains(" 0% packet loss"), "{output}");
+    });
+}
+
+/// What the commands of the lower level answer, with the kernel's words.
+#[test]
+#[ignore = "runs in a guest: ci/vm/run"]
+fn refusals_are_explained() {
+    guest(|api| async move {
+        let (client, _server) = namespaces();
+        let channel = create(&client, api, LinkName::from_dev("tun")).await;
+        let index = channel.interface().index;
+        let socket = client.run(|| std::net::UdpSocket::bind("10.99.0.2:1194").unwrap());
+        let open =
+            |index| async move { Device::open(Family::resolve(api).unwrap(), index).unwrap() };
+        let mut device = inside(&client, open(index)).await;
+        let new = ovpn_dco::kernel::NewPeer {
+            id: crate::support::PEER,
+            socket: std::os::fd::AsFd::as_fd(&socket),
+            remote: None,
+            local: None,
+            vpn_ipv4: None,
+            vpn_ipv6: None,
+            tx_id: None,
+        };
+        let error = device.new_peer(&new).unwrap_err();
+        match (&error, api) {
+            (Error::Kernel { errno: libc::EINVAL, message: Some(text), .. }, Api::Ovpn) => {
+                assert!(text.contains("ovpn:"), "{text}");
+            }
+            (Error::Kernel { errno: libc::EINVAL, .. }, Api::OvpnDcoV2) => {}
+            (other, _) => panic!("{other}"),
+        }
+        // A socket of the wrong kind.
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let remote = Some("10.99.0.1:1194".parse().unwrap());
+        let wrong =
+            ovpn_dco::kernel::NewPeer { socket: std::os::fd::AsFd::as_fd(&file), remote, ..new };
+        let error = device.new_peer(&wrong).unwrap_err();
+        assert!(matches!(error, Error::Kernel { errno: libc::ENOTSOCK, .. }), "{error}");
+        // No such link here: it is in the other namespace.
+        let mut elsewhere = open(index).await;
+        let error = elsewhere.new_peer(&ovpn_dco::kernel::NewPeer { remote, ..new }).unwrap_err();
+        assert!(
+            matches!(error, Error::Kernel { errno: libc::ENODEV | libc::EINVAL, .. }),
+            "{error}"
+        );
+
+        device.new_peer(&ovpn_dco::kernel::NewPeer { remote, ..new }).unwrap();
+        let peers = device.peers().unwrap();
+        let info = device.peer(crate::support::PEER).unwrap();
+        assert_eq!(info.remote, remote);
+        assert_eq!(info.local_port, Some(1194));
+        let (key, _) = keys(Cipher::Aes192Gcm, 3);
+        device.new_key(crate::support::PEER, KeySlot::Secondary, &key).unwrap();
+        match api {
+            Api::Ovpn => {
+                assert_eq!(peers, [info]);
+                let key = device.key(crate::support::PEER, KeySlot::Secondary).unwrap();
+                assert_eq!(key.key_id.get(), 3);
+                let error = device.key(crate::support::PEER, KeySlot::Primary).unwrap_err();
+                assert!(matches!(error, Error::KeySlotEmpty(KeySlot::Primary)), "{error}");
+            }
+            Api::OvpnDcoV2 => {
+                assert_eq!(peers, [], "this module lists nothing in point-to-point mode");
+                let error = device.key(crate::support::PEER, KeySlot::Secondary).unwrap_err();
+                assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+            }
+        }
+        device.del_peer(crate::support::PEER).unwrap();
+        let error = device.del_peer(crate::support::PEER).unwrap_err();
+        assert!(matches!(error, Error::NoSuchPeer), "{error}");
+        channel.close().await.unwrap();
+    });
+}
+
+/// What the machine is said to offer is what it offers.
+#[test]
+#[ignore = "runs in a guest: ci/vm/run"]
+fn the_probe_is_right() {
+    guest(|api| async move {
+        let report = ovpn_dco::kernel::probe();
+        assert_eq!(report.ready(), Some(api), "{report:?}");
+        assert_eq!(report.kernel, sh("uname -r").trim());
+        let report = report.apis.into_iter().find(|r| r.api == api).unwrap();
+        assert!(report.loaded);
+        match api {
+            // The guest's kernel is newer than 7.1.
+            Api::Ovpn => assert!(matches!(
+                report.status,
+                ovpn_dco::kernel::Status::Ready(features) if features.tx_id_and_float
+            )),
+            Api::OvpnDcoV2 => assert!(report.version.is_some()),
+        }
+        let _ = self::api();
+    });
+}
