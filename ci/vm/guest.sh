@@ -130,7 +130,7 @@ guest_image() {
         say "building the guest $guest"
         rm -rf --one-file-system "$dir"
         mkdir -p "$dir"
-        build_image "$guest" "$root" "$dir"
+        build_image "$guest" "$root" "$dir" >&2
         echo "$stamp" >"$dir/stamp"
     ) 9>"$dir.lock" || return 1
     printf '%s\n' "$dir"

@@ -20,6 +20,12 @@ use crate::types::{
     Framing, Keepalive, KeyConfig, KeySlot, PeerConfig, PeerId, PeerStats, TransportSocket,
 };
 
+/// `ovpn-dco-v2` tells about a deletion, then waits for the packets in flight and gives the socket
+/// back. Nothing tells that; a grace period of the kernel is what it waits for.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
+/// See [`RELEASE_PATIENCE`].
+const RELEASE_PAUSE: Duration = Duration::from_millis(50);
+
 /// How often the counters are looked at for key usage.
 const POLL: Duration = Duration::from_secs(10);
 
@@ -372,7 +378,20 @@ impl DataChannel for KernelDataChannel {
     }
 
     async fn del_peer(&mut self) -> Result<(), Error> {
-        self.request(Backend::del_peer).await
+        let id = self
+            .request(|backend| {
+                let id = backend.peer()?.id;
+                backend.del_peer().map(|()| id)
+            })
+            .await?;
+        if self.api == Api::OvpnDcoV2 {
+            // This module gives the socket back later, after it has told about the deletion.
+            let told = self.events.wait_for_deletion(id);
+            if tokio::time::timeout(RELEASE_PATIENCE, told).await.is_ok() {
+                tokio::time::sleep(RELEASE_PAUSE).await;
+            }
+        }
+        Ok(())
     }
 
     async fn next_event(&mut self) -> DataEvent {

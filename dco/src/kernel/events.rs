@@ -78,28 +78,42 @@ impl Events {
 
     /// The next event. Cancel safe.
     pub(super) async fn next(&mut self) -> Event {
-        std::future::poll_fn(|cx| self.poll(cx)).await
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Event> {
         loop {
             if let Some(event) = self.pending.pop_front() {
-                return Poll::Ready(event);
+                return event;
             }
-            // The group first: it says why a peer went, and a deleted link does not.
-            let group = poll_datagram(&self.group, &mut self.buffer, cx);
-            if let Poll::Ready(result) = group {
-                match result {
-                    Ok(()) => self.group_datagram(),
-                    Err(e) => return Poll::Ready(broken(&e)),
-                }
-                continue;
-            }
-            match ready!(poll_datagram(&self.links, &mut self.buffer, cx)) {
-                Ok(()) => self.link_datagram(),
-                Err(e) => return Poll::Ready(broken(&e)),
-            }
+            std::future::poll_fn(|cx| self.poll_read(cx)).await;
         }
+    }
+
+    /// Waits until the deletion of a peer is told (or nothing more can be), and leaves it and
+    /// everything before it to [`Self::next`]. Cancel safe.
+    pub(super) async fn wait_for_deletion(&mut self, peer: PeerId) {
+        let decides = |event: &Event| match event {
+            Event::Peer(id, PeerEvent::Deleted(_)) => *id == peer,
+            Event::Peer(..) => false,
+            Event::LinkGone | Event::Overrun | Event::Broken(_) => true,
+        };
+        while !self.pending.iter().any(decides) {
+            std::future::poll_fn(|cx| self.poll_read(cx)).await;
+        }
+    }
+
+    /// Reads from whichever socket has something.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // The group first: it says why a peer went, and a deleted link does not.
+        if let Poll::Ready(result) = poll_datagram(&self.group, &mut self.buffer, cx) {
+            match result {
+                Ok(()) => self.group_datagram(),
+                Err(e) => self.pending.push_back(broken(&e)),
+            }
+            return Poll::Ready(());
+        }
+        match ready!(poll_datagram(&self.links, &mut self.buffer, cx)) {
+            Ok(()) => self.link_datagram(),
+            Err(e) => self.pending.push_back(broken(&e)),
+        }
+        Poll::Ready(())
     }
 
     /// One read can hold several events.

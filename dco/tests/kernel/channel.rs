@@ -88,11 +88,11 @@ fn own_deletions_are_silent() {
             assert!(stats.vpn_tx_packets < 20, "counters start anew: {stats:?}");
             pair.ping();
         }
-        silence(&mut pair.client.channel, 2 * SECOND).await;
+        silence(&mut pair.client.channel, SECOND).await;
         pair.client.channel.del_peer().await.unwrap();
         let error = pair.client.channel.swap_keys().await.unwrap_err();
         assert!(matches!(error, Error::NoSuchPeer), "{error}");
-        silence(&mut pair.client.channel, 2 * SECOND).await;
+        silence(&mut pair.client.channel, SECOND).await;
         pair.close().await;
     });
 }
@@ -108,7 +108,7 @@ fn quick_replacement() {
         for _ in 0..100 {
             pair.client.new_peer(&sockets, Keepalive { interval: 10, timeout: 60 }).await;
         }
-        silence(&mut pair.client.channel, 2 * SECOND).await;
+        silence(&mut pair.client.channel, SECOND).await;
         pair.client.channel.stats().await.unwrap();
         pair.close().await;
     });

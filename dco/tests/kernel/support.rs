@@ -40,7 +40,7 @@ pub(crate) fn api() -> Api {
 /// Runs a test on a thread of its own (namespaces belong to threads), and then looks for what it
 /// left behind: links, namespaces' sockets, warnings in the kernel log.
 pub(crate) fn guest<F: Future<Output = ()>>(test: impl FnOnce(Api) -> F + Send) {
-    let log = dmesg().len();
+    let mark = mark();
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             let runtime =
@@ -54,7 +54,7 @@ pub(crate) fn guest<F: Future<Output = ()>>(test: impl FnOnce(Api) -> F + Send) 
     });
     let links = sh("ip -o -d link show | grep -E 'ovpn' || true");
     assert_eq!(links, "", "links were left behind");
-    let log = dmesg().split_off(log);
+    let log = dmesg_since(&mark);
     let alarms: Vec<_> = log
         .iter()
         .filter(|line| ALARMS.iter().any(|alarm| line.contains(alarm)) && !known(line, &log))
@@ -70,8 +70,19 @@ fn known(line: &str, log: &[String]) -> bool {
         && ["WARNING:", "Call Trace"].iter().any(|alarm| line.contains(alarm))
 }
 
-fn dmesg() -> Vec<String> {
-    sh("dmesg").lines().map(str::to_owned).collect()
+/// Writes the test's name into the kernel log.
+fn mark() -> String {
+    let name = std::thread::current().name().unwrap_or("test").to_owned();
+    let mark = format!("-- {name} {:?}", std::time::Instant::now());
+    std::fs::write("/dev/kmsg", &mark).unwrap();
+    mark
+}
+
+/// The log is a ring: a mark that is gone was followed by all that is there.
+fn dmesg_since(mark: &str) -> Vec<String> {
+    let lines: Vec<String> = sh("dmesg").lines().map(str::to_owned).collect();
+    let start = lines.iter().position(|line| line.ends_with(mark)).map_or(0, |at| at + 1);
+    lines.into_iter().skip(start).collect()
 }
 
 /// Runs a shell command in the guest's first namespace.
@@ -164,7 +175,7 @@ impl Pair {
                 let client_addr = address(&self.client, 40_000);
                 let socket = |ns: &NetNs, own, other| {
                     ns.run(|| {
-                        let socket = UdpSocket::bind(own).unwrap();
+                        let socket = bind(own);
                         socket.connect(other).unwrap();
                         socket.set_nonblocking(true).unwrap();
                         OwnedFd::from(socket)
@@ -263,7 +274,11 @@ impl Side {
         ));
     }
 
-    pub(crate) async fn new_peer(&mut self, sockets: &Sockets, keepalive: Keepalive) -> ControlPort {
+    pub(crate) async fn new_peer(
+        &mut self,
+        sockets: &Sockets,
+        keepalive: Keepalive,
+    ) -> ControlPort {
         let is_server = self.outer.contains(&sockets.server_addr.ip());
         let config = sockets.config(is_server, keepalive);
         self.channel.new_peer(config, Vec::new()).await.unwrap()
@@ -292,6 +307,20 @@ impl Sockets {
             mss: None,
         }
     }
+}
+
+/// ovpn-dco-v2 takes its time to give up a socket: on a slow machine longer than the channel
+/// waits.
+pub(crate) fn bind(address: SocketAddr) -> UdpSocket {
+    for _ in 0..50 {
+        match UdpSocket::bind(address) {
+            Err(e) if e.kind() == std::io::ErrorKind::AddrInUse => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            result => return result.unwrap(),
+        }
+    }
+    panic!("{address} stays in use")
 }
 
 /// Key number `id`, for the client and for the server.
