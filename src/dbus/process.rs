@@ -135,7 +135,7 @@ async fn serve(
     let settings = Settings {
         network,
         runtime_dir: options.runtime_dir,
-        gui_version: format!("OpenVPN3/Linux/v{}", env!("CARGO_PKG_VERSION")),
+        gui_version: concat!("ovpn-client/", env!("CARGO_PKG_VERSION")).to_owned(),
         sso: "openurl,webauth,crtext".to_owned(),
     };
     let config = ServiceConfig {

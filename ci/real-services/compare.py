@@ -1,0 +1,50 @@
+#!/usr/bin/env python3
+"""compare.py DIFFERENCES RECORDS: compares the records of our backend with the real one's, scenario
+by scenario. A difference is accepted if DIFFERENCES describes it, with its reason."""
+
+import fnmatch
+import json
+import os
+import sys
+
+
+def load(directory, name):
+    with open(os.path.join(directory, f"{name}.json")) as file:
+        return json.load(file)
+
+
+def accepted(differences, suite, backend, scenario, kind, ours):
+    for entry in differences:
+        if (fnmatch.fnmatch(suite, entry.get("suite", "*"))
+                and fnmatch.fnmatch(backend, entry.get("backend", "*"))
+                and scenario == entry["scenario"] and ours in entry.get(kind, [])):
+            return entry["reason"]
+    return None
+
+
+def main():
+    with open(sys.argv[1]) as file:
+        differences = json.load(file)
+    directory = sys.argv[2]
+    suite = os.path.basename(directory)
+    theirs = load(directory, "upstream")
+    failures = 0
+    for backend in ("direct", "netcfg"):
+        ours = load(directory, backend)
+        for scenario, expected in theirs.items():
+            record = ours.get(scenario, {})
+            for kind in ("signals", "user", "error"):
+                want, got = expected.get(kind), record.get(kind)
+                if want == got:
+                    verdict = "same"
+                elif reason := accepted(differences, suite, backend, scenario, kind, got):
+                    verdict = f"differs: {reason}"
+                else:
+                    failures += 1
+                    verdict = f"DIFFERS\n    real: {want}\n    ours: {got}"
+                if want or got:
+                    print(f"{suite:7} {backend:7} {scenario:18} {kind:8} {verdict}")
+    sys.exit(1 if failures else 0)
+
+
+main()

@@ -1,0 +1,419 @@
+#!/usr/bin/env python3
+"""Runs inside a root with OpenVPN 3 Linux: starts a system bus, drives the `openvpn3` command line
+through scenarios, and writes what the backend signalled and what the user saw as JSON."""
+
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import threading
+import time
+
+SERVER = "10.97.0.1"
+HERE = "/srv/rs"
+
+
+def read(name):
+    with open(f"{HERE}/{name}") as file:
+        return file.read()
+
+
+def profile(port=1194, proto="udp", ca="ca.crt", key="client.key", extra=""):
+    text = f"client\ndev tun\nremote {SERVER} {port} {proto}\nremote-cert-tls server\n{extra}\n"
+    text += f"<ca>\n{read(ca)}</ca>\n"
+    if key:
+        text += f"<cert>\n{read('client.crt')}</cert>\n<key>\n{read(key)}</key>\n"
+    else:
+        text += "setenv CLIENT_CERT 0\n"
+    return text
+
+
+class Recorder:
+    """Signals of backends, once each: what goes to the session manager."""
+
+    def __init__(self):
+        self.monitor = subprocess.Popen(
+            ["dbus-monitor", "--system", "type='signal',interface='net.openvpn.v3.backends'"],
+            stdout=subprocess.PIPE, text=True)
+        self.signals = []
+        self.manager = None
+        threading.Thread(target=self.listen, daemon=True).start()
+
+    def listen(self):
+        head = re.compile(r"signal time=\S+ sender=(\S+) -> destination=(\S+) .*path=(\S+); .*member=(\S+)")
+        current = None
+        for line in self.monitor.stdout:
+            match = head.match(line)
+            if match:
+                _, destination, path, member = match.groups()
+                if member == "RegistrationRequest":
+                    self.manager = destination
+                wanted = member in ("StatusChange", "AttentionRequired")
+                own = path == "/net/openvpn/v3/backends/session" and destination == self.manager
+                current = [time.monotonic(), member, []] if wanted and own else None
+                if current:
+                    self.signals.append(current)
+            elif not line.startswith(" "):
+                current = None
+            elif current is not None:
+                current[2].append(line.strip())
+
+    def take(self):
+        """What came since the last call: `S 2,6 text`, `A 1,1 text`."""
+        time.sleep(0.3)
+        signals, self.signals = self.signals, []
+        result = []
+        for _, member, values in signals:
+            numbers = [v.split()[1] for v in values if v.startswith("uint32")]
+            text = next((v[8:-1] for v in values if v.startswith("string")), "")
+            text = re.sub(r"/configuration/\S+", "/configuration/X", text)
+            result.append(f"{member[0]} {','.join(numbers)} {text}".rstrip())
+        return result
+
+    def wait(self, code, limit=15.0):
+        """Until a status has come."""
+        end = time.monotonic() + limit
+        want = [f"uint32 {n}" for n in code.split(",")]
+        while time.monotonic() < end:
+            if any(s[1] == "StatusChange" and s[2][:2] == want for s in list(self.signals)):
+                return True
+            time.sleep(0.05)
+        print(f"no status {code}", file=sys.stderr)
+        return False
+
+
+def run(*arguments, answers=(), limit=40):
+    """`openvpn3 ARGUMENTS` on a terminal; answers are (prompt, text). Exit status and output."""
+    answers = list(answers)
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execvp("openvpn3", ["openvpn3", *arguments])
+    output, end = "", time.monotonic() + limit
+    while time.monotonic() < end:
+        ready, _, _ = select.select([terminal], [], [], 0.2)
+        if ready:
+            try:
+                data = os.read(terminal, 4096)
+            except OSError:
+                break
+            if not data:
+                break
+            output += data.decode(errors="replace")
+        if answers and answers[0][0] in output.rsplit("\n", 1)[-1]:
+            os.write(terminal, answers.pop(0)[1].encode() + b"\n")
+            output += "\n"
+    else:
+        os.kill(pid, 9)
+        output += "\n(time limit)"
+    os.close(terminal)
+    _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    output = output.replace("\r", "")
+    print(f"$ openvpn3 {' '.join(arguments)}: {code}\n{output}", file=sys.stderr)
+    return code, output
+
+
+class Session:
+    """A profile and what is done with it."""
+
+    count = 0
+
+    def __init__(self, recorder, text, overrides=()):
+        Session.count += 1
+        self.name = f"rs{Session.count}"
+        self.recorder = recorder
+        self.record = {"signals": [], "user": []}
+        path = f"/tmp/{self.name}.ovpn"
+        with open(path, "w") as file:
+            file.write(text)
+        self.do("config-import", "--config", path, "--name", self.name, quiet=True)
+        for name, value in overrides:
+            self.do("config-manage", "--config", self.name, f"--{name}", value, quiet=True)
+        recorder.take()
+
+    def do(self, *arguments, answers=(), quiet=False):
+        code, output = run(*arguments, answers=answers)
+        if not quiet:
+            command = [self.name if a == self.name else a for a in arguments]
+            self.record["user"].append([" ".join(command).replace(self.name, "NAME"), code])
+        return output
+
+    def start(self, answers=()):
+        return self.do("session-start", "--config", self.name, answers=answers)
+
+    def manage(self, action):
+        return self.do("session-manage", "--config", self.name, f"--{action}")
+
+    def told(self):
+        self.record["signals"] += self.recorder.take()
+
+    def wait(self, code):
+        self.record["user"].append([f"status {code}", self.recorder.wait(code)])
+
+    def end(self):
+        self.told()
+        run("session-manage", "--config", self.name, "--disconnect")
+        self.told()
+        return self.record
+
+
+def reachable(session, port=1194):
+    """A ping through the tunnel."""
+    peer = f"10.{port - 1100}.0.1"
+    result = subprocess.run(["ping", "-c", "3", "-i", "0.2", "-W", "2", peer], stdout=subprocess.DEVNULL)
+    session.record["user"].append([f"ping {peer}", result.returncode])
+
+
+def plain(recorder):
+    session = Session(recorder, profile())
+    session.start()
+    reachable(session)
+    return session.end()
+
+
+def tcp(recorder):
+    session = Session(recorder, profile(1195, "tcp"))
+    session.start()
+    reachable(session, 1195)
+    return session.end()
+
+
+def pause(recorder):
+    session = Session(recorder, profile())
+    session.start()
+    session.told()
+    session.manage("pause")
+    session.wait("2,14")
+    session.told()
+    session.manage("resume")
+    session.wait("2,7")
+    reachable(session)
+    session.told()
+    session.manage("restart")
+    session.wait("2,7")
+    reachable(session)
+    return session.end()
+
+
+def statistics(recorder):
+    session = Session(recorder, profile())
+    session.start()
+    reachable(session)
+    output = session.do("session-stats", "--config", session.name, "--json")
+    names = json.loads(output[output.index("{"):])
+    for name in ("BYTES_IN", "BYTES_OUT", "PACKETS_IN", "PACKETS_OUT", "TUN_BYTES_IN", "TUN_PACKETS_IN"):
+        session.record["user"].append([f"statistics {name}", int(names.get(name, 0)) > 0])
+    listing = session.do("sessions-list")
+    for text in ("Connection, Client connected", "Device:", session.name):
+        session.record["user"].append([f"list: {text}".replace(session.name, "NAME"), text in listing])
+    return session.end()
+
+
+def two_sessions(recorder):
+    first = Session(recorder, profile())
+    second = Session(recorder, profile(1195, "tcp"))
+    first.start()
+    first.told()
+    second.start()
+    second.told()
+    reachable(first)
+    reachable(second, 1195)
+    one, two = first.end(), second.end()
+    return {"signals": one["signals"] + two["signals"], "user": one["user"] + two["user"]}
+
+
+LOGIN = "auth-user-pass"
+
+
+def user(name, password="secret"):
+    return [("User name", name), ("Password", password)]
+
+
+def password(recorder):
+    session = Session(recorder, profile(1196, key=None, extra=LOGIN))
+    session.start(user("plain"))
+    reachable(session, 1196)
+    return session.end()
+
+
+def wrong_password(recorder):
+    session = Session(recorder, profile(1196, key=None, extra=LOGIN))
+    output = session.start(user("plain", "wrong"))
+    session.record["user"].append(["says so", "authentication failed" in output])
+    return session.end()
+
+
+def static_challenge(recorder):
+    text = profile(1196, key=None, extra=LOGIN + '\nstatic-challenge "Your PIN" 1')
+    session = Session(recorder, text)
+    session.start(user("static") + [("PIN", "4711")])
+    reachable(session, 1196)
+    return session.end()
+
+
+def dynamic_challenge(recorder):
+    session = Session(recorder, profile(1196, key=None, extra=LOGIN))
+    session.start(user("dynamic") + [("code", "4711")])
+    reachable(session, 1196)
+    return session.end()
+
+
+def crtext(recorder):
+    session = Session(recorder, profile(1196, key=None, extra=LOGIN))
+    session.start(user("crtext") + [("digits", "123456")])
+    session.wait("2,7")
+    reachable(session, 1196)
+    return session.end()
+
+
+def crtext_wrong(recorder):
+    session = Session(recorder, profile(1196, key=None, extra=LOGIN))
+    session.start(user("crtext") + [("digits", "9")])
+    return session.end()
+
+
+def open_url(recorder):
+    session = Session(recorder, profile(1196, key=None, extra=LOGIN))
+    output = session.start(user("url"))
+    session.record["user"].append(["shows the address", "https://login.example/start?x=1" in output])
+    session.wait("2,7")
+    reachable(session, 1196)
+    return session.end()
+
+
+def web_auth(recorder):
+    session = Session(recorder, profile(1196, key=None, extra=LOGIN))
+    output = session.start(user("webauth"))
+    session.record["user"].append(["shows the address", "https://login.example/web" in output])
+    session.wait("2,7")
+    reachable(session, 1196)
+    return session.end()
+
+
+def passphrase(recorder):
+    session = Session(recorder, profile(key="client-encrypted.key"))
+    session.start([("passphrase", "opensesame")])
+    reachable(session)
+    return session.end()
+
+
+def wrong_passphrase(recorder):
+    session = Session(recorder, profile(key="client-encrypted.key"))
+    session.start([("passphrase", "wrong")])
+    session.wait("2,10")
+    return session.end()
+
+
+def wrong_ca(recorder):
+    session = Session(recorder, profile(ca="other.crt"))
+    session.start()
+    session.wait("2,10")
+    return session.end()
+
+
+def unusable_profile(recorder):
+    session = Session(recorder, profile(extra="dev-type tap\nproto-force nothing"))
+    session.start()
+    return session.end()
+
+
+def overrides(recorder):
+    values = [("port-override", "1195"), ("proto-override", "tcp"), ("log-level", "5")]
+    session = Session(recorder, profile(1), values)
+    session.start()
+    reachable(session, 1195)
+    return session.end()
+
+
+def inactive(recorder):
+    session = Session(recorder, profile(1197))
+    session.start()
+    session.wait("2,16")
+    return session.end()
+
+
+def log(recorder):
+    session = Session(recorder, profile(), [("log-level", "5")])
+    session.start()
+    session.told()
+    follower = subprocess.Popen(["timeout", "12", "openvpn3", "log", "--config", session.name],
+                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    time.sleep(3)
+    session.manage("restart")
+    session.wait("2,7")
+    time.sleep(1)
+    follower.terminate()
+    output, _ = follower.communicate()
+    print(output, file=sys.stderr)
+    session.record["user"].append(["log lines arrive", "econnect" in output])
+    return session.end()
+
+
+def python_module(recorder):
+    session = Session(recorder, profile())
+    script = f"""
+import dbus, time, openvpn3
+bus = dbus.SystemBus()
+configs = openvpn3.ConfigurationManager(bus)
+sessions = openvpn3.SessionManager(bus)
+config = [c for c in configs.FetchAvailableConfigs() if c.GetConfigName() == {session.name!r}][0]
+s = sessions.NewTunnel(config)
+time.sleep(1)
+s.Ready()
+s.Connect()
+for _ in range(100):
+    status = s.GetStatus()
+    if status['minor'] == openvpn3.StatusMinor.CONN_CONNECTED:
+        break
+    time.sleep(0.1)
+print(int(status['major'].value), int(status['minor'].value))
+print(sorted(n for n in s.GetStatistics() if n.startswith('BYTES')))
+s.Disconnect()
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    print(result.stdout, result.stderr, file=sys.stderr)
+    session.record["user"].append(["python module", result.stdout.split("\n")[:2]])
+    return session.end()
+
+
+SCENARIOS = [plain, tcp, pause, statistics, two_sessions, password, wrong_password, static_challenge,
+             dynamic_challenge, crtext, crtext_wrong, open_url, web_auth, passphrase, wrong_passphrase,
+             wrong_ca, unusable_profile, overrides, inactive, log, python_module]
+
+
+def main():
+    os.makedirs("/run/dbus", exist_ok=True)
+    if os.path.exists("/run/dbus/pid"):
+        os.unlink("/run/dbus/pid")
+    # In a root without systemd this one can be asked for but never comes.
+    for name in ("org.freedesktop.hostname1",):
+        path = f"/usr/share/dbus-1/system-services/{name}.service"
+        if os.path.exists(path):
+            os.unlink(path)
+    daemon = subprocess.Popen(["dbus-daemon", "--system", "--nofork", "--nopidfile"],
+                              stdin=subprocess.DEVNULL, stdout=sys.stderr)
+    time.sleep(0.5)
+    recorder = Recorder()
+    time.sleep(0.5)
+    wanted = sys.argv[1:]
+    records = {}
+    try:
+        for scenario in SCENARIOS:
+            if not wanted or scenario.__name__ in wanted:
+                print(f"=== {scenario.__name__}", file=sys.stderr)
+                try:
+                    records[scenario.__name__] = scenario(recorder)
+                except Exception as error:  # one broken scenario must not hide the others
+                    records[scenario.__name__] = {"signals": recorder.take(), "user": [], "error": repr(error)}
+                run("session-manage", "--cleanup")
+    finally:
+        recorder.monitor.terminate()
+        daemon.terminate()
+        daemon.wait()
+    json.dump(records, sys.stdout, indent=1)
+
+
+main()
