@@ -573,8 +573,7 @@ impl Machine {
         let State::Running(run) = &mut self.state else { return };
         match state {
             SessionState::Resolving { host } => trace!("Resolving {}", printable(&host)),
-            SessionState::Waiting { host, address, protocol } => {
-                info!("Connecting to {host} ({address}) via {protocol:?}");
+            SessionState::Waiting { host, .. } => {
                 debug!("Waiting for server response");
                 self.session_name = Some((host, false));
             }
@@ -597,11 +596,6 @@ impl Machine {
                 run.web_auth = false;
                 self.queue.remove(AttentionGroup::ChallengeAuthPending);
                 info!("{}", connected_line(&info));
-                if let Some(reason) = &info.data_path_reason {
-                    info!("Data path: {} ({reason})", info.data_path);
-                } else {
-                    info!("Data path: {}", info.data_path);
-                }
                 self.session_name = Some((info.host.clone(), true));
                 self.connection = Some(info);
                 self.say(StatusMinor::ConnConnected, "");

@@ -51,7 +51,7 @@ pub(super) fn verdict(outcome: Outcome) -> Verdict {
         Outcome::NeedProxyCredentials => Verdict::NeedProxyCredentials,
         Outcome::Tls { kind: TlsErrorKind::PassphraseNeeded, .. } => Verdict::NeedPassphrase,
         Outcome::Tls { kind: TlsErrorKind::WrongPassphrase, message } => {
-            Verdict::WrongPassphrase(format!("{message} {{PEM_PASSWORD_FAIL}}"))
+            Verdict::WrongPassphrase(marked(message, "{PEM_PASSWORD_FAIL}"))
         }
         Outcome::Tls { kind, message } => Verdict::Failed(tls_failure(kind, &message)),
         Outcome::Inactive => Verdict::Inactive,
@@ -64,9 +64,7 @@ pub(super) fn verdict(outcome: Outcome) -> Verdict {
         Outcome::Halted { reason } => {
             Verdict::Halted(with_detail("Client disconnected by server", &reason))
         }
-        Outcome::Privilege { message } => {
-            Verdict::Failed(format!("{message} {{TUN_SETUP_FAILED}}"))
-        }
+        Outcome::Privilege { message } => Verdict::Failed(marked(message, "{TUN_SETUP_FAILED}")),
         Outcome::Unreachable { message } | Outcome::Failed { message } => Verdict::Failed(message),
     }
 }
@@ -76,12 +74,16 @@ fn tls_failure(kind: TlsErrorKind, message: &str) -> String {
         TlsErrorKind::CertVerify => with_detail("Certificate verification failed", message),
         TlsErrorKind::Version => with_detail("TLS version too low", message),
         TlsErrorKind::Config => format!("ssl_context_error: {message}"),
-        TlsErrorKind::ExternalSign => format!("{message} {{EPKI_SIGN_ERROR}}"),
+        TlsErrorKind::ExternalSign => marked(message.to_owned(), "{EPKI_SIGN_ERROR}"),
         TlsErrorKind::PassphraseNeeded
         | TlsErrorKind::WrongPassphrase
         | TlsErrorKind::Alert
         | TlsErrorKind::Protocol => with_detail("TLS error during connection setup", message),
     }
+}
+
+fn marked(message: String, marker: &str) -> String {
+    if message.contains(marker) { message } else { format!("{message} {marker}") }
 }
 
 fn with_detail(text: &str, detail: &str) -> String {

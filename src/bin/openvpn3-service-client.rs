@@ -25,9 +25,10 @@ struct Arguments {
     /// route to the server
     #[arg(long)]
     disable_protect_socket: bool,
-    /// Where to note what has to be undone after a crash
-    #[arg(long, value_name = "DIR", default_value = "/run/ovpn-client")]
-    runtime_dir: PathBuf,
+    /// Where to note what has to be undone after a crash (default: /run/ovpn-client, or
+    /// /var/lib/openvpn3/ovpn-client)
+    #[arg(long, value_name = "DIR")]
+    runtime_dir: Option<PathBuf>,
     /// Token given by the backend starter
     #[arg(value_name = "TOKEN", action = ArgAction::Append)]
     token: Vec<String>,

@@ -2,6 +2,7 @@
 //! serves, and leaves nothing behind.
 
 use std::io::Write as _;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -44,7 +45,7 @@ pub struct ProcessOptions {
     /// `--disable-protect-socket`
     pub disable_protect_socket: bool,
     /// `--runtime-dir`
-    pub runtime_dir: PathBuf,
+    pub runtime_dir: Option<PathBuf>,
 }
 
 /// The whole life of the process. Returns in the first process at once, in the second at the end.
@@ -134,7 +135,7 @@ async fn serve(
     };
     let settings = Settings {
         network,
-        runtime_dir: options.runtime_dir,
+        runtime_dir: options.runtime_dir.unwrap_or_else(default_runtime_dir),
         gui_version: concat!("ovpn-client/", env!("CARGO_PKG_VERSION")).to_owned(),
         sso: "openurl,webauth,crtext".to_owned(),
     };
@@ -159,6 +160,18 @@ async fn serve(
         connection.release_name(name).await?;
     }
     result
+}
+
+/// Where the undo journal goes: the first place that this user may write to. The service user
+/// cannot make a directory in /run; a package makes it, or else the state directory that the
+/// services of OpenVPN 3 Linux share has to do.
+fn default_runtime_dir() -> PathBuf {
+    const PLACES: [&str; 2] = ["/run/ovpn-client", "/var/lib/openvpn3/ovpn-client"];
+    let writable = |place: &&&str| {
+        let made = std::fs::DirBuilder::new().mode(0o700).create(place);
+        made.is_ok() || nix::unistd::access(**place, nix::unistd::AccessFlags::W_OK).is_ok()
+    };
+    PathBuf::from(PLACES.iter().find(writable).unwrap_or(&PLACES[0]))
 }
 
 /// Takes the name that goes with this process' PID and finds the session manager.
