@@ -1,121 +1,37 @@
 //! Two network namespaces joined by a veth pair, and a data channel in each.
 //!
 //! Needs root: without the privilege every test here fails and says so.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests end by panicking")]
 #![allow(dead_code, reason = "each test binary uses its part")]
+
+#[path = "../../../tests/netns/mod.rs"]
+pub(crate) mod netns;
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
+use netns::{NetNs, connect};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 use ovpn_dco::{
     Cipher, ControlPort, DataChannel, DirectionKey, Framing, Keepalive, KeyConfig, KeyId, KeySlot,
     MssClamp, PeerConfig, PeerId, TransportSocket,
 };
 use ovpn_userspace::{Options, TunDevice, TunOptions, UserspaceDataChannel};
 
-/// Runs a command and insists on its success.
-pub(crate) fn run(command: &str) -> String {
-    let mut words = command.split_whitespace();
-    let output = Command::new(words.next().unwrap())
-        .args(words)
-        .stdin(Stdio::null())
-        .output()
-        .unwrap_or_else(|error| panic!("{command}: {error}"));
-    assert!(
-        output.status.success(),
-        "{command}: {} (these tests need root and iproute2)",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// A network namespace that goes with its value.
-pub(crate) struct Namespace {
-    pub(crate) name: String,
-}
-
-impl Namespace {
-    fn new(name: String) -> Self {
-        // One that a killed test left behind.
-        let _ = Command::new("ip").args(["netns", "del", &name]).stderr(Stdio::null()).status();
-        run(&format!("ip netns add {name}"));
-        run(&format!("ip -n {name} link set lo up"));
-        Self { name }
-    }
-
-    /// `ip` inside.
-    pub(crate) fn ip(&self, arguments: &str) -> String {
-        run(&format!("ip -n {} {arguments}", self.name))
-    }
-
-    /// A command inside.
-    pub(crate) fn exec(&self, command: &str) -> String {
-        run(&format!("ip netns exec {} {command}", self.name))
-    }
-
-    /// Runs `action` on a thread inside. Sockets and devices it makes stay inside.
-    pub(crate) fn within<T: Send>(&self, action: impl FnOnce() -> T + Send) -> T {
-        let file = std::fs::File::open(format!("/var/run/netns/{}", self.name)).unwrap();
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
-                action()
-            });
-            match thread.join() {
-                Ok(value) => value,
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        })
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.name]).status();
-    }
-}
-
-/// Two namespaces joined by a veth pair with both address families.
-pub(crate) struct Pair {
-    pub(crate) a: Namespace,
-    pub(crate) b: Namespace,
-}
-
-impl Pair {
-    pub(crate) fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let id = format!("{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let pair = Self {
-            a: Namespace::new(format!("data_a{id}")),
-            b: Namespace::new(format!("data_b{id}")),
-        };
-        run(&format!(
-            "ip link add veth0 netns {} type veth peer name veth0 netns {}",
-            pair.a.name, pair.b.name
-        ));
-        for (namespace, n) in [(&pair.a, 1), (&pair.b, 2)] {
-            namespace.ip(&format!("addr add 192.0.2.{n}/24 dev veth0"));
-            namespace.ip(&format!("addr add 2001:db8::{n}/64 dev veth0 nodad"));
-            namespace.ip("link set veth0 up");
-        }
-        pair
-    }
-}
-
-/// How a test's tunnel is made. Both ends the same, except for options.
+/// How a test's tunnel is made. Both ends are the same, except for options.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Setup {
     pub(crate) tcp: bool,
     pub(crate) outer_v6: bool,
+    pub(crate) outer_mtu: u32,
     pub(crate) mtu: u32,
     pub(crate) cipher: Cipher,
     pub(crate) framing: Framing,
     pub(crate) id: Option<u32>,
     pub(crate) mss: Option<MssClamp>,
-    pub(crate) keepalive: Keepalive,
     pub(crate) tun: TunOptions,
     pub(crate) options: Options,
     pub(crate) peer_tun: TunOptions,
@@ -127,12 +43,12 @@ impl Default for Setup {
         Self {
             tcp: false,
             outer_v6: false,
+            outer_mtu: 1500,
             mtu: 1400,
             cipher: Cipher::Aes256Gcm,
             framing: Framing::None,
             id: Some(7),
             mss: None,
-            keepalive: Keepalive::default(),
             tun: TunOptions::default(),
             options: Options::default(),
             peer_tun: TunOptions::default(),
@@ -142,10 +58,10 @@ impl Default for Setup {
 }
 
 /// Inside the tunnel, end A is .1 and end B is .2.
-pub(crate) const A4: &str = "10.77.0.1";
-pub(crate) const B4: &str = "10.77.0.2";
-pub(crate) const A6: &str = "fd77::1";
-pub(crate) const B6: &str = "fd77::2";
+const INNER_V4: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
+const INNER_V6: [&str; 2] = ["fd77::1", "fd77::2"];
+const OUTER_V4: [&str; 2] = ["192.0.2.1", "192.0.2.2"];
+const OUTER_V6: [&str; 2] = ["2001:db8::1", "2001:db8::2"];
 
 /// A key of the setup's cipher; `mirrored` for the other end.
 pub(crate) fn key(cipher: Cipher, id: u8, mirrored: bool) -> KeyConfig {
@@ -160,105 +76,129 @@ pub(crate) fn key(cipher: Cipher, id: u8, mirrored: bool) -> KeyConfig {
     }
 }
 
-/// A tunnel that is up.
+/// A tunnel that is up. End A is in the first namespace.
 pub(crate) struct Tunnel {
     pub(crate) a: UserspaceDataChannel,
     pub(crate) b: UserspaceDataChannel,
-    pub(crate) a_control: ControlPort,
-    pub(crate) b_control: ControlPort,
-    pub(crate) setup: Setup,
-    pub(crate) pair: Pair,
+    ports: [ControlPort; 2],
+    pub(crate) namespaces: [NetNs; 2],
 }
 
-fn sockets(pair: &Pair, setup: &Setup) -> (TransportSocket, TransportSocket, [SocketAddr; 2]) {
-    let (a, b): (IpAddr, IpAddr) = if setup.outer_v6 {
-        ("2001:db8::1".parse().unwrap(), "2001:db8::2".parse().unwrap())
+/// Two namespaces joined by a veth pair with both address families.
+pub(crate) fn namespaces(mtu: u32) -> [NetNs; 2] {
+    let namespaces = [NetNs::new("datat"), NetNs::new("datat")];
+    connect(&namespaces[0], "eth0", &namespaces[1], "eth0");
+    for (n, namespace) in namespaces.iter().enumerate() {
+        // Duplicate address detection would make the address wait.
+        namespace.sysctl("net/ipv6/conf/all/accept_dad", "0");
+        namespace.sysctl("net/ipv6/conf/default/accept_dad", "0");
+        namespace.sysctl("net/ipv6/conf/eth0/accept_dad", "0");
+        namespace.set_mtu("eth0", mtu);
+        namespace.add_address("eth0", &format!("{}/24", OUTER_V4[n]));
+        namespace.add_address("eth0", &format!("{}/64", OUTER_V6[n]));
+    }
+    namespaces
+}
+
+/// A connected UDP socket in a namespace.
+pub(crate) fn udp(namespace: &NetNs, own: SocketAddr, other: SocketAddr) -> UdpSocket {
+    namespace.run(|| {
+        let socket = UdpSocket::bind(own).unwrap();
+        socket.connect(other).unwrap();
+        socket
+    })
+}
+
+fn sockets(namespaces: &[NetNs; 2], setup: &Setup) -> [(TransportSocket, SocketAddr); 2] {
+    let addresses = if setup.outer_v6 { OUTER_V6 } else { OUTER_V4 };
+    let [a, b] = addresses.map(|address| SocketAddr::new(address.parse().unwrap(), 1194));
+    let sockets: [OwnedFd; 2] = if setup.tcp {
+        let listener = namespaces[1].run(|| TcpListener::bind(b).unwrap());
+        let client = namespaces[0].run(|| TcpStream::connect(b).unwrap());
+        [client.into(), listener.accept().unwrap().0.into()]
     } else {
-        ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap())
+        [udp(&namespaces[0], a, b).into(), udp(&namespaces[1], b, a).into()]
     };
-    let (a, b) = (SocketAddr::new(a, 1194), SocketAddr::new(b, 1194));
-    if setup.tcp {
-        let listener = pair.b.within(|| TcpListener::bind(b).unwrap());
-        let client = pair.a.within(|| TcpStream::connect(b).unwrap());
-        let (server, _) = listener.accept().unwrap();
-        (TransportSocket::Tcp(client.into()), TransportSocket::Tcp(server.into()), [a, b])
-    } else {
-        let open = |namespace: &Namespace, own: SocketAddr, other: SocketAddr| -> OwnedFd {
-            namespace.within(|| {
-                let socket = UdpSocket::bind(own).unwrap();
-                socket.connect(other).unwrap();
-                socket.into()
-            })
-        };
-        (
-            TransportSocket::Udp(open(&pair.a, a, b)),
-            TransportSocket::Udp(open(&pair.b, b, a)),
-            [a, b],
-        )
-    }
+    let wrap = if setup.tcp { TransportSocket::Tcp } else { TransportSocket::Udp };
+    let [own, other] = sockets.map(wrap);
+    [(own, b), (other, a)]
 }
 
-pub(crate) fn peer_config(
-    setup: &Setup,
-    socket: TransportSocket,
-    remote: SocketAddr,
-) -> PeerConfig {
-    PeerConfig {
-        id: setup.id.map(|id| PeerId::new(id).unwrap()),
-        socket,
-        remote,
-        local: None,
-        keepalive: setup.keepalive,
-        framing: setup.framing,
-        mss: setup.mss,
-    }
+/// The ends of a UDP transport over IPv4.
+pub(crate) fn udp_pair(namespaces: &[NetNs; 2]) -> [(TransportSocket, SocketAddr); 2] {
+    sockets(namespaces, &Setup::default())
 }
 
 impl Tunnel {
     /// Makes namespaces, sockets, devices and peers, and installs the first key.
     pub(crate) async fn new(setup: Setup) -> Self {
-        Self::over(Pair::new(), setup).await
+        let namespaces = namespaces(setup.outer_mtu);
+        let sockets = sockets(&namespaces, &setup);
+        Self::over(namespaces, sockets, setup).await
     }
 
-    pub(crate) async fn over(pair: Pair, setup: Setup) -> Self {
-        let (a_socket, b_socket, [a_address, b_address]) = sockets(&pair, &setup);
-        let a_tun = pair.a.within(|| TunDevice::create("tun", setup.tun).unwrap());
-        let b_tun = pair.b.within(|| TunDevice::create("tun", setup.peer_tun).unwrap());
-        for (namespace, n) in [(&pair.a, 1), (&pair.b, 2)] {
-            namespace.ip(&format!("addr add 10.77.0.{n}/24 dev tun0"));
-            namespace.ip(&format!("link set tun0 mtu {} up", setup.mtu));
+    /// The same over sockets made otherwise.
+    pub(crate) async fn over(
+        namespaces: [NetNs; 2],
+        sockets: [(TransportSocket, SocketAddr); 2],
+        setup: Setup,
+    ) -> Self {
+        let devices = [(0, setup.tun), (1, setup.peer_tun)]
+            .map(|(n, options)| namespaces[n].run(|| TunDevice::create("tun", options).unwrap()));
+        Self::with_devices(namespaces, sockets, devices, setup).await
+    }
+
+    /// The same with devices made otherwise.
+    pub(crate) async fn with_devices(
+        namespaces: [NetNs; 2],
+        sockets: [(TransportSocket, SocketAddr); 2],
+        [a, b]: [TunDevice; 2],
+        setup: Setup,
+    ) -> Self {
+        for (n, namespace) in namespaces.iter().enumerate() {
+            namespace.set_mtu("tun0", setup.mtu);
+            namespace.link_up("tun0");
+            namespace.add_address("tun0", &format!("{}/24", INNER_V4[n]));
             if setup.mtu >= 1280 {
-                namespace.ip(&format!("addr add fd77::{n}/64 dev tun0 nodad"));
+                namespace.add_address("tun0", &format!("{}/64", INNER_V6[n]));
             }
         }
-        let mut a = UserspaceDataChannel::new(a_tun, setup.options).unwrap();
-        let mut b = UserspaceDataChannel::new(b_tun, setup.peer_options).unwrap();
-        let a_control =
-            a.new_peer(peer_config(&setup, a_socket, b_address), Vec::new()).await.unwrap();
-        let b_control =
-            b.new_peer(peer_config(&setup, b_socket, a_address), Vec::new()).await.unwrap();
-        a.new_key(KeySlot::Primary, key(setup.cipher, 0, false)).await.unwrap();
-        b.new_key(KeySlot::Primary, key(setup.cipher, 0, true)).await.unwrap();
-        Self { a, b, a_control, b_control, setup, pair }
+        let mut a = UserspaceDataChannel::new(a, setup.options).unwrap();
+        let mut b = UserspaceDataChannel::new(b, setup.peer_options).unwrap();
+        let mut ports = Vec::new();
+        for (n, (channel, (socket, remote))) in
+            [&mut a, &mut b].into_iter().zip(sockets).enumerate()
+        {
+            let config = PeerConfig {
+                id: setup.id.and_then(PeerId::new),
+                socket,
+                remote,
+                local: None,
+                keepalive: Keepalive::default(),
+                framing: setup.framing,
+                mss: setup.mss,
+            };
+            ports.push(channel.new_peer(config, Vec::new()).await.unwrap());
+            channel.new_key(KeySlot::Primary, key(setup.cipher, 0, n == 1)).await.unwrap();
+        }
+        let ports = ports.try_into().unwrap_or_else(|_| panic!("two ports"));
+        Self { a, b, ports, namespaces }
     }
 
-    /// Sends a numbered byte stream from one end to the other over TCP and compares every byte.
+    fn ends(&self, from_a: bool, v6: bool) -> (&NetNs, &NetNs, [IpAddr; 2]) {
+        let [a, b] = if v6 { INNER_V6 } else { INNER_V4 }.map(|address| address.parse().unwrap());
+        let [ns_a, ns_b] = &self.namespaces;
+        if from_a { (ns_a, ns_b, [a, b]) } else { (ns_b, ns_a, [b, a]) }
+    }
+
+    /// Sends bytes from one end to the other over TCP and compares every one.
     pub(crate) fn stream(&self, from_a: bool, v6: bool, len: usize) {
-        let (sender, receiver) =
-            if from_a { (&self.pair.a, &self.pair.b) } else { (&self.pair.b, &self.pair.a) };
-        let address: IpAddr = match (from_a, v6) {
-            (true, false) => B4,
-            (true, true) => B6,
-            (false, false) => A4,
-            (false, true) => A6,
-        }
-        .parse()
-        .unwrap();
-        let listener = receiver.within(|| TcpListener::bind((address, 0)).unwrap());
+        let (sender, receiver, [_, to]) = self.ends(from_a, v6);
+        let listener = receiver.run(|| TcpListener::bind((to, 0)).unwrap());
         let target = listener.local_addr().unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                let mut stream = sender.within(|| TcpStream::connect(target).unwrap());
+                let mut stream = sender.run(|| TcpStream::connect(target).unwrap());
                 let mut pattern = Pattern::default();
                 let mut left = len;
                 let mut chunk = vec![0; 100_000];
@@ -270,10 +210,9 @@ impl Tunnel {
                 }
             });
             let (mut stream, _) = listener.accept().unwrap();
-            stream.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
             let mut pattern = Pattern::default();
-            let mut got = vec![0; 65_536];
-            let mut expected = vec![0; 65_536];
+            let (mut got, mut expected) = (vec![0; 65_536], vec![0; 65_536]);
             let mut total = 0;
             loop {
                 let n = stream.read(&mut got).unwrap();
@@ -288,11 +227,37 @@ impl Tunnel {
         });
     }
 
-    /// Pings B from A `count` times, waiting `interval` seconds in between, and insists that no
-    /// answer is missing.
+    /// Sends datagrams of these lengths, a few at a time, and insists that each arrives whole and
+    /// in order.
+    pub(crate) fn datagrams(&self, from_a: bool, v6: bool, lengths: &[usize]) {
+        const WINDOW: usize = 64;
+        let (sender, receiver, [from, to]) = self.ends(from_a, v6);
+        let (from, to) = (SocketAddr::new(from, 7001), SocketAddr::new(to, 7002));
+        let (sender, receiver) = (udp(sender, from, to), udp(receiver, to, from));
+        receiver.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        // Room for a whole window of the largest.
+        setsockopt(&receiver, RcvBufForce, &(16 << 20)).unwrap();
+        let (mut sent, mut received) = (Pattern::default(), Pattern::default());
+        let (mut buffer, mut expected) = (vec![0; 65_536], vec![0; 65_536]);
+        for window in lengths.chunks(WINDOW) {
+            for len in window {
+                sent.fill(&mut buffer[..*len]);
+                sender.send(&buffer[..*len]).unwrap();
+            }
+            for len in window {
+                received.fill(&mut expected[..*len]);
+                let got = receiver.recv(&mut buffer).unwrap();
+                assert_eq!(got, *len);
+                assert!(buffer[..got] == expected[..got]);
+            }
+        }
+    }
+
+    /// Pings B from A and insists on every answer.
     pub(crate) fn ping(&self, v6: bool, count: u32, size: u32) {
-        let target = if v6 { B6 } else { B4 };
-        let output = self.pair.a.exec(&format!("ping -n -q -c {count} -i 0.01 -s {size} {target}"));
+        let target = if v6 { INNER_V6[1] } else { INNER_V4[1] };
+        let output =
+            self.namespaces[0].sh(&format!("ping -n -q -c {count} -i 0.01 -s {size} {target}"));
         assert!(output.contains(" 0% packet loss"), "{output}");
     }
 }
