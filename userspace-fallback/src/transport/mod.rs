@@ -3,6 +3,7 @@
 //! Packets are written where they will be sent from ([`Transport::reserve`], seal in place,
 //! [`Transport::commit`]) and opened where they were received ([`Transport::received`]).
 
+mod send_queue;
 mod tcp;
 mod udp;
 
@@ -63,7 +64,7 @@ impl Transport {
     /// Length of the largest packet that can be sent.
     pub(crate) fn max_packet(&self) -> usize {
         match self {
-            Self::Udp(_) => udp::MAX_DATAGRAM,
+            Self::Udp(_) => send_queue::MAX_DATAGRAM,
             Self::Tcp(_) => usize::from(u16::MAX),
         }
     }
