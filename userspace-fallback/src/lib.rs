@@ -15,6 +15,7 @@
 mod channel;
 #[doc(hidden)]
 pub mod crypto;
+mod delivery;
 #[doc(hidden)]
 pub mod framing;
 mod keepalive;

@@ -10,6 +10,7 @@ use std::time::Instant;
 use ovpn_dco::{ControlPort, DataEvent, Error, Keepalive, KeyConfig, KeySlot, PeerConfig};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::delivery::deliver;
 use crate::keepalive::Timers;
 use crate::link::{Link, Outbound};
 use crate::message;
@@ -229,38 +230,14 @@ impl Worker {
     }
 
     fn write_tun(&mut self, slab: &[u8]) {
-        let vnet_header = self.tun.has_vnet_header();
-        let mut config = self.coalescer.config();
-        for item in self.coalescer.finish() {
-            let written = item.write_with(slab, vnet_header, |pieces| self.tun.write(pieces));
-            let packets = item.packets() as u64;
-            match written {
-                Ok(()) => {
-                    self.counters.tun_writes += 1;
-                    self.counters.tun_written_packets += packets;
-                }
-                // Some kernels refuse valid super-packets (6.6.44 and its neighbours).
-                Err(error) if packets > 1 && error.raw_os_error() == Some(libc::EINVAL) => {
-                    tracing::info!("the TUN device refuses super-packets; going on without");
-                    self.counters.tun_offload_refused += 1;
-                    if item.is_udp() {
-                        config.udp = false;
-                    } else {
-                        config.tcp = false;
-                    }
-                    item.write_singly(slab, vnet_header, |pieces| match self.tun.write(pieces) {
-                        Ok(()) => {
-                            self.counters.tun_writes += 1;
-                            self.counters.tun_written_packets += 1;
-                        }
-                        Err(_) => self.counters.tun_refused += 1,
-                    });
-                }
-                Err(_) => self.counters.tun_refused += packets,
-            }
-        }
-        self.coalescer.set_config(config);
-        self.coalescer.clear();
+        let tun = &self.tun;
+        deliver(
+            &mut self.coalescer,
+            slab,
+            tun.has_vnet_header(),
+            |pieces| tun.write(pieces),
+            &mut self.counters,
+        );
     }
 
     /// Some reads from the TUN device to the socket.
