@@ -101,6 +101,8 @@ pub enum Reason {
         /// What happened.
         error: String,
     },
+    /// The netcfg service makes the device, and it knows no kernel interface that this process does.
+    Netcfg,
     /// It was tried in this session, and the kernel refused or lost it.
     KernelFailure(String),
 }
@@ -142,6 +144,10 @@ impl fmt::Display for Reason {
                 write!(f, "the module {api} needs CAP_NET_ADMIN in the initial user namespace")
             }
             Self::Unusable { api, error } => write!(f, "the module {api} does not work: {error}"),
+            Self::Netcfg => f.write_str(
+                "the netcfg service configures the network; kernel offload needs CAP_NET_ADMIN in \
+                 this process",
+            ),
             Self::KernelFailure(error) => write!(f, "the kernel gave up: {error}"),
         }
     }

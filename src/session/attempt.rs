@@ -363,6 +363,9 @@ impl Session {
         if let Some(token) = options.auth_token.clone() {
             self.keep_token(link, token, options.auth_token_user.clone());
         }
+        if options.auth_nocache {
+            self.login.sent(true);
+        }
         self.enter(SessionState::Configuring);
         let negotiated = NegotiatedParameters {
             cipher: options.cipher,

@@ -10,13 +10,13 @@ use ovpn_userspace::{TunDevice, TunOptions, UserspaceDataChannel};
 use super::attempt::Link;
 use super::event::ConnectionInfo;
 use super::mtu::{Outer, link_mtu, mss_clamp};
-use super::network::plan;
+use super::network::{Network, Wanted, configure_directly, netcfg_failed};
 use super::plane::DataPlane;
 use super::reconnect::Ending;
 use super::run::Session;
 use super::tunnel::Tunnel;
-use crate::data_path::{self, Decision, Inputs};
-use crate::network::{PlanInput, RouteQuery};
+use crate::data_path::{self, Decision, Inputs, Reason};
+use crate::network::{NetcfgNetwork, NetcfgPlan, RouteQuery};
 use crate::profile::{Protocol, Remote, SessionOptions};
 
 /// How long a TCP stream may take to come to a packet boundary for the kernel.
@@ -78,14 +78,20 @@ impl Session {
 
     /// Kernel or userspace, as far as it can be told now.
     pub(super) fn decide(&self, remote: &Remote, session: Option<&SessionOptions>) -> Decision {
-        data_path::decide(&Inputs {
+        let decision = data_path::decide(&Inputs {
             wanted: self.config.dco,
             options: &self.config.options,
             remote: Some(remote),
             session,
             kernel: &self.kernel,
             kernel_failure: self.kernel_failure.as_deref(),
-        })
+        });
+        match (&self.network, decision) {
+            (Network::Netcfg(_), Decision::Kernel(_)) => {
+                Decision::Userspace { reasons: vec![Reason::Netcfg] }
+            }
+            (_, decision) => decision,
+        }
     }
 
     /// The kernel refused or lost the data channel: this session does not ask it again.
@@ -128,7 +134,7 @@ impl Session {
             self.drop_tunnel().await;
             let name = LinkName::from_dev(&self.config.options.device.name);
             let channel = KernelDataChannel::create(api, name).await?;
-            self.tunnel = Some(Tunnel::new(DataPlane::Kernel(channel), None));
+            self.tunnel = Some(Tunnel::new(DataPlane::Kernel(channel)));
         }
         self.configure(link, options).await?;
         tokio::time::timeout(HANDOVER_LIMIT, link.come_to_boundary())
@@ -147,17 +153,17 @@ impl Session {
         if let Some(reason) = &why_not_kernel {
             tracing::info!("data path: userspace ({reason})");
         }
-        if self.tunnel.as_ref().is_none_or(|tunnel| tunnel.plane().is_kernel()) {
+        if self.tunnel.as_ref().is_some_and(|tunnel| tunnel.plane().is_kernel()) {
             self.drop_tunnel().await;
-            let device =
-                TunDevice::create(&self.config.options.device.name, TunOptions::default())?;
-            let channel = UserspaceDataChannel::new(device, ovpn_userspace::Options::default())?;
-            self.tunnel = Some(Tunnel::new(DataPlane::Userspace(channel), None));
         }
+        if self.tunnel.is_none() && matches!(self.network, Network::Direct(_)) {
+            let name = &self.config.options.device.name;
+            self.tunnel = Some(userspace(TunDevice::create(name, TunOptions::default())?)?);
+        }
+        self.configure(link, options).await?;
         if let Some(tunnel) = &mut self.tunnel {
             tunnel.why_not_kernel = why_not_kernel;
         }
-        self.configure(link, options).await?;
         tokio::time::timeout(HANDOVER_LIMIT, link.transport.flush())
             .await
             .map_err(|_| Ending::Lost("the TCP stream stands still".to_owned()))?
@@ -165,32 +171,37 @@ impl Session {
         self.add_peer(link, options).await
     }
 
-    /// Addresses, routes, DNS.
+    /// Addresses, routes, DNS; and, where the netcfg service makes it, the device itself.
     async fn configure(
         &mut self,
         link: &mut Link,
         options: &SessionOptions,
     ) -> Result<(), Failure> {
-        let Some(tunnel) = &self.tunnel else { return Ok(()) };
-        let remote = link.transport.remote().ip();
         let mtu = self.mtu(link, options);
         let device = &self.config.options.device;
-        let query = RouteQuery { remote, mark: device.mark, bind_dev: device.bind_dev.clone() };
-        let (dns_scope, tx_queue_len) =
-            (crate::network::dns::DnsScope::Global, device.tx_queue_len);
-        let build = |gateways: &_| {
-            plan(&PlanInput {
-                options: &options.network,
-                tun_mtu: mtu,
-                tx_queue_len,
-                mss: None,
-                remote,
-                gateways,
-                dns_scope,
-            })
+        let query = RouteQuery {
+            remote: link.transport.remote().ip(),
+            mark: device.mark,
+            bind_dev: device.bind_dev.clone(),
         };
-        let apply = self.network.apply(tunnel.plane().interface(), &query, build);
-        Ok(self.commands.while_busy(&self.statistics, apply).await?)
+        let wanted = Wanted {
+            options: &options.network,
+            mtu,
+            tx_queue_len: device.tx_queue_len,
+            dns_scope: self.config.dns_scope,
+            query: &query,
+        };
+        let (network, tunnel) = (&mut self.network, &mut self.tunnel);
+        let work = async {
+            match network {
+                Network::Direct(direct) => match tunnel {
+                    Some(tunnel) => Ok(configure_directly(direct, tunnel, wanted).await?),
+                    None => Ok(()),
+                },
+                Network::Netcfg(netcfg) => netcfg_device(netcfg, tunnel, wanted).await,
+            }
+        };
+        self.commands.while_busy(&self.statistics, work).await
     }
 
     async fn add_peer(&mut self, link: &mut Link, options: &SessionOptions) -> Result<(), Failure> {
@@ -326,6 +337,45 @@ impl Session {
             device_path: tunnel.device_path.clone(),
         })
     }
+}
+
+fn userspace(device: TunDevice) -> Result<Tunnel, DataError> {
+    let channel = UserspaceDataChannel::new(device, ovpn_userspace::Options::default())?;
+    Ok(Tunnel::new(DataPlane::Userspace(channel)))
+}
+
+/// Has the service make the device, unless it has already made the very same.
+async fn netcfg_device(
+    netcfg: &mut NetcfgNetwork,
+    tunnel: &mut Option<Tunnel>,
+    wanted: Wanted<'_>,
+) -> Result<(), Failure> {
+    let plan = NetcfgPlan::build(
+        wanted.options,
+        wanted.mtu,
+        wanted.tx_queue_len,
+        wanted.query.remote,
+        wanted.dns_scope,
+    )
+    .map_err(|e| Ending::Unusable(e.to_string()))?;
+    if tunnel.is_some() && netcfg.is_established(&plan) {
+        return Ok(());
+    }
+    for note in plan.notes() {
+        tracing::warn!("{note}");
+    }
+    if let Some(old) = tunnel.take() {
+        old.close().await;
+    }
+    let made = netcfg.establish(&plan).await.map_err(netcfg_failed)?;
+    for warning in made.warnings {
+        tracing::warn!("{warning}");
+    }
+    tracing::debug!("virtual interface {} created at {}", made.device_name, made.device_path);
+    let mut new = userspace(TunDevice::from_fd(made.tun, TunOptions::default())?)?;
+    new.device_path = Some(made.device_path);
+    *tunnel = Some(new);
+    Ok(())
 }
 
 /// Keepalive seconds as the data channel takes them.

@@ -1,84 +1,130 @@
 //! Who configures the network for this session: this process, or the netcfg service.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::path::Path;
 
-use ovpn_dco::Interface;
+use ovpn_dco::DataChannel;
 use socket2::Socket;
 
 use super::event::Outcome;
 use super::reconnect::Ending;
-use crate::network::{DirectNetwork, NetworkError, NetworkPlan, PlanInput, RouteQuery};
+use super::tunnel::Tunnel;
+use crate::network::{
+    DirectNetwork, NetcfgConfig, NetcfgError, NetcfgNetwork, NetworkError, NetworkPlan, PlanInput,
+    RouteQuery,
+};
+use crate::profile::{DnsScope, NetworkOptions};
 use crate::transport::{Protect, TransportError};
 
 /// Either way of configuring the network.
 pub(super) enum Network {
-    Direct(DirectNetwork),
+    Direct(Box<DirectNetwork>),
+    Netcfg(NetcfgNetwork),
+}
+
+/// What is to be configured.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub(super) options: &'a NetworkOptions,
+    /// Of the interface.
+    pub(super) mtu: u16,
+    pub(super) tx_queue_len: Option<u32>,
+    pub(super) dns_scope: DnsScope,
+    /// How the transport socket reaches the server.
+    pub(super) query: &'a RouteQuery,
 }
 
 impl Network {
     pub(super) async fn direct(runtime_dir: &Path) -> Result<Self, Outcome> {
         DirectNetwork::open(runtime_dir)
             .await
-            .map(Self::Direct)
+            .map(|direct| Self::Direct(Box::new(direct)))
             .map_err(|e| Outcome::Privilege { message: e.to_string() })
+    }
+
+    pub(super) fn netcfg(config: NetcfgConfig) -> Self {
+        Self::Netcfg(NetcfgNetwork::new(config))
     }
 
     /// Before a connection attempt: the way to the server must not lead into a tunnel kept from
     /// the last connection.
     pub(super) async fn protect(&mut self, query: &RouteQuery) -> Result<(), TransportError> {
         match self {
-            Self::Direct(direct) => direct.protect(query).await.map_err(|e| {
-                TransportError::Protect { address: query.remote.to_string(), reason: e.to_string() }
-            }),
+            Self::Direct(direct) => {
+                direct.protect(query).await.map_err(|e| not_protected(query.remote.to_string(), &e))
+            }
+            // Takes the socket, see the protector.
+            Self::Netcfg(_) => Ok(()),
         }
     }
 
     /// What each socket needs before it connects.
-    pub(super) const fn protector(&self) -> Protector {
+    pub(super) const fn protector(&self) -> Protector<'_> {
         match self {
             Self::Direct(_) => Protector::Nothing,
+            Self::Netcfg(netcfg) => Protector::Netcfg(netcfg),
         }
     }
 
-    /// Makes the host's configuration what `input` says, on `interface`.
-    pub(super) async fn apply(
-        &mut self,
-        interface: &Interface,
-        query: &RouteQuery,
-        input: impl FnOnce(&crate::network::Gateways) -> PlanResult,
-    ) -> Result<(), Ending> {
+    /// Releases a tunnel: removes it with everything that was configured for it.
+    pub(super) async fn release(&mut self, tunnel: Tunnel) {
         match self {
             Self::Direct(direct) => {
-                let gateways = direct.lookup(query).await.map_err(failed)?;
-                let plan = input(&gateways).map_err(|e| Ending::Unusable(e.to_string()))?;
-                let applied = direct.apply(interface, &plan).await.map_err(failed)?;
-                for warning in applied.warnings {
-                    tracing::warn!("{warning}");
+                if let Err(e) = direct.undo().await {
+                    tracing::error!("undoing the network configuration: {e}");
                 }
-                Ok(())
+                tunnel.close().await;
+            }
+            Self::Netcfg(netcfg) => {
+                // The kernel keeps a device whose descriptor is open.
+                tunnel.close().await;
+                if let Err(e) = netcfg.destroy().await {
+                    tracing::error!("removing the device: {e}");
+                }
             }
         }
     }
 
-    /// Takes everything back.
-    pub(super) async fn undo(&mut self) {
+    /// The session is over: nothing may be left.
+    pub(super) async fn close(&mut self) {
         match self {
             Self::Direct(direct) => {
                 if let Err(e) = direct.undo().await {
                     tracing::error!("undoing the network configuration: {e}");
                 }
             }
+            Self::Netcfg(netcfg) => {
+                if let Err(e) = netcfg.cleanup().await {
+                    tracing::error!("cleaning up: {e}");
+                }
+            }
         }
     }
 }
 
-/// What a plan builder returns.
-pub(super) type PlanResult = Result<NetworkPlan, crate::network::PlanError>;
-
-/// Builds the plan for [`Network::apply`].
-pub(super) fn plan(input: &PlanInput<'_>) -> PlanResult {
-    NetworkPlan::build(input)
+/// Configures the host for a tunnel whose interface exists.
+pub(super) async fn configure_directly(
+    direct: &mut DirectNetwork,
+    tunnel: &Tunnel,
+    wanted: Wanted<'_>,
+) -> Result<(), Ending> {
+    let gateways = direct.lookup(wanted.query).await.map_err(failed)?;
+    let plan = NetworkPlan::build(&PlanInput {
+        options: wanted.options,
+        tun_mtu: wanted.mtu,
+        tx_queue_len: wanted.tx_queue_len,
+        mss: None,
+        remote: wanted.query.remote,
+        gateways: &gateways,
+        dns_scope: wanted.dns_scope,
+    })
+    .map_err(|e| Ending::Unusable(e.to_string()))?;
+    let applied = direct.apply(tunnel.plane().interface(), &plan).await.map_err(failed)?;
+    for warning in applied.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(())
 }
 
 fn failed(error: NetworkError) -> Ending {
@@ -92,16 +138,34 @@ fn failed(error: NetworkError) -> Ending {
     }
 }
 
-/// Keeps sockets out of the tunnel, where that takes the socket.
-pub(super) enum Protector {
-    /// Routes do it.
-    Nothing,
+/// The service said no.
+pub(super) fn netcfg_failed(error: NetcfgError) -> Ending {
+    match error {
+        NetcfgError::Unavailable { .. } => Ending::Privilege(error.to_string()),
+        error => Ending::Unusable(error.to_string()),
+    }
 }
 
-impl Protect for Protector {
-    async fn protect(&self, _socket: &Socket, _remote: SocketAddr) -> Result<(), TransportError> {
+fn not_protected(address: String, error: &impl ToString) -> TransportError {
+    TransportError::Protect { address, reason: error.to_string() }
+}
+
+/// Keeps sockets out of the tunnel, where that takes the socket.
+pub(super) enum Protector<'a> {
+    /// Routes do it.
+    Nothing,
+    /// The service does it.
+    Netcfg(&'a NetcfgNetwork),
+}
+
+impl Protect for Protector<'_> {
+    async fn protect(&self, socket: &Socket, remote: SocketAddr) -> Result<(), TransportError> {
         match self {
             Self::Nothing => Ok(()),
+            Self::Netcfg(netcfg) => netcfg
+                .protect(socket.as_fd(), remote.ip())
+                .await
+                .map_err(|e| not_protected(remote.to_string(), &e)),
         }
     }
 }

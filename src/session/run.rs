@@ -113,6 +113,7 @@ pub(super) async fn run(
         Ok(mut session) => {
             let outcome = session.run().await;
             session.drop_tunnel().await;
+            session.network.close().await;
             outcome
         }
         Err(outcome) => outcome,
@@ -145,9 +146,7 @@ impl Session {
             .map_err(|e| Outcome::Failed { message: e.to_string() })?;
         let network = match &config.network {
             NetworkMode::Direct => Network::direct(&config.runtime_dir).await?,
-            NetworkMode::Netcfg(_) => {
-                return Err(Outcome::Failed { message: "netcfg is not supported yet".to_owned() });
-            }
+            NetworkMode::Netcfg(netcfg) => Network::netcfg(netcfg.clone()),
         };
         Ok(Self {
             remotes: Remotes::new(&config.options, &mut rand::rng()),
@@ -305,11 +304,8 @@ impl Session {
     /// Removes the device and all network configuration.
     pub(super) async fn drop_tunnel(&mut self) {
         if let Some(tunnel) = self.tunnel.take() {
-            let close = async {
-                self.network.undo().await;
-                tunnel.close().await;
-            };
-            self.commands.while_busy(&self.statistics, close).await;
+            let release = self.network.release(tunnel);
+            self.commands.while_busy(&self.statistics, release).await;
         }
     }
 }

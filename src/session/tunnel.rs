@@ -24,13 +24,13 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
-    pub(super) fn new(plane: DataPlane, device_path: Option<String>) -> Self {
+    pub(super) fn new(plane: DataPlane) -> Self {
         Self {
             plane,
             keys: KeySlots::default(),
             has_peer: false,
             why_not_kernel: None,
-            device_path,
+            device_path: None,
             last_stats: PeerStats::default(),
         }
     }
