@@ -133,14 +133,16 @@ fn describe(call: &Message) -> String {
     format!("{object} {member} {signature} {arguments}").trim().to_owned()
 }
 
+/// How many descriptors a message has, and the inode of the first.
+type Attached = (usize, Option<u64>);
 type Lines = Arc<Mutex<Vec<String>>>;
 
 struct Fixture {
     _service: Service,
     network: NetcfgNetwork,
     lines: Lines,
-    /// Of each call: how many descriptors, and the inode of the first.
-    descriptors: Arc<Mutex<Vec<(usize, Option<u64>)>>>,
+    /// Of each call.
+    descriptors: Arc<Mutex<Vec<Attached>>>,
 }
 
 impl Fixture {

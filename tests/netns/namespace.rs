@@ -15,7 +15,7 @@ use nix::sched::{CloneFlags, setns, unshare};
 const DIRECTORY: &str = "/run/netns";
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// A network namespace with loopback up. Removed on drop.
+/// A network namespace with loopback up and IPv6 duplicate address detection off. Removed on drop.
 #[derive(Debug)]
 pub struct NetNs {
     name: String,
@@ -52,6 +52,9 @@ impl NetNs {
         .expect("thread that makes the namespace");
         let file = File::open(&path).expect("open the namespace");
         let ns = Self { name, file };
+        // Without duplicate address detection new IPv6 addresses work at once.
+        ns.sysctl("net/ipv6/conf/all/accept_dad", "0");
+        ns.sysctl("net/ipv6/conf/default/accept_dad", "0");
         ns.link_up("lo");
         ns
     }

@@ -1,6 +1,8 @@
 //! The plan: everything the tunnel wants of the host's network, as one comparable value.
 
 mod build;
+#[cfg(test)]
+mod build_tests;
 mod diff;
 
 use std::fmt;

@@ -1,24 +1,22 @@
 //! Applies plans to the host over rtnetlink and its resolver, and takes them back.
 
+mod change;
+mod host;
+
 use std::collections::BTreeSet;
-use std::io;
 use std::path::Path as FsPath;
 
 use ovpn_dco::Interface;
 use tracing::{debug, info, warn};
 
-use super::dns::{DnsPlan, HostResolver};
+use self::host::{Host, HostAccess, matches};
+use super::dns::HostResolver;
 use super::error::NetworkError;
-use super::fib::{Fib, FibRoute, RouteKind, Selectors, Target};
+use super::fib::{FibRoute, RouteKind, Target};
 use super::journal::{EntryId, Journal, Undo};
-use super::netlink::{Link, Netlink, PROTOCOL, ipv6_enabled};
-use super::plan::{
-    Item, LinkSettings, NetworkPlan, PlannedRoute, RouteTarget, Step, TunnelAddress, diff,
-};
-use super::types::{Gateways, Network, Path, RemotePath, RouteQuery};
-
-/// `IN6_ADDR_GEN_MODE_NONE` of `linux/if_link.h`: no link-local address.
-const NO_ADDRESS_GENERATION: u8 = 1;
+use super::netlink::{Netlink, ipv6_enabled};
+use super::plan::{Item, NetworkPlan, PlannedRoute, RouteTarget, Step, diff};
+use super::types::{Gateways, Network, RemotePath, RouteQuery};
 
 /// The host's network, as far as one session has changed it.
 ///
@@ -314,178 +312,6 @@ impl DirectNetwork {
         result
     }
 
-    async fn add(
-        &mut self,
-        item: &Item,
-        interface: &Interface,
-        warnings: &mut Vec<String>,
-    ) -> Result<(), NetworkError> {
-        let undo = match item {
-            Item::Link(settings) => Some(self.add_link_settings(settings, interface).await?),
-            Item::Address(address) => self.add_address(address, interface).await?,
-            Item::Route(route) => match self.add_route(route, interface.index).await? {
-                Outcome::Made(id) => Some(id),
-                Outcome::WasThere => None,
-                Outcome::LeftOut(warning) => {
-                    warnings.push(warning);
-                    None
-                }
-            },
-            Item::Dns(plan) => self.add_dns(plan, interface, warnings).await?,
-        };
-        self.entries.push(Entry { item: item.clone(), undo, provisional: false });
-        Ok(())
-    }
-
-    async fn add_link_settings(
-        &mut self,
-        settings: &LinkSettings,
-        interface: &Interface,
-    ) -> Result<EntryId, NetworkError> {
-        let fail = |e| NetworkError::netlink(format!("set {} {settings}", interface.name), e);
-        let links = self.host.netlink.links().await.map_err(fail)?;
-        let link = links
-            .into_iter()
-            .find(|link| link.index == interface.index)
-            .ok_or_else(|| fail(io::Error::from_raw_os_error(libc::ENODEV)))?;
-        let generates = link.state.address_generation;
-        let id = self.journal.record(Undo::RestoreLink {
-            name: link.name,
-            index: interface.index,
-            state: link.state,
-        })?;
-        if generates.is_some_and(|mode| mode != NO_ADDRESS_GENERATION) {
-            // Keeps the host's router solicitations and multicast reports out of the tunnel; it
-            // works without.
-            let set = self
-                .host
-                .netlink
-                .set_address_generation(interface.index, NO_ADDRESS_GENERATION)
-                .await;
-            if let Err(error) = set {
-                debug!("{}: addr_gen_mode none: {error}", interface.name);
-            }
-        }
-        let mtu = settings.mtu.into();
-        let set =
-            self.host.netlink.set_link(interface.index, mtu, settings.tx_queue_len, true).await;
-        self.keep(id, set.map_err(fail))
-    }
-
-    async fn add_address(
-        &mut self,
-        address: &TunnelAddress,
-        interface: &Interface,
-    ) -> Result<Option<EntryId>, NetworkError> {
-        let id = self.journal.record(Undo::DeleteAddress {
-            name: interface.name.clone(),
-            index: interface.index,
-            address: address.clone(),
-        })?;
-        match self.host.netlink.add_address(interface.index, address).await {
-            // A persistent device keeps its addresses.
-            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {
-                self.journal.done(id).map(|()| None)
-            }
-            result => {
-                let operation = format!("add {address} to {}", interface.name);
-                let result = result.map_err(|e| NetworkError::netlink(operation, e));
-                self.keep(id, result).map(Some)
-            }
-        }
-    }
-
-    async fn add_route(
-        &mut self,
-        route: &PlannedRoute,
-        tunnel: u32,
-    ) -> Result<Outcome, NetworkError> {
-        let id = self.journal.record(Undo::DeleteRoute { tunnel, route: route.clone() })?;
-        let mut result = self.host.netlink.add_route(route, tunnel).await;
-        if let (Err(error), RouteTarget::Outside(path)) = (&result, &route.target)
-            && path.gateway.is_some()
-            && matches!(error.raw_os_error(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH))
-        {
-            // The host uses this gateway on this device, whatever made the kernel believe it then.
-            let path = Path { onlink: true, ..path.clone() };
-            let route = PlannedRoute { target: RouteTarget::Outside(path), ..route.clone() };
-            result = self.host.netlink.add_route(&route, tunnel).await;
-        }
-        let Err(error) = result else { return Ok(Outcome::Made(id)) };
-        self.journal.done(id)?;
-        let operation = || format!("add {route}");
-        let to_tunnel = matches!(route.target, RouteTarget::Tunnel | RouteTarget::Unreachable);
-        match error.raw_os_error() {
-            Some(libc::EEXIST) => match &route.target {
-                RouteTarget::Outside(_) => Ok(Outcome::WasThere),
-                // Without its halves of the Internet a redirecting tunnel leaks.
-                _ if to_tunnel && route.destination.prefix() < 8 => {
-                    Err(NetworkError::RouteTaken { operation: operation() })
-                }
-                _ => Ok(Outcome::LeftOut(format!(
-                    "{}: left out, the host has another route to {} already",
-                    operation(),
-                    route.destination
-                ))),
-            },
-            // A host without IPv6 needs nothing to make it unreachable.
-            Some(libc::EACCES | libc::EAFNOSUPPORT | libc::EOPNOTSUPP)
-                if route.target == RouteTarget::Unreachable && route.destination.is_ipv6() =>
-            {
-                Ok(Outcome::WasThere)
-            }
-            _ if matches!(route.target, RouteTarget::Gateway(_)) => {
-                Ok(Outcome::LeftOut(format!("cannot {}: {error}", operation())))
-            }
-            _ => Err(NetworkError::netlink(operation(), error)),
-        }
-    }
-
-    /// The tunnel works without DNS: what fails is a warning.
-    async fn add_dns(
-        &mut self,
-        plan: &DnsPlan,
-        interface: &Interface,
-        warnings: &mut Vec<String>,
-    ) -> Result<Option<EntryId>, NetworkError> {
-        let prepared = match self.host.resolver.prepare(plan, interface, warnings).await {
-            Ok(prepared) => prepared,
-            Err(reason) => {
-                warnings.push(format!("the tunnel's DNS is not used: {reason}"));
-                return Ok(None);
-            }
-        };
-        let id = self.journal.record(Undo::Dns(prepared.undo.clone()))?;
-        let Err(reason) = self.host.resolver.apply(&prepared, plan, interface).await else {
-            debug!("DNS set through {}", prepared.backend());
-            return Ok(Some(id));
-        };
-        warnings.push(format!("the tunnel's DNS is not used: {reason}"));
-        // A part of it may be in place.
-        match self.host.resolver.revert(&prepared.undo).await {
-            Ok(()) => self.journal.done(id).map(|()| None),
-            Err(reason) => {
-                warnings.push(reason);
-                Ok(Some(id))
-            }
-        }
-    }
-
-    /// Keeps the journal entry of a change that was made, drops that of one that was not.
-    fn keep(
-        &mut self,
-        id: EntryId,
-        result: Result<(), NetworkError>,
-    ) -> Result<EntryId, NetworkError> {
-        match result {
-            Ok(()) => Ok(id),
-            Err(error) => {
-                self.journal.done(id)?;
-                Err(error)
-            }
-        }
-    }
-
     /// Forgets entries that the kernel has dropped by itself (with a device that went down or away),
     /// so that they are made again.
     async fn forget_vanished(&mut self) -> Result<(), NetworkError> {
@@ -580,144 +406,5 @@ impl Entry {
             Item::Link(_) | Item::Address(_) | Item::Dns(_) => true,
             Item::Route(route) => route.target == RouteTarget::Tunnel,
         }
-    }
-}
-
-enum Outcome {
-    Made(EntryId),
-    WasThere,
-    LeftOut(String),
-}
-
-/// Whether a route in the kernel is the one that was made for a planned one.
-fn matches(route: &FibRoute, planned: &PlannedRoute, tunnel: Option<u32>) -> bool {
-    if route.protocol != PROTOCOL || route.destination != planned.destination {
-        return false;
-    }
-    match &planned.target {
-        RouteTarget::Outside(path) => {
-            route.hops.iter().any(|hop| hop.index == path.index && hop.gateway == path.gateway)
-        }
-        RouteTarget::Gateway(gateway) => route.hops.iter().any(|hop| hop.gateway == Some(*gateway)),
-        RouteTarget::Unreachable => route.kind == RouteKind::Refuse,
-        RouteTarget::Tunnel => route.hops.iter().any(|hop| Some(hop.index) == tunnel),
-    }
-}
-
-/// A reading of the host's links and routes.
-struct Host {
-    links: Vec<Link>,
-    v4: Fib,
-    v6: Fib,
-}
-
-impl Host {
-    async fn read(netlink: &Netlink) -> Result<Self, NetworkError> {
-        let fail = |e| NetworkError::netlink("read the host's links and routes", e);
-        Ok(Self {
-            links: netlink.links().await.map_err(fail)?,
-            v4: netlink.fib(false).await.map_err(fail)?,
-            v6: netlink.fib(true).await.map_err(fail)?,
-        })
-    }
-
-    fn fib(&self, ipv6: bool) -> &Fib {
-        if ipv6 { &self.v6 } else { &self.v4 }
-    }
-
-    fn name(&self, index: u32) -> Option<String> {
-        self.links.iter().find(|link| link.index == index).map(|link| link.name.clone())
-    }
-
-    fn selectors<'a>(&'a self, query: &RouteQuery) -> Selectors<'a> {
-        let device = query.bind_dev.as_ref().and_then(|name| {
-            let link = self.links.iter().find(|link| link.name == *name)?;
-            Some((link.name.as_str(), link.index))
-        });
-        Selectors { mark: query.mark.unwrap_or(0), device }
-    }
-}
-
-/// What changes the host.
-#[derive(Debug)]
-struct HostAccess {
-    netlink: Netlink,
-    resolver: HostResolver,
-}
-
-impl HostAccess {
-    /// Undoes one change. What is gone already is no error: a link takes its addresses and routes
-    /// with it, and people clean up by hand.
-    async fn revert(&self, undo: &Undo) -> Result<(), NetworkError> {
-        let (operation, result) = match undo {
-            Undo::DeleteRoute { tunnel, route } => {
-                (format!("delete {route}"), self.netlink.delete_route(route, *tunnel).await)
-            }
-            Undo::DeleteAddress { name, index, address } => {
-                let result = match self.find_link(name, *index).await {
-                    Ok(Some(_)) => self.netlink.delete_address(*index, address).await,
-                    other => other.map(|_| ()),
-                };
-                (format!("delete {address} from {name}"), result)
-            }
-            Undo::RestoreLink { name, index, state } => {
-                let result = match self.find_link(name, *index).await {
-                    Ok(Some(_)) => {
-                        let length = Some(state.tx_queue_len);
-                        let set = self.netlink.set_link(*index, state.mtu, length, state.up).await;
-                        match state.address_generation {
-                            Some(mode) => {
-                                set.and(self.netlink.set_address_generation(*index, mode).await)
-                            }
-                            None => set,
-                        }
-                    }
-                    other => other.map(|_| ()),
-                };
-                (format!("restore the settings of {name}"), result)
-            }
-            Undo::Dns(undo) => {
-                return self.resolver.revert(undo).await.map_err(NetworkError::Dns);
-            }
-            Undo::DeleteLink { name, kind, index } => {
-                let result = match self.netlink.links().await {
-                    Ok(links) => {
-                        let ours = links.into_iter().find(|link| {
-                            link.name == *name
-                                && link.kind == *kind
-                                && index.is_none_or(|index| index == link.index)
-                        });
-                        match ours {
-                            Some(link) => self.netlink.delete_link(link.index).await,
-                            None => Ok(()),
-                        }
-                    }
-                    Err(error) => Err(error),
-                };
-                (format!("delete {name}"), result)
-            }
-        };
-        match result {
-            Err(error)
-                if matches!(
-                    error.raw_os_error(),
-                    Some(
-                        libc::ESRCH
-                            | libc::ENOENT
-                            | libc::ENODEV
-                            | libc::ENXIO
-                            | libc::EADDRNOTAVAIL
-                    )
-                ) =>
-            {
-                Ok(())
-            }
-            result => result.map_err(|e| NetworkError::netlink(operation, e)),
-        }
-    }
-
-    async fn find_link(&self, name: &str, index: u32) -> io::Result<Option<Link>> {
-        let links = self.netlink.links().await?;
-        Ok(links.into_iter().find(|link| link.index == index && link.name == name))
     }
 }
