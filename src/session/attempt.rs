@@ -108,12 +108,6 @@ impl Session {
             address,
             protocol: remote.protocol,
         });
-        tracing::info!(
-            "contacting {}:{} ({address}) via {:?}",
-            remote.host,
-            remote.port,
-            remote.protocol
-        );
         let device = &self.config.options.device;
         let options = SocketOptions {
             local: remote.local,
@@ -398,7 +392,6 @@ impl Session {
     /// Tells where and how we are connected.
     pub(super) fn announce(&self, link: &Link) {
         if let Some(info) = self.connection_info(link) {
-            tracing::info!("connected through {} ({})", info.device, info.data_path);
             self.enter(SessionState::Connected(info));
         }
     }
