@@ -2,8 +2,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
+use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use tokio::runtime::{self, Runtime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -37,11 +40,55 @@ pub struct Running {
     pub events: mpsc::UnboundedReceiver<SessionEvent>,
 }
 
-/// Starts a session; [`start_session`] outside of tests.
+/// Starts a session; [`Threads::starter`] outside of tests.
 pub type StartSession = Box<dyn Fn(SessionConfig) -> Running + Send + Sync>;
 
-/// Starts a real session on the current tokio runtime.
-pub fn start_session(config: SessionConfig) -> Running {
+/// The threads of a backend process: the calling one for D-Bus, others for the session, so that
+/// nothing a session waits for can keep a method call from being answered.
+#[derive(Debug)]
+pub struct Threads {
+    calls: Runtime,
+    sessions: Runtime,
+}
+
+impl Threads {
+    /// Starts them.
+    ///
+    /// # Errors
+    ///
+    /// As creating a thread or an event queue.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            calls: runtime::Builder::new_current_thread().enable_all().build()?,
+            sessions: runtime::Builder::new_multi_thread()
+                .worker_threads(2)
+                .enable_all()
+                .build()?,
+        })
+    }
+
+    /// Runs what answers calls to its end, on the calling thread.
+    pub fn run<T>(&self, calls: impl Future<Output = T>) -> T {
+        self.calls.block_on(calls)
+    }
+
+    /// Starts real sessions on the threads for them.
+    pub fn starter(&self) -> StartSession {
+        let sessions = self.sessions.handle().clone();
+        Box::new(move |config| {
+            let _guard = sessions.enter();
+            start_session(config)
+        })
+    }
+
+    /// Gives sessions a moment to end; what hangs is left behind, the process ends anyway.
+    pub fn end(self) {
+        self.sessions.shutdown_timeout(Duration::from_millis(500));
+        self.calls.shutdown_background();
+    }
+}
+
+fn start_session(config: SessionConfig) -> Running {
     let (handle, events) = SessionHandle::start(config);
     let (commands, mut receiver) = mpsc::unbounded_channel();
     // A session that hangs stops reading its commands. Waiting for it happens here, in order, so

@@ -16,7 +16,7 @@ mod status;
 mod text;
 
 pub use attention::{AttentionGroup, AttentionType, Dialect};
-pub use driver::{Backend, Command, Running, Settings, StartSession, start_session};
+pub use driver::{Backend, Command, Running, Settings, StartSession, Threads};
 pub use error::{Domain, Error};
 pub use machine::{Machine, Registration, Request, Signal};
 pub use queue::Slot;

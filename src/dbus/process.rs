@@ -16,7 +16,7 @@ use zbus::{Connection, MessageStream};
 use super::profile::no_files;
 use super::service::{Service, ServiceConfig, bus_peers};
 use super::{INTERFACE, LOG, NETCFG, NETCFG_OBJECT, SESSIONS};
-use crate::backend::{Settings, start_session};
+use crate::backend::{Settings, StartSession, Threads};
 use crate::logging::{LogFile, LogLevel, LogLine};
 use crate::network::NetcfgConfig;
 use crate::session::NetworkMode;
@@ -95,16 +95,13 @@ pub fn run_process(options: ProcessOptions) -> Result<(), u8> {
     let served = logging::init(&log_level, file, options.colour)
         .map_err(|error| error.to_string())
         .and_then(|lines| {
-            let runtime = tokio::runtime::Builder::new_multi_thread()
-                .worker_threads(2)
-                .enable_all()
-                .build()
-                .map_err(|error| error.to_string())?;
+            let threads = Threads::new().map_err(|error| error.to_string())?;
             if let Err(error) = restricted {
                 warn!("{error}");
             }
-            let served = runtime.block_on(serve(options, direct, log_level, lines));
-            runtime.shutdown_timeout(Duration::from_millis(500));
+            let start = threads.starter();
+            let served = threads.run(serve(options, direct, start, log_level, lines));
+            threads.end();
             served.map_err(|error| error.to_string())
         });
     // As upstream's: whoever started this process does not look at it any more.
@@ -117,6 +114,7 @@ pub fn run_process(options: ProcessOptions) -> Result<(), u8> {
 async fn serve(
     options: ProcessOptions,
     direct: bool,
+    start: StartSession,
     log_level: LogLevel,
     lines: mpsc::Receiver<LogLine>,
 ) -> zbus::Result<()> {
@@ -141,7 +139,7 @@ async fn serve(
     };
     let config = ServiceConfig {
         settings,
-        start: Box::new(start_session),
+        start,
         files: no_files(),
         token: options.token,
         log_level,

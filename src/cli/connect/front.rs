@@ -1,6 +1,5 @@
 //! The front end's loop: registers, answers questions, connects, shows what happens, ends.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use std::os::unix::net::UnixStream;
@@ -10,12 +9,10 @@ use tokio::sync::mpsc;
 use super::output::Printer;
 use super::peer::{Backend, Configuration, News, guid};
 use super::{
-    ConnectArgs, Dco, EXIT_AUTH, EXIT_FAILED, EXIT_PRIVILEGE, Output, backend, prompt,
-    stdout_is_terminal,
+    ConnectArgs, Dco, EXIT_AUTH, EXIT_FAILED, EXIT_PRIVILEGE, Output, prompt, stdout_is_terminal,
 };
 use crate::cli::EXIT_USAGE;
-use crate::dbus::serve_private;
-use crate::logging::{LogLevel, LogLine};
+use crate::dbus::{PrivateService, serve_private};
 use crate::profile::ProfileFile;
 use crate::secret::Credentials;
 
@@ -79,10 +76,10 @@ pub(super) async fn run(
     args: &ConnectArgs,
     profile: ProfileFile,
     login: Option<Credentials>,
-    log_level: LogLevel,
-    lines: mpsc::Receiver<LogLine>,
+    verbosity: u32,
+    service: PrivateService,
 ) -> u8 {
-    let end = match start(args, profile, login, log_level, lines).await {
+    let end = match start(args, profile, login, verbosity, service).await {
         Ok(mut front) => {
             let end = front.drive().await;
             front.shut_down().await;
@@ -100,8 +97,8 @@ async fn start(
     args: &ConnectArgs,
     profile: ProfileFile,
     login: Option<Credentials>,
-    log_level: LogLevel,
-    lines: mpsc::Receiver<LogLine>,
+    verbosity: u32,
+    service: PrivateService,
 ) -> Result<Front, End> {
     let io = |error: std::io::Error| End::failed(error, EXIT_FAILED);
     let signals = Signals {
@@ -110,9 +107,7 @@ async fn start(
         restart: signal(SignalKind::user_defined1()).map_err(io)?,
         statistics: signal(SignalKind::user_defined2()).map_err(io)?,
     };
-    let verbosity = log_level.get();
     let (ours, theirs) = UnixStream::pair().map_err(io)?;
-    let service = backend(args, Arc::new(profile.files), log_level, lines);
     let guid = guid();
     let token = guid.as_str().to_owned();
     tokio::spawn(async move {

@@ -9,12 +9,13 @@ mod prompt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use tokio::sync::mpsc;
 
 use super::{EXIT_USAGE, complain};
-use crate::backend::{Settings, start_session};
+use crate::backend::{Settings, Threads};
 use crate::dbus::{Files, PrivateService};
 use crate::logging::{self, LogLevel, LogLine};
 use crate::network::enter_netns;
@@ -107,15 +108,13 @@ fn prepare(args: ConnectArgs) -> Result<ExitCode, (String, u8)> {
     if let Err(error) = restricted {
         tracing::warn!("{error}");
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(|error| (error.to_string(), EXIT_FAILED))?;
+    let threads = Threads::new().map_err(|error| (error.to_string(), EXIT_FAILED))?;
     let terminal = prompt::Terminal::new();
-    let status = runtime.block_on(front::run(&args, profile, login, log_level, lines));
+    let service =
+        backend(&args, Arc::new(profile.files.clone()), &threads, log_level.clone(), lines);
+    let status = threads.run(front::run(&args, profile, login, log_level.get(), service));
     // A prompt that nobody answers keeps its thread, and the terminal silent.
-    runtime.shutdown_background();
+    threads.end();
     terminal.restore();
     Ok(ExitCode::from(status))
 }
@@ -154,6 +153,7 @@ fn read_login(path: &Path) -> Result<Credentials, String> {
 fn backend(
     args: &ConnectArgs,
     files: Files,
+    threads: &Threads,
     level: LogLevel,
     lines: mpsc::Receiver<LogLine>,
 ) -> PrivateService {
@@ -164,7 +164,7 @@ fn backend(
             gui_version: concat!("ovpn-client/", env!("CARGO_PKG_VERSION")).to_owned(),
             sso: "openurl,webauth,crtext".to_owned(),
         },
-        start: Box::new(start_session),
+        start: threads.starter(),
         files,
         log_level: level,
         lines,
