@@ -299,6 +299,15 @@ fn redirected_traffic_enters_the_tunnel_and_the_server_stays_reachable() {
             expected: "via 192.0.2.1 dev eth0",
         },
         Case {
+            name: "default route with two next hops",
+            server: "203.0.113.1",
+            client: "ip address add 192.0.2.10/24 dev eth0; \
+                     ip route add default nexthop via 192.0.2.1 nexthop via 192.0.2.2",
+            router: "ip address add 192.0.2.1/24 dev eth0; ip address add 192.0.2.2/24 dev eth0; \
+                     ip address add 203.0.113.1/32 dev lo",
+            expected: "via 192.0.2.1 dev eth0",
+        },
+        Case {
             name: "default route in a table of its own",
             server: "203.0.113.1",
             client: "ip address add 192.0.2.10/24 dev eth0; \
@@ -809,13 +818,12 @@ fn process_to_be_killed() {
     let body = async {
         let mut network = DirectNetwork::open(Path::new(&runtime)).await.unwrap();
         // A link that outlives its process, as the kernel data channel makes them.
-        network.expect_link("nwdlink", "bridge").unwrap();
         let made = std::process::Command::new("ip")
             .args(["link", "add", "name", "nwdlink", "type", "bridge"])
             .status();
         assert!(made.unwrap().success());
         let link = Interface { name: "nwdlink".to_owned(), index: index_of("nwdlink") };
-        network.link_created(&link).unwrap();
+        network.adopt_link(&link).await.unwrap();
         let gateways = network.lookup(&query("203.0.113.1")).await.unwrap();
         let options = NetworkOptions { redirect: Some(redirect()), ..dual_stack() };
         let interface = Interface { name: TUNNEL.to_owned(), index: index_of(TUNNEL) };

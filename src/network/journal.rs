@@ -30,10 +30,9 @@ pub(super) enum Undo {
     /// Delete a link, if it is still the one that was made.
     DeleteLink {
         name: String,
-        /// As the kernel names it: `ovpn`, `ovpn-dco`, `tun`.
+        /// As the kernel names it: `ovpn`, `ovpn-dco`.
         kind: String,
-        /// `None` until it exists.
-        index: Option<u32>,
+        index: u32,
     },
     /// Give a link its settings back.
     RestoreLink { name: String, index: u32, state: LinkState },
@@ -287,7 +286,7 @@ mod tests {
     use super::*;
 
     fn undo(name: &str) -> Undo {
-        Undo::DeleteLink { name: name.to_owned(), kind: "ovpn".to_owned(), index: None }
+        Undo::DeleteLink { name: name.to_owned(), kind: "ovpn".to_owned(), index: 7 }
     }
 
     /// Ends a journal the way `kill -9` does: the file stays, the lock goes.

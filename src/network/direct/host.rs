@@ -101,19 +101,10 @@ impl HostAccess {
                 return self.resolver.revert(undo).await.map_err(NetworkError::Dns);
             }
             Undo::DeleteLink { name, kind, index } => {
-                let result = match self.netlink.links().await {
-                    Ok(links) => {
-                        let ours = links.into_iter().find(|link| {
-                            link.name == *name
-                                && link.kind == *kind
-                                && index.is_none_or(|index| index == link.index)
-                        });
-                        match ours {
-                            Some(link) => self.netlink.delete_link(link.index).await,
-                            None => Ok(()),
-                        }
-                    }
-                    Err(error) => Err(error),
+                // By now the number may be another link's.
+                let result = match self.find_link(name, *index).await {
+                    Ok(Some(link)) if link.kind == *kind => self.netlink.delete_link(*index).await,
+                    other => other.map(|_| ()),
                 };
                 (format!("delete {name}"), result)
             }
@@ -137,7 +128,7 @@ impl HostAccess {
         }
     }
 
-    async fn find_link(&self, name: &str, index: u32) -> io::Result<Option<Link>> {
+    pub(super) async fn find_link(&self, name: &str, index: u32) -> io::Result<Option<Link>> {
         let links = self.netlink.links().await?;
         Ok(links.into_iter().find(|link| link.index == index && link.name == name))
     }

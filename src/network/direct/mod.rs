@@ -30,8 +30,8 @@ pub struct DirectNetwork {
     interface: Option<Interface>,
     /// In the order in which they were applied.
     entries: Vec<Entry>,
-    /// The link that was announced with [`Self::expect_link`].
-    link: Option<(String, String, EntryId)>,
+    /// The link of [`Self::adopt_link`].
+    link: Option<EntryId>,
 }
 
 #[derive(Debug)]
@@ -98,42 +98,28 @@ impl DirectNetwork {
         Ok(Self { host, journal, interface: None, entries: Vec::new(), link: None })
     }
 
-    /// Announces a link that is about to be made and would outlive this process (kernel data
-    /// channel). If the process dies it is deleted at the next start.
+    /// Notes a link that was just made and outlives this process (kernel data channel). If the
+    /// process dies it is deleted at the next start.
     ///
     /// # Errors
-    /// When the journal cannot be written: then do not make the link.
-    pub fn expect_link(&mut self, name: &str, kind: &str) -> Result<(), NetworkError> {
+    /// When the link is not there or the journal cannot be written.
+    pub async fn adopt_link(&mut self, interface: &Interface) -> Result<(), NetworkError> {
         self.forget_link()?;
-        let undo = Undo::DeleteLink { name: name.to_owned(), kind: kind.to_owned(), index: None };
-        let id = self.journal.record(undo)?;
-        self.link = Some((name.to_owned(), kind.to_owned(), id));
+        let fail = |e| NetworkError::netlink(format!("look at {}", interface.name), e);
+        let link = self.host.find_link(&interface.name, interface.index).await.map_err(fail)?;
+        let link = link.ok_or_else(|| fail(std::io::Error::from_raw_os_error(libc::ENODEV)))?;
+        let undo = Undo::DeleteLink { name: link.name, kind: link.kind, index: interface.index };
+        self.link = Some(self.journal.record(undo)?);
         Ok(())
     }
 
-    /// The announced link exists: only the one with this index is deleted later.
-    ///
-    /// # Errors
-    /// When the journal cannot be written.
-    pub fn link_created(&mut self, interface: &Interface) -> Result<(), NetworkError> {
-        let Some((name, kind, old)) = self.link.take() else { return Ok(()) };
-        let undo = Undo::DeleteLink {
-            name: interface.name.clone(),
-            kind: kind.clone(),
-            index: Some(interface.index),
-        };
-        let id = self.journal.record(undo)?;
-        self.link = Some((name, kind, id));
-        self.journal.done(old)
-    }
-
-    /// The announced link was deleted again, or never made.
+    /// The adopted link was deleted again by its owner.
     ///
     /// # Errors
     /// When the journal cannot be written.
     pub fn forget_link(&mut self) -> Result<(), NetworkError> {
         match self.link.take() {
-            Some((_, _, id)) => self.journal.done(id),
+            Some(id) => self.journal.done(id),
             None => Ok(()),
         }
     }

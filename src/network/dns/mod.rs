@@ -17,13 +17,13 @@ mod resolvconf;
 mod resolved;
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use ovpn_dco::Interface;
 use serde::{Deserialize, Serialize};
 
 pub use self::plan::{DnsPlan, NameServer};
+use super::namespace::{netns_name, shares_netns};
 pub use crate::profile::DnsScope;
 
 /// This host's resolver: where its parts are. [`Default`] is right everywhere but in tests.
@@ -177,24 +177,15 @@ impl HostResolver {
     /// the host's file, which must not learn of this namespace's servers. What such a namespace's
     /// programs see (`ip netns exec`) is `/etc/netns/NAME/resolv.conf`.
     fn visible_resolv_conf(&self) -> Result<PathBuf, String> {
-        // `None`: not allowed to look.
-        let as_init = |kind: &str| {
-            let own = fs::metadata(format!("/proc/thread-self/ns/{kind}")).ok()?;
-            let init = fs::metadata(format!("/proc/1/ns/{kind}")).ok()?;
-            Some((own.dev(), own.ino()) == (init.dev(), init.ino()))
-        };
-        if as_init("net") == Some(true) || is_mount_point(&self.resolv_conf) {
+        const INIT: u32 = 1;
+        let elsewhere = shares_netns(INIT) == Some(false);
+        if !elsewhere || is_mount_point(&self.resolv_conf) {
             return Ok(self.resolv_conf.clone());
         }
-        let Some(name) = namespace_name() else {
-            if as_init("net") == Some(false) && as_init("mnt") == Some(true) {
-                return Err("this network namespace has no name under /run/netns, and the host's \
-                            resolv.conf is not for it"
-                    .to_owned());
-            }
-            // A container's own.
-            return Ok(self.resolv_conf.clone());
-        };
+        let name = netns_name().ok_or(
+            "this network namespace has no name under /run/netns, and the host's resolv.conf is \
+             not for it",
+        )?;
         let directory = self.namespaces.join(name);
         if !directory.is_dir() {
             return Err(format!(
@@ -212,16 +203,6 @@ fn is_mount_point(path: &Path) -> bool {
     // Fields: id, parent, device, root, mount point, ...; see proc_pid_mountinfo(5).
     fs::read_to_string("/proc/thread-self/mountinfo").is_ok_and(|mounts| {
         mounts.lines().any(|line| line.split(' ').nth(4).map(Path::new) == Some(path))
-    })
-}
-
-/// The name of this thread's network namespace under `/run/netns`.
-fn namespace_name() -> Option<std::ffi::OsString> {
-    let own = fs::metadata("/proc/thread-self/ns/net").ok()?;
-    fs::read_dir("/run/netns").ok()?.flatten().find_map(|entry| {
-        // `DirEntry::metadata` would be that of the mount point below.
-        let metadata = fs::metadata(entry.path()).ok()?;
-        (metadata.dev() == own.dev() && metadata.ino() == own.ino()).then(|| entry.file_name())
     })
 }
 

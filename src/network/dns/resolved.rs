@@ -1,8 +1,6 @@
 //! systemd-resolved, `org.freedesktop.resolve1` (manual page `org.freedesktop.resolve1(5)`).
 
-use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -10,6 +8,7 @@ use tracing::debug;
 use zbus::{Connection, DynamicType, fdo};
 
 use super::plan::DnsPlan;
+use crate::network::namespace::shares_netns;
 use crate::profile::{DnsScope, DnsSec};
 
 const SERVICE: &str = "org.freedesktop.resolve1";
@@ -50,7 +49,8 @@ impl Resolved {
             .await
             .map_err(|_| "it is not running".to_owned())?;
         let pid: u32 = reply.body().deserialize().map_err(|e| e.to_string())?;
-        if !same_network_namespace(pid) {
+        // Interface numbers mean the same only in the same network namespace.
+        if shares_netns(pid) == Some(false) {
             return Err("it runs in another network namespace".to_owned());
         }
         Ok(Self { connection })
@@ -174,15 +174,4 @@ fn is_no_such_link(error: &zbus::Error) -> bool {
 
 fn is_unknown_method(error: &zbus::Error) -> bool {
     matches!(error, zbus::Error::FDO(error) if matches!(**error, fdo::Error::UnknownMethod(_)))
-}
-
-/// Interface numbers mean the same only in the same network namespace. Where the process may not be
-/// looked at (this one is not privileged) it is taken to be.
-fn same_network_namespace(pid: u32) -> bool {
-    let own = fs::metadata("/proc/thread-self/ns/net");
-    let other = fs::metadata(format!("/proc/{pid}/ns/net"));
-    match (own, other) {
-        (Ok(own), Ok(other)) => (own.dev(), own.ino()) == (other.dev(), other.ino()),
-        _ => true,
-    }
 }
