@@ -171,13 +171,21 @@ pub fn decide(inputs: &Inputs<'_>) -> Decision {
     if let Some(error) = inputs.kernel_failure {
         reasons.push(Reason::KernelFailure(error.to_owned()));
     }
-    match inputs.kernel.ready() {
-        Some(api) if reasons.is_empty() => Decision::Kernel(api),
-        Some(_) => Decision::Userspace { reasons },
-        None => {
-            reasons.extend(machine_reasons(inputs.kernel));
+    match decide_for_machine(inputs.kernel) {
+        Decision::Kernel(api) if reasons.is_empty() => Decision::Kernel(api),
+        Decision::Kernel(_) => Decision::Userspace { reasons },
+        Decision::Userspace { reasons: machine } => {
+            reasons.extend(machine);
             Decision::Userspace { reasons }
         }
+    }
+}
+
+/// What the machine alone allows, whatever profile and server want.
+pub fn decide_for_machine(kernel: &Report) -> Decision {
+    match kernel.ready() {
+        Some(api) => Decision::Kernel(api),
+        None => Decision::Userspace { reasons: machine_reasons(kernel) },
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod check;
 mod connect;
+mod doctor;
 
 use std::process::ExitCode;
 
@@ -9,6 +10,7 @@ use clap::{Parser, Subcommand};
 
 pub use check::{CheckArgs, ReportFormat};
 pub use connect::ConnectArgs;
+pub use doctor::DoctorArgs;
 
 /// Exit status: the profile or the command line cannot be used.
 pub const EXIT_USAGE: u8 = 2;
@@ -27,6 +29,8 @@ enum Command {
     Connect(ConnectArgs),
     /// Say what becomes of each directive of a profile, and which data path it allows
     Check(CheckArgs),
+    /// Say what this machine can do: kernel offload, privileges, TUN, DNS
+    Doctor(DoctorArgs),
     /// Write the manual pages into a directory
     #[command(hide = true)]
     Man {
@@ -42,6 +46,7 @@ pub fn run() -> ExitCode {
         Command::Check(args) => {
             check::run(&args, &mut std::io::stdout().lock(), &mut std::io::stderr())
         }
+        Command::Doctor(args) => doctor::run(&args, &mut std::io::stdout().lock()),
         Command::Man { directory } => write_manual(&directory),
     }
 }
