@@ -8,6 +8,10 @@ use std::path::Path;
 mod control_packet;
 #[path = "fuzz/targets/key_method.rs"]
 mod key_method;
+#[path = "fuzz/targets/offload_coalesce.rs"]
+mod offload_coalesce;
+#[path = "fuzz/targets/offload_split.rs"]
+mod offload_split;
 #[path = "fuzz/targets/profile.rs"]
 mod profile;
 #[path = "fuzz/targets/push.rs"]
@@ -35,6 +39,16 @@ fn control_packet() {
 #[test]
 fn key_method() {
     replay("key_method", key_method::run);
+}
+
+#[test]
+fn offload_coalesce() {
+    replay("offload_coalesce", offload_coalesce::run);
+}
+
+#[test]
+fn offload_split() {
+    replay("offload_split", offload_split::run);
 }
 
 #[test]
