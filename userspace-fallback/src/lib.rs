@@ -27,6 +27,7 @@ pub mod mss;
 #[doc(hidden)]
 pub mod offload;
 mod options;
+mod pacer;
 #[doc(hidden)]
 pub mod peer;
 #[doc(hidden)]

@@ -18,6 +18,7 @@ use crate::offload::coalesce::{Coalescer, Config};
 use crate::offload::split::Plan;
 use crate::offload::virtio::{self, Header};
 use crate::options::Options;
+use crate::pacer::Pacer;
 use crate::stats::{Counters, Published, Snapshot};
 use crate::sys::{self, Interest};
 use crate::transport::{Gone, Received};
@@ -53,11 +54,13 @@ pub(crate) struct Worker {
     alarm: Arc<Alarm>,
     waker: Waker,
     published: Arc<Published>,
-    link: Option<Link>,
+    /// Boxed, because it is moved out and in for every batch.
+    link: Option<Box<Link>>,
     coalescer: Coalescer,
     uplink: Uplink,
     counters: Counters,
     now: Instant,
+    pacer: Pacer,
     tun_readable: bool,
     socket_readable: bool,
 }
@@ -104,6 +107,7 @@ impl Worker {
             uplink: Uplink { buffer: vec![0; READ_BUFFER].into(), pending: None },
             counters: Counters::default(),
             now: Instant::now(),
+            pacer: Pacer::new(Instant::now()),
             tun_readable: false,
             socket_readable: false,
         }
@@ -112,6 +116,7 @@ impl Worker {
     /// Runs until the channel is closed or the TUN device is gone.
     pub(crate) fn run(mut self) {
         sys::block_signals();
+        sys::precise_sleeps();
         if let Err(error) = self.serve() {
             tracing::error!(interface = %self.tun.interface().name, %error, "data path failed");
             self.link = None;
@@ -138,16 +143,23 @@ impl Worker {
             }
             self.keep_alive();
             self.publish();
-            let blocked = self.link.as_ref().is_some_and(Link::is_blocked);
+            let blocked = self.link.as_ref().is_some_and(|link| link.is_blocked());
             if !self.socket_readable && (!self.tun_readable || blocked) {
-                self.wait()?;
+                match self.pacer.pause(self.now) {
+                    Some(pause) if !blocked => {
+                        std::thread::sleep(pause);
+                        self.socket_readable = self.link.is_some();
+                        self.tun_readable = true;
+                    }
+                    _ => self.wait()?,
+                }
             }
         }
     }
 
     /// Sleeps until there is something to do.
     fn wait(&mut self) -> io::Result<()> {
-        let blocked = self.link.as_ref().is_some_and(Link::is_blocked);
+        let blocked = self.link.as_ref().is_some_and(|link| link.is_blocked());
         let timeout = self
             .link
             .as_ref()
@@ -211,10 +223,15 @@ impl Worker {
     fn receive(&mut self) {
         self.with_link(|link, worker| {
             let events = &worker.events;
+            let before = worker.counters;
             let received =
                 link.receive(worker.now, &mut worker.coalescer, &mut worker.counters, |event| {
                     let _ = events.send(event);
                 });
+            worker.pacer.received(
+                worker.counters.received_messages - before.received_messages,
+                worker.counters.received_packets - before.received_packets,
+            );
             // What was opened before the connection broke is delivered.
             worker.write_tun(link.slab());
             worker.socket_readable = received? == Received::More;
@@ -409,7 +426,7 @@ impl Worker {
     fn new_peer(&mut self, config: PeerConfig, residue: &[u8]) -> Result<ControlPort, Error> {
         self.forget_link();
         let (link, port) = Link::new(config, residue, &self.options, self.now)?;
-        self.link = Some(link);
+        self.link = Some(Box::new(link));
         // The residue may hold whole packets although nothing more arrives.
         self.socket_readable = true;
         self.publish();
