@@ -203,6 +203,20 @@ async fn a_deleted_interface_is_a_failure() {
     channel.close().await.unwrap();
 }
 
+/// A device that is down is no failure: someone may be about to change it.
+#[tokio::test]
+async fn a_device_goes_down_and_up() {
+    let mut tunnel = Tunnel::new(Setup::default()).await;
+    tunnel.stream(true, false, 100_000);
+    tunnel.namespaces[1].link_down("tun0");
+    tunnel.namespaces[0].command("ping").args(["-c1", "-W1", "10.77.0.2"]).output().unwrap();
+    no_event(&mut tunnel.b).await;
+    assert!(tunnel.b.counters().tun_refused > 0);
+    tunnel.namespaces[1].link_up("tun0");
+    tunnel.stream(true, false, 100_000);
+    tunnel.stream(false, false, 100_000);
+}
+
 #[tokio::test]
 async fn dropping_removes_the_interface() {
     let namespace = NetNs::new("datac");
