@@ -561,6 +561,32 @@ fn without_the_privilege_the_error_says_so() {
     });
 }
 
+#[test]
+fn it_works_with_nothing_but_the_kept_privileges() {
+    let client = Client::new();
+    client.ns.add_bridge("br0");
+    client.ns.add_address("br0", "192.0.2.10/24");
+    client.ns.add_route("default", Some("192.0.2.1"), None);
+    let before = client.ns.settled_snapshot();
+    let interface = client.interface();
+    let options = NetworkOptions { redirect: Some(redirect()), ..dual_stack() };
+    client.ns.run(|| {
+        ovpn_client::privileges::restrict().unwrap();
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(
+            async {
+                let mut network = DirectNetwork::open(client.runtime.path()).await.unwrap();
+                let gateways = network.lookup(&query("203.0.113.5")).await.unwrap();
+                let plan = plan(&options, "203.0.113.5", &gateways);
+                let applied = network.apply(&interface, &plan).await.unwrap();
+                assert_eq!(applied.steps.len(), plan.items().len());
+                network.protect(&query("203.0.113.6")).await.unwrap();
+                network.undo().await.unwrap();
+            },
+        );
+    });
+    before.assert_same(&client.ns.snapshot());
+}
+
 /// Counts what the kernel announces about links, addresses and routes while `body` runs.
 async fn notifications(body: impl Future<Output = ()>) -> usize {
     use rtnetlink::MulticastGroup as Group;
