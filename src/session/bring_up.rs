@@ -134,6 +134,9 @@ impl Session {
             self.drop_tunnel().await;
             let name = LinkName::from_dev(&self.config.options.device.name);
             let channel = KernelDataChannel::create(api, name).await?;
+            if channel.created_link() {
+                self.network.adopt(channel.interface()).await?;
+            }
             self.tunnel = Some(Tunnel::new(DataPlane::Kernel(channel)));
         }
         self.configure(link, options).await?;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use ovpn_dco::DataChannel;
+use ovpn_dco::{DataChannel, Interface};
 use socket2::Socket;
 
 use super::event::Outcome;
@@ -67,6 +67,14 @@ impl Network {
         }
     }
 
+    /// A link that would outlive this process exists: a crash must not leave it.
+    pub(super) async fn adopt(&mut self, interface: &Interface) -> Result<(), Ending> {
+        match self {
+            Self::Direct(direct) => direct.adopt_link(interface).await.map_err(failed),
+            Self::Netcfg(_) => Ok(()),
+        }
+    }
+
     /// Releases a tunnel: removes it with everything that was configured for it.
     pub(super) async fn release(&mut self, tunnel: Tunnel) {
         match self {
@@ -75,6 +83,9 @@ impl Network {
                     tracing::error!("undoing the network configuration: {e}");
                 }
                 tunnel.close().await;
+                if let Err(e) = direct.forget_link() {
+                    tracing::error!("{e}");
+                }
             }
             Self::Netcfg(netcfg) => {
                 // The kernel keeps a device whose descriptor is open.

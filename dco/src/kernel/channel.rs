@@ -124,6 +124,11 @@ impl KernelDataChannel {
         })
     }
 
+    /// Whether [`Self::create`] made the link (and closing deletes it), or found it.
+    pub fn created_link(&self) -> bool {
+        lock(&self.backend).created
+    }
+
     /// Which kernel interface it uses.
     pub fn api(&self) -> Api {
         self.api
