@@ -16,6 +16,7 @@ mod channel;
 #[doc(hidden)]
 pub mod crypto;
 mod delivery;
+mod early;
 #[doc(hidden)]
 pub mod framing;
 mod keepalive;

@@ -3,9 +3,10 @@
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use ovpn_dco::{ControlPort, DataEvent, Error, PeerConfig, PeerDeletedReason};
+use ovpn_dco::{ControlPort, DataEvent, Error, KeyConfig, KeySlot, PeerConfig, PeerDeletedReason};
 use tokio::sync::mpsc;
 
+use crate::early::Early;
 use crate::keepalive::{Due, Timers};
 use crate::message;
 use crate::offload::coalesce::Coalescer;
@@ -26,6 +27,7 @@ pub(crate) struct Link {
     pub(crate) timers: Timers,
     incoming: mpsc::Sender<Vec<u8>>,
     outgoing: Option<mpsc::Receiver<Vec<u8>>>,
+    early: Early,
     /// A control packet that the socket did not take yet.
     waiting: Option<Vec<u8>>,
     /// The socket takes nothing until it is writable.
@@ -56,6 +58,7 @@ impl Link {
             timers: Timers::new(config.keepalive, now),
             incoming,
             outgoing: Some(outgoing),
+            early: Early::default(),
             waiting: None,
             blocked: false,
         };
@@ -102,6 +105,7 @@ impl Link {
                     authentic = true;
                     event(DataEvent::PeerExit);
                 }
+                Opened::UnknownKey => self.early.push(&slab[packet.start..end], now),
                 Opened::Ignored => {}
                 Opened::Forged if reliable => {
                     return Err(Gone(PeerDeletedReason::TransportError));
@@ -113,6 +117,26 @@ impl Link {
             self.timers.received(now);
         }
         Ok(received)
+    }
+
+    /// Puts a key into a slot, and gives the coalescer the inner packets that came before it. The
+    /// coalescer's places are in the buffer returned.
+    pub(crate) fn set_key(
+        &mut self,
+        slot: KeySlot,
+        key: &KeyConfig,
+        now: Instant,
+        coalescer: &mut Coalescer,
+    ) -> Result<Vec<u8>, Error> {
+        self.peer.set_key(slot, key)?;
+        let (mut slab, packets) = self.early.take(now);
+        for packet in packets {
+            // Whatever else it may be is worth nothing by now.
+            if let Opened::Packet(inner) = self.peer.open(&mut slab[packet.clone()], now) {
+                coalescer.push(&slab, packet.start + inner.start, inner.len());
+            }
+        }
+        Ok(slab)
     }
 
     /// The buffer that the coalescer's places are in.

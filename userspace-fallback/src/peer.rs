@@ -94,7 +94,9 @@ pub enum Opened {
     Consumed,
     /// The peer exits.
     Exit,
-    /// To be ignored: unknown key, replay, unknown framing.
+    /// Sealed with a key that is not here (yet).
+    UnknownKey,
+    /// To be ignored: a replay, or under a key at its end.
     Ignored,
     /// Too short, or not authentic.
     Forged,
@@ -246,7 +248,7 @@ impl Peer {
         let id = KeyId::from_first_byte(first);
         let key =
             [&mut self.primary, &mut self.secondary].into_iter().flatten().find(|key| key.id == id);
-        let Some(key) = key else { return Opened::Ignored };
+        let Some(key) = key else { return Opened::UnknownKey };
         match key.opener.open(associated, seal, body, now) {
             Ok(()) => {}
             Err(OpenError::Forged) => return self.forged(),
@@ -407,7 +409,7 @@ mod tests {
         assert_eq!(opened(&mut b, &old).unwrap(), b"E-old");
         b.delete_key(KeySlot::Secondary);
         let newer = seal(&mut a, b"E").unwrap();
-        assert_eq!(opened(&mut b, &newer), Err(Opened::Ignored));
+        assert_eq!(opened(&mut b, &newer), Err(Opened::UnknownKey));
         a.delete_key(KeySlot::Primary);
         a.delete_key(KeySlot::Primary);
         assert!(!a.can_send());

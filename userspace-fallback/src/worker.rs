@@ -384,7 +384,7 @@ impl Worker {
                 let _ = reply.send(result);
             }
             Command::NewKey(slot, key, reply) => {
-                let _ = reply.send(self.for_link(|link, _| link.peer.set_key(slot, &key)));
+                let _ = reply.send(self.new_key(slot, &key));
             }
             Command::SwapKeys(reply) => {
                 let result = self.for_link(|link, _| {
@@ -413,6 +413,13 @@ impl Worker {
                 let _ = reply.send(exists);
             }
         }
+    }
+
+    fn new_key(&mut self, slot: KeySlot, key: &KeyConfig) -> Result<(), Error> {
+        let link = self.link.as_mut().ok_or(Error::NoSuchPeer)?;
+        let slab = link.set_key(slot, key, self.now, &mut self.coalescer)?;
+        self.write_tun(&slab);
+        Ok(())
     }
 
     fn for_link<T>(
