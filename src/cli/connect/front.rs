@@ -69,6 +69,8 @@ struct Front {
     verbosity: u32,
     /// Since when, and over which device.
     connected: Option<(Instant, String)>,
+    /// The backend has said its last word.
+    done: bool,
 }
 
 /// Runs a connection to its end and returns the exit status.
@@ -127,6 +129,7 @@ async fn start(
         insist_on_dco: args.dco == Dco::On,
         verbosity,
         connected: None,
+        done: false,
     })
 }
 
@@ -201,7 +204,10 @@ impl Front {
                 Err(End::failed(message, status))
             }
             minor::CONN_AUTH_FAILED => Err(End::failed(message, EXIT_AUTH)),
-            minor::CONN_DONE => Err(End::failed(message, EXIT_FAILED)),
+            minor::CONN_DONE => {
+                self.done = true;
+                Err(End::failed(message, EXIT_FAILED))
+            }
             _ => Ok(()),
         }
     }
@@ -254,23 +260,36 @@ impl Front {
         Ok(())
     }
 
-    /// Disconnects and shows what the backend still says.
+    /// Disconnects and shows what the backend still says, up to its last word.
     async fn shut_down(mut self) {
+        if self.done {
+            return;
+        }
         let backend = self.backend.clone();
-        let disconnect = async move {
-            // A backend that has gone needs no farewell.
-            let _ = tokio::time::timeout(END_LIMIT, backend.request("Disconnect")).await;
-        };
-        tokio::pin!(disconnect);
-        loop {
-            tokio::select! {
-                () = &mut disconnect => break,
-                Some(news) = self.news.recv() => self.printer.news(&news),
+        let disconnect = tokio::time::timeout(END_LIMIT, backend.request("Disconnect"));
+        let news = async {
+            // The reply to the request may overtake the last signals.
+            while let Some(news) = self.news.recv().await {
+                self.printer.news(&news);
+                if matches!(news, News::Status { minor: minor::CONN_DONE, .. }) {
+                    break;
+                }
             }
-        }
-        while let Ok(news) = self.news.try_recv() {
-            self.printer.news(&news);
-        }
+        };
+        let both = async {
+            tokio::pin!(news);
+            tokio::select! {
+                () = &mut news => {}
+                result = disconnect => {
+                    // A backend that has gone says nothing more.
+                    if matches!(result, Ok(Ok(_))) {
+                        news.await;
+                    }
+                }
+            }
+        };
+        // One limit for all of it; what is printed by then is printed.
+        let _ = tokio::time::timeout(END_LIMIT, both).await;
     }
 }
 
