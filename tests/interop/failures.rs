@@ -163,7 +163,7 @@ fn unusable_profile() {
     let ending = lab.start_client(&profile, &[]).finish(Duration::from_secs(10));
     assert_eq!(ending.code, Some(2), "{}", ending.transcript);
     assert!(
-        ending.transcript.contains("client.ovpn") && ending.transcript.contains("tap"),
+        ending.transcript.contains("client.ovpn") && ending.transcript.contains("dev: "),
         "neither file nor directive: {}",
         ending.transcript
     );

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::client::CONNECTED;
+use crate::client::{CONNECTED, Client};
 use crate::lab::{Lab, plain};
 use crate::netns::NetNs;
 use crate::server::{ServerConfig, Transport, Version};
@@ -112,21 +112,22 @@ fn next_remote() {
     lab.ping("10.8.0.1").unwrap();
 }
 
-/// The tunnel in another namespace than the process and its sockets.
+/// Started elsewhere, told where to live.
 #[test]
-fn tunnel_in_another_namespace() {
+fn in_a_namespace_by_name() {
     let lab = Lab::new();
-    let inner = NetNs::new("interop");
+    let elsewhere = NetNs::new("interop");
     let config = plain(Version::V27, Transport::Udp4);
     let _server = lab.start_server(&config);
-    let (outside, inside) = (lab.client_ns.snapshot(), inner.snapshot());
+    let (outside, inside) = (elsewhere.snapshot(), lab.client_ns.snapshot());
     let profile = lab.profile(&config, "");
-    let mut running = lab.start_client(&profile, &["--netns", inner.name()]);
+    let arguments = ["--netns", lab.client_ns.name()];
+    let mut running = Client::start(&elsewhere, lab.directory(), &profile, &arguments);
     running.wait(CONNECTED, Duration::from_secs(15)).unwrap();
-    inner.sh("ping -n -c 2 -i 0.2 -W 2 10.8.0.1");
-    outside.assert_same(&lab.client_ns.snapshot());
+    lab.ping("10.8.0.1").unwrap();
+    outside.assert_same(&elsewhere.snapshot());
     assert_eq!(running.stop(Signal::SIGTERM).code, Some(0));
-    inside.assert_same(&inner.snapshot());
+    inside.assert_same(&lab.client_ns.snapshot());
 }
 
 /// The password is used once; the token of the server does the rest.
@@ -144,7 +145,7 @@ fn token_instead_of_the_password() {
         );
         let config = ServerConfig {
             extra: format!(
-                "script-security 3\nauth-user-pass-verify {script} via-env\nauth-gen-token 300\n\
+                "script-security 3\nauth-user-pass-verify {script} via-env\nauth-gen-token 600 120\n\
                  reneg-sec 3\n"
             ),
             ..plain(version, Transport::Udp4)

@@ -39,6 +39,10 @@ impl Lab {
 
     fn with_wire(impairment: Option<Impairment>) -> Self {
         let (client_ns, server_ns) = (NetNs::new("interop"), NetNs::new("interop"));
+        // Otherwise an IPv6 address comes into use a second or two later, in the middle of a test.
+        for ns in [&client_ns, &server_ns] {
+            ns.sysctl("net/ipv6/conf/default/accept_dad", "0");
+        }
         let wire = match impairment {
             None => {
                 connect(&client_ns, "eth0", &server_ns, "eth0");
@@ -48,10 +52,6 @@ impl Lab {
                 Some(connect_impaired(&client_ns, "eth0", &server_ns, "eth0", impairment))
             }
         };
-        // Without this an IPv6 address may not be used for the first second or two.
-        for ns in [&client_ns, &server_ns] {
-            ns.sysctl("net/ipv6/conf/eth0/accept_dad", "0");
-        }
         client_ns.add_address("eth0", "198.51.100.2/24");
         client_ns.add_address("eth0", "2001:db8:1::2/64");
         client_ns.add_route("default", Some("198.51.100.1"), Some("eth0"));
