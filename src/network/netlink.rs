@@ -304,9 +304,6 @@ fn address_message(index: u32, address: &TunnelAddress) -> AddressMessage {
         // Nobody else can have it: the tunnel has one other end.
         flags |= AddressFlags::Nodad;
     }
-    if address.no_prefix_route {
-        flags |= AddressFlags::Noprefixroute;
-    }
     if !flags.is_empty() {
         message.attributes.push(AddressAttribute::Flags(flags));
     }
@@ -345,7 +342,6 @@ fn route_message(route: &PlannedRoute, tunnel: u32) -> io::Result<RouteMessage> 
     if let Some(metric) = route.metric {
         builder = builder.priority(metric);
     }
-    metrics.extend(route.mss.map(|mss| RouteMetric::Advmss(mss.into())));
     let mut message = builder.build();
     if route.destination.is_ipv6() {
         // IPv6 knows no scopes of routes.

@@ -125,7 +125,6 @@ pub(super) async fn configure_directly(
         options: wanted.options,
         tun_mtu: wanted.mtu,
         tx_queue_len: wanted.tx_queue_len,
-        mss: None,
         remote: wanted.query.remote,
         gateways: &gateways,
         dns_scope: wanted.dns_scope,

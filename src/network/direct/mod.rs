@@ -190,7 +190,6 @@ impl DirectNetwork {
             destination,
             metric: None,
             source: None,
-            mss: None,
         });
         if self.entries.iter().any(|entry| entry.item == route) {
             return Ok(());

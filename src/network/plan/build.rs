@@ -14,8 +14,6 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ovpn_dco::MssClamp;
-
 use super::{Item, LinkSettings, NetworkPlan, PlannedRoute, RouteTarget, TunnelAddress};
 use crate::network::dns::{DnsPlan, DnsScope};
 use crate::network::error::PlanError;
@@ -34,9 +32,6 @@ pub struct PlanInput<'a> {
     pub tun_mtu: u16,
     /// `txqueuelen`; `None`: leave the kernel's.
     pub tx_queue_len: Option<u32>,
-    /// Announce no larger TCP segments than these over the tunnel's routes: for data paths that
-    /// cannot rewrite the MSS option themselves.
-    pub mss: Option<MssClamp>,
     /// The address the transport socket sends to.
     pub remote: IpAddr,
     /// The host's own routes.
@@ -57,7 +52,6 @@ impl NetworkPlan {
         builder.add_redirect();
         builder.add_block_local();
         builder.add_routes();
-        builder.add_connected_networks();
         builder.add_host_route();
         Ok(builder.finish())
     }
@@ -181,9 +175,7 @@ impl<'a> Builder<'a> {
     }
 
     fn add_address(&mut self, address: IpAddr, prefix: u8, peer: Option<IpAddr>) {
-        // The kernel's route to the network of the address has no MSS; ours has.
-        let no_prefix_route = self.input.mss.is_some();
-        self.addresses.push(TunnelAddress { address, prefix, peer, no_prefix_route });
+        self.addresses.push(TunnelAddress { address, prefix, peer });
         self.inside.extend(Network::new(peer.unwrap_or(address), prefix));
     }
 
@@ -192,8 +184,6 @@ impl<'a> Builder<'a> {
     }
 
     fn add(&mut self, destination: Network, target: RouteTarget, metric: Option<u32>) {
-        let mss = self.input.mss.filter(|_| target == RouteTarget::Tunnel);
-        let mss = mss.map(|mss| if destination.is_ipv6() { mss.ipv6 } else { mss.ipv4 });
         let target = match target {
             // A source address only makes sense for packets of the same family.
             RouteTarget::Outside(mut path) => {
@@ -202,7 +192,7 @@ impl<'a> Builder<'a> {
             }
             target => target,
         };
-        self.routes.push(PlannedRoute { target, destination, metric, source: None, mss });
+        self.routes.push(PlannedRoute { target, destination, metric, source: None });
     }
 
     /// `block-ipv4`, `block-ipv6`: the Internet of that family is unreachable.
@@ -381,23 +371,6 @@ impl<'a> Builder<'a> {
         Some(carries.target())
     }
 
-    /// With an MSS: the routes that the kernel would make by itself, without one.
-    fn add_connected_networks(&mut self) {
-        if self.input.mss.is_none() {
-            return;
-        }
-        for address in self.addresses.clone() {
-            let network = Network::new(address.peer.unwrap_or(address.address), address.prefix);
-            let own = Network::host(address.address);
-            if let Some(network) = network.filter(|network| *network != own) {
-                self.add(network, RouteTarget::Tunnel, None);
-                if let Some(route) = self.routes.last_mut() {
-                    route.source = Some(address.address);
-                }
-            }
-        }
-    }
-
     /// The way to the server stays outside the tunnel.
     fn add_host_route(&mut self) {
         let to_server = Network::host(self.remote);
@@ -439,8 +412,7 @@ impl<'a> Builder<'a> {
         }
         // First, so that it wins over a pushed one of the same key.
         let target = RouteTarget::Outside(path);
-        let route =
-            PlannedRoute { target, destination: to_server, metric: None, source: None, mss: None };
+        let route = PlannedRoute { target, destination: to_server, metric: None, source: None };
         self.routes.insert(0, route);
     }
 

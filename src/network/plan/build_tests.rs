@@ -2,8 +2,6 @@
 
 use std::net::IpAddr;
 
-use ovpn_dco::MssClamp;
-
 use super::{NetworkPlan, PlanInput, diff};
 use crate::network::{Gateways, Network, Path, PlanError, RemotePath};
 use crate::profile::{
@@ -77,7 +75,6 @@ fn build_for(options: &NetworkOptions, gateways: &Gateways, remote: &str) -> Net
         options,
         tun_mtu: 1500,
         tx_queue_len: None,
-        mss: None,
         remote: remote.parse().unwrap(),
         gateways,
         dns_scope: DnsScope::Global,
@@ -145,7 +142,6 @@ fn topologies() {
         options: &options,
         tun_mtu: 1500,
         tx_queue_len: None,
-        mss: None,
         remote: SERVER.parse().unwrap(),
         gateways: &gateways,
         dns_scope: DnsScope::Global,
@@ -263,7 +259,6 @@ fn families_the_tunnel_cannot_carry() {
         options: &options,
         tun_mtu: 1200,
         tx_queue_len: Some(500),
-        mss: None,
         remote: SERVER.parse().unwrap(),
         gateways: &gateways,
         dns_scope: DnsScope::Global,
@@ -276,35 +271,6 @@ fn families_the_tunnel_cannot_carry() {
     assert!(routes(&blocked).contains(&"route 128.0.0.0/1 unreachable".to_owned()));
     assert!(routes(&blocked).contains(&"route fc00::/7 unreachable".to_owned()));
     assert!(!blocked.to_string().contains("tunnel"));
-}
-
-#[test]
-fn segment_sizes_go_to_every_route_into_the_tunnel() {
-    let mut options = dual();
-    options.redirect = Some(redirect());
-    let gateways = home();
-    let plan = NetworkPlan::build(&PlanInput {
-        options: &options,
-        tun_mtu: 1500,
-        tx_queue_len: None,
-        mss: Some(MssClamp { ipv4: 1400, ipv6: 1380 }),
-        remote: SERVER.parse().unwrap(),
-        gateways: &gateways,
-        dns_scope: DnsScope::Global,
-    })
-    .unwrap();
-    assert_eq!(
-        lines(&plan)[1..],
-        [
-            "address 10.8.0.2/24 noprefixroute",
-            "address fd00::2/64 noprefixroute",
-            "route 203.0.113.5/32 via 192.168.1.1 dev eth0",
-            "route 0.0.0.0/1 tunnel advmss 1400",
-            "route 10.8.0.0/24 tunnel src 10.8.0.2 advmss 1400",
-            "route 128.0.0.0/1 tunnel advmss 1400",
-            "route fd00::/64 tunnel src fd00::2 advmss 1380",
-        ]
-    );
 }
 
 #[test]

@@ -59,7 +59,6 @@ mod tests {
             destination: Network::new(address.parse().unwrap(), prefix.parse().unwrap()).unwrap(),
             metric: None,
             source: None,
-            mss: None,
         })
     }
 
@@ -76,7 +75,7 @@ mod tests {
 
     fn address(address: &str) -> Item {
         let address: IpAddr = address.parse().unwrap();
-        Item::Address(TunnelAddress { address, prefix: 24, peer: None, no_prefix_route: false })
+        Item::Address(TunnelAddress { address, prefix: 24, peer: None })
     }
 
     fn text(steps: &[Step]) -> Vec<String> {

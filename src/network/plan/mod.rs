@@ -146,8 +146,6 @@ pub struct TunnelAddress {
     pub prefix: u8,
     /// The other end, for topology net30 and p2p.
     pub peer: Option<IpAddr>,
-    /// The kernel makes no route to the network of the address: the plan has its own (with an MSS).
-    pub no_prefix_route: bool,
 }
 
 impl fmt::Display for TunnelAddress {
@@ -155,9 +153,6 @@ impl fmt::Display for TunnelAddress {
         write!(f, "address {}/{}", self.address, self.prefix)?;
         if let Some(peer) = self.peer {
             write!(f, " peer {peer}")?;
-        }
-        if self.no_prefix_route {
-            f.write_str(" noprefixroute")?;
         }
         Ok(())
     }
@@ -174,8 +169,6 @@ pub struct PlannedRoute {
     pub metric: Option<u32>,
     /// Source address of the host's own packets.
     pub source: Option<IpAddr>,
-    /// Largest TCP segment to announce (`advmss`), bytes.
-    pub mss: Option<u16>,
 }
 
 impl fmt::Display for PlannedRoute {
@@ -192,9 +185,6 @@ impl fmt::Display for PlannedRoute {
         }
         if let Some(source) = self.source {
             write!(f, " src {source}")?;
-        }
-        if let Some(mss) = self.mss {
-            write!(f, " advmss {mss}")?;
         }
         Ok(())
     }
