@@ -1,6 +1,7 @@
 //! Replays the committed fuzz inputs: each was interesting or wrong once.
 
 #![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used, reason = "tests")]
+#![allow(unreachable_pub, reason = "the targets are roots of crates of their own, too")]
 
 use std::path::Path;
 
