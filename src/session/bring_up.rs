@@ -322,7 +322,7 @@ impl Session {
         gateways.extend(
             network
                 .route_ipv6_gateway
-                .or(network.ifconfig_ipv6.and_then(|(_, _, remote)| remote))
+                .or_else(|| network.ifconfig_ipv6.and_then(|(_, _, remote)| remote))
                 .map(|gateway| gateway.to_string()),
         );
         Some(ConnectionInfo {

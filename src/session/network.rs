@@ -20,7 +20,7 @@ use crate::transport::{Protect, TransportError};
 /// Either way of configuring the network.
 pub(super) enum Network {
     Direct(Box<DirectNetwork>),
-    Netcfg(NetcfgNetwork),
+    Netcfg(Box<NetcfgNetwork>),
 }
 
 /// What is to be configured.
@@ -44,7 +44,7 @@ impl Network {
     }
 
     pub(super) fn netcfg(config: NetcfgConfig) -> Self {
-        Self::Netcfg(NetcfgNetwork::new(config))
+        Self::Netcfg(Box::new(NetcfgNetwork::new(config)))
     }
 
     /// Before a connection attempt: the way to the server must not lead into a tunnel kept from

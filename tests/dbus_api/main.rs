@@ -1,6 +1,8 @@
 //! The D-Bus interface of the backend process, member by member, on a private bus with stand-ins
 //! for the other services.
 
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests")]
+
 mod bus;
 mod lifecycle;
 mod process;
