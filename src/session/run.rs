@@ -15,6 +15,7 @@ use super::signing::Signing;
 use super::stats::Statistics;
 use super::tunnel::Tunnel;
 use super::{NetworkMode, SessionConfig};
+use crate::control::ControlError;
 use crate::profile::KeySource;
 use crate::secret::Credentials;
 use crate::tls::TlsConfig;
@@ -223,6 +224,12 @@ impl Session {
     /// After an attempt that ended by itself. `Ok`: another attempt follows.
     async fn recover(&mut self, ending: Ending, token_used: bool) -> Result<(), Outcome> {
         self.count(&ending);
+        let doubt = match &ending {
+            Ending::Control(ControlError::HandshakeTimeout(_) | ControlError::NoPushReply(_)) => {
+                self.tls.certificate_doubt()
+            }
+            _ => None,
+        };
         let situation = Situation {
             connected: self.connected,
             ever_connected: self.ever_connected,
@@ -239,6 +246,10 @@ impl Session {
                 if drop_token {
                     self.login.token = None;
                 }
+                let reason = match doubt {
+                    Some(doubt) => format!("{doubt}; the server fell silent: {reason}"),
+                    None => reason,
+                };
                 (advance, delay, reason)
             }
         };
@@ -270,7 +281,6 @@ impl Session {
     }
 
     fn count(&mut self, ending: &Ending) {
-        use crate::control::ControlError;
         use crate::transport::TransportError;
         let name = match ending {
             Ending::Resolve(_) => "RESOLVE_ERROR",

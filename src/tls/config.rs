@@ -26,6 +26,7 @@ pub struct TlsConfig {
     verifier: Arc<ServerVerifier>,
     server_name: ServerName<'static>,
     warnings: Vec<String>,
+    certificate_doubt: Option<String>,
     external: Option<External>,
 }
 
@@ -77,7 +78,8 @@ impl TlsConfig {
         let offer = Offer::new(options, &mut warnings)?;
         let identity =
             Identity::load(options, passphrase, signing.as_ref().map(|(signer, _)| signer))?;
-        warnings.extend(identity.key.warning());
+        let certificate_doubt = identity.key.warning();
+        warnings.extend(certificate_doubt.clone());
         let verifier = Arc::new(ServerVerifier::new(options, &identity.ca, &identity.extra)?);
 
         let mut provider = rustls::crypto::aws_lc_rs::default_provider();
@@ -114,6 +116,7 @@ impl TlsConfig {
             verifier,
             server_name: server_name(options)?,
             warnings,
+            certificate_doubt,
             external,
         })
     }
@@ -128,6 +131,7 @@ impl TlsConfig {
             verifier,
             server_name: self.server_name.clone(),
             warnings: self.warnings.clone(),
+            certificate_doubt: self.certificate_doubt.clone(),
             external: self.external.clone(),
         }
     }
@@ -135,6 +139,12 @@ impl TlsConfig {
     /// What of the options was passed over, for the log.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
+    }
+
+    /// Why a server that falls silent during the handshake may have refused our certificate: many
+    /// do so without a word.
+    pub fn certificate_doubt(&self) -> Option<&str> {
+        self.certificate_doubt.as_deref()
     }
 }
 
