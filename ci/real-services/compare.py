@@ -13,6 +13,11 @@ def load(directory, name):
         return json.load(file)
 
 
+def figures(records):
+    """Time to connect and memory, from the plain scenario."""
+    return records.get("plain", {}).get("figures")
+
+
 def accepted(differences, suite, backend, scenario, kind, ours):
     for entry in differences:
         if (fnmatch.fnmatch(suite, entry.get("suite", "*"))
@@ -28,11 +33,13 @@ def main():
     directory = sys.argv[2]
     suite = os.path.basename(directory)
     theirs = load(directory, "upstream")
+    print(f"{suite:7} figures of the real backend: {figures(theirs)}")
     failures = 0
     for backend in (b for b in ("direct", "netcfg") if os.path.exists(os.path.join(directory, b + ".json"))):
         ours = load(directory, backend)
-        for scenario, expected in theirs.items():
-            record = ours.get(scenario, {})
+        print(f"{suite:7} figures of ours, {backend}: {figures(ours)}")
+        for scenario, record in ours.items():
+            expected = theirs.get(scenario, {})
             for kind in ("signals", "user", "error"):
                 want, got = expected.get(kind), record.get(kind)
                 if want == got:

@@ -61,6 +61,16 @@ class Recorder:
             elif current is not None:
                 current[2].append(line.strip())
 
+    def connect_time(self):
+        """Milliseconds from Connect, which is told by (2,2), to (2,7)."""
+        start = None
+        for moment, member, values in self.signals:
+            if member == "StatusChange" and values[:2] == ["uint32 2", "uint32 2"]:
+                start = moment
+            if member == "StatusChange" and values[:2] == ["uint32 2", "uint32 7"] and start:
+                return round((moment - start) * 1000)
+        return None
+
     def take(self):
         """What came since the last call: `S 2,6 text`, `A 1,1 text`."""
         time.sleep(0.3)
@@ -125,7 +135,7 @@ class Session:
         Session.count += 1
         self.name = f"rs{Session.count}"
         self.recorder = recorder
-        self.record = {"signals": [], "user": []}
+        self.record = {"signals": [], "user": [], "figures": {}}
         path = f"/tmp/{self.name}.ovpn"
         with open(path, "w") as file:
             file.write(text)
@@ -170,8 +180,27 @@ def reachable(session, port=1194):
 def plain(recorder):
     session = Session(recorder, profile())
     session.start()
+    session.record["figures"]["connect_ms"] = recorder.connect_time()
     reachable(session)
+    time.sleep(2)
+    session.record["figures"]["resident_kib"] = backend_memory()
     return session.end()
+
+
+def backend_memory():
+    """Resident memory of the backend in KiB."""
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/status") as file:
+                status = dict(line.split(":", 1) for line in file)
+        except OSError:
+            continue
+        # The kernel cuts names off.
+        if "openvpn3-service-client".startswith(status["Name"].strip()) and len(status["Name"].strip()) == 15:
+            with open(f"/proc/{pid}/cmdline") as file:
+                if "service-client" in file.read():
+                    return int(status["VmRSS"].split()[0])
+    return None
 
 
 def tcp(recorder):
@@ -222,7 +251,7 @@ def two_sessions(recorder):
     reachable(first)
     reachable(second, 1195)
     one, two = first.end(), second.end()
-    return {"signals": one["signals"] + two["signals"], "user": one["user"] + two["user"]}
+    return {"figures": {}, "signals": one["signals"] + two["signals"], "user": one["user"] + two["user"]}
 
 
 LOGIN = "auth-user-pass"
@@ -407,7 +436,7 @@ def main():
                 try:
                     records[scenario.__name__] = scenario(recorder)
                 except Exception as error:  # one broken scenario must not hide the others
-                    records[scenario.__name__] = {"signals": recorder.take(), "user": [], "error": repr(error)}
+                    records[scenario.__name__] = {"signals": recorder.take(), "user": [], "figures": {}, "error": repr(error)}
                 run("session-manage", "--cleanup")
     finally:
         recorder.monitor.terminate()
