@@ -84,6 +84,9 @@ impl Transport {
         socket.connect(&remote.into()).map_err(|e| socket::failed("connect to", remote, e))?;
         let socket = UdpSocket::from_std(socket.into())
             .map_err(|e| socket::failed("use the socket to", remote, e))?;
+        // Until the runtime knows that it can send, it refuses to, and the first packet would only
+        // go out with its retransmission.
+        socket.writable().await.map_err(|e| socket::failed("send to", remote, e))?;
         Ok(Self { io: Io::Udp { socket, buffer: vec![0; MAX_PACKET].into() }, port: None, remote })
     }
 
