@@ -567,7 +567,8 @@ fn every_state_answers_every_request_as_the_table_says() {
     let winds_up: Answer = Ok(&["S 2,8", "disconnect", "timer 4"]);
     let none: Answer = Ok(&[]);
     let no: Answer = Err(NOT_INITIALIZED);
-    let table: [(fn() -> Machine, [Answer; 5]); 10] = [
+    type Row = (fn() -> Machine, [Answer; 5]);
+    let table: [Row; 10] = [
         (unregistered, [no, no, no, no, Ok(&["S 2,16"])]),
         (idle, [starts, no, no, no, Ok(&["S 2,8", "S 2,16"])]),
         (connecting, [none, pauses, Err(NOT_PAUSED), restarts, winds_up]),

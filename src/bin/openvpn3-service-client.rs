@@ -36,16 +36,13 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::parse();
-    let token = match (arguments.token.pop(), arguments.token.is_empty()) {
-        (Some(token), true) => token,
-        _ => {
-            use std::io::Write as _;
-            let text = "openvpn3-service-client: exactly one argument is needed: the start-up token \
-                        (this program is started by net.openvpn.v3.backends, not by hand)";
-            // Without standard output there is nobody to tell.
-            let _ = writeln!(std::io::stdout(), "{text}");
-            return ExitCode::from(EXIT_USAGE);
-        }
+    let (Some(token), true) = (arguments.token.pop(), arguments.token.is_empty()) else {
+        use std::io::Write as _;
+        let text = "openvpn3-service-client: exactly one argument is needed: the start-up token \
+                    (this program is started by net.openvpn.v3.backends, not by hand)";
+        // Without standard output there is nobody to tell.
+        let _ = writeln!(std::io::stdout(), "{text}");
+        return ExitCode::from(EXIT_USAGE);
     };
     let result = run_process(ProcessOptions {
         token,

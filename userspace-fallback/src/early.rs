@@ -77,7 +77,8 @@ mod tests {
         let later = now + PATIENCE + Duration::from_millis(1);
         early.push(b"old", now);
         early.push(b"new", later);
-        assert_eq!(early.take(later), (b"new".to_vec(), vec![0..3]));
+        let (bytes, packets) = early.take(later);
+        assert_eq!((bytes.as_slice(), packets.as_slice()), (&b"new"[..], [0..3].as_slice()));
         early.push(b"old", now);
         assert!(early.take(later).1.is_empty());
     }
