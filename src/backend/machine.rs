@@ -365,7 +365,7 @@ impl Machine {
         Ok(())
     }
 
-    /// A method call. What follows from it is in [`Self::take_effects`].
+    /// A method call. What follows from it is in `take_effects`.
     pub fn request(&mut self, request: Request) -> Result<(), Error> {
         match request {
             Request::Ready => self.ready(),
