@@ -8,7 +8,7 @@
 //! - [`Device`], [`Links`], [`Family`]: one method per kernel command, for servers and tests.
 //! - [`ovpn`] and [`dco_v2`]: typed commands and answers to and from bytes, without any I/O.
 //!
-//! [`probe`] tells what the running kernel offers.
+//! [`probe()`] tells what the running kernel offers.
 //!
 //! Everything but looking needs `CAP_NET_ADMIN` in the initial user namespace, from the first
 //! command to the last: the modules check each one.
