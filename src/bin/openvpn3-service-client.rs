@@ -1,5 +1,6 @@
 //! Backend process of OpenVPN 3 Linux, started by `net.openvpn.v3.backends`.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -25,8 +26,8 @@ struct Arguments {
     /// route to the server
     #[arg(long)]
     disable_protect_socket: bool,
-    /// Where to note what has to be undone after a crash (default: /run/ovpn-client, or
-    /// /var/lib/openvpn3/ovpn-client)
+    /// Where to note what has to be undone after a crash (default: /run/ovpn-client-backend,
+    /// or /var/lib/openvpn3/ovpn-client)
     #[arg(long, value_name = "DIR")]
     runtime_dir: Option<PathBuf>,
     /// Token given by the backend starter
@@ -36,8 +37,7 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::parse();
-    let (Some(token), true) = (arguments.token.pop(), arguments.token.is_empty()) else {
-        use std::io::Write as _;
+    let (Some(token), []) = (arguments.token.pop(), &*arguments.token) else {
         let text = "openvpn3-service-client: exactly one argument is needed: the start-up token \
                     (this program is started by net.openvpn.v3.backends, not by hand)";
         // Without standard output there is nobody to tell.

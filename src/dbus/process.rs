@@ -162,9 +162,10 @@ async fn serve(
 
 /// Where the undo journal goes: the first place that this user may write to. The service user
 /// cannot make a directory in /run; a package makes it, or else the state directory that the
-/// services of OpenVPN 3 Linux share has to do.
+/// services of OpenVPN 3 Linux share has to do. It is not the one of `ovpn-client`: what root
+/// undoes must not be written by anybody else.
 fn default_runtime_dir() -> PathBuf {
-    const PLACES: [&str; 2] = ["/run/ovpn-client", "/var/lib/openvpn3/ovpn-client"];
+    const PLACES: [&str; 2] = ["/run/ovpn-client-backend", "/var/lib/openvpn3/ovpn-client"];
     let writable = |place: &&&str| {
         let made = std::fs::DirBuilder::new().mode(0o700).create(place);
         made.is_ok() || nix::unistd::access(**place, nix::unistd::AccessFlags::W_OK).is_ok()

@@ -214,12 +214,17 @@ impl Front {
 
     /// Answers what is asked and connects; connecting has no effect on a running attempt.
     async fn answer_and_connect(&mut self) -> Result<(), End> {
-        tokio::select! {
+        let answered = tokio::select! {
             biased;
-            _ = self.signals.terminate.recv() => return Err(End::AS_ASKED),
-            _ = self.signals.interrupt.recv() => return Err(End::AS_ASKED),
-            result = answer(&self.backend, self.login.as_ref()) => result?,
-        }
+            _ = self.signals.terminate.recv() => None,
+            _ = self.signals.interrupt.recv() => None,
+            result = answer(&self.backend, self.login.as_ref()) => Some(result),
+        };
+        let Some(result) = answered else {
+            prompt::leave();
+            return Err(End::AS_ASKED);
+        };
+        result?;
         self.backend.request("Connect").await?;
         Ok(())
     }

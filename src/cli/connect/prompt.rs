@@ -28,6 +28,14 @@ pub(super) fn possible() -> bool {
     io::stdin().is_terminal()
 }
 
+/// Ends the line of a prompt that is left unanswered.
+pub(super) fn leave() {
+    if possible() {
+        // Without a terminal there is no line to end.
+        let _ = writeln!(io::stderr());
+    }
+}
+
 /// Asks on the terminal, without echo if the answer is secret. The answer may be empty.
 pub(super) async fn ask(question: &Question) -> io::Result<Secret<String>> {
     let text = format!("{}: ", question.description.trim_end_matches([':', ' ']));
