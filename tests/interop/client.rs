@@ -71,10 +71,10 @@ impl Client {
         let path = directory.join("client.ovpn");
         std::fs::write(&path, profile).expect("profile");
         let mut process = ns
-            .command(env!("CARGO_BIN_EXE_ovpn-client"))
+            .command(program())
             .arg("connect")
             .arg(&path)
-            .args(["--output", "json", "--dco", "off"])
+            .args(["--output", "json", "--dco", dco()])
             .args(arguments)
             .arg("--runtime-dir")
             .arg(runtime_directory(directory))
@@ -143,6 +143,11 @@ impl Client {
         }
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.process.id() as i32), signal).expect("signal the client");
     }
@@ -180,6 +185,17 @@ impl Client {
             took,
         }
     }
+}
+
+/// The program under test: in a guest it is not where cargo left it.
+fn program() -> PathBuf {
+    let other = std::env::var_os("OVPN_TEST_CLIENT");
+    other.map_or_else(|| env!("CARGO_BIN_EXE_ovpn-client").into(), PathBuf::from)
+}
+
+/// `off` here, where the data path is under test; `ci/vm/run` has the same tests run with `on`.
+pub(crate) fn dco() -> &'static str {
+    if std::env::var_os("OVPN_TEST_DCO").is_some() { "on" } else { "off" }
 }
 
 /// Where this client keeps its undo journal: apart from other tests, the same after a kill.

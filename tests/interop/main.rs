@@ -20,5 +20,6 @@ mod server;
 mod cleanup;
 mod failures;
 mod features;
+mod kernel;
 mod matrix;
 mod resilience;

@@ -1,0 +1,181 @@
+//! The client with kernel offload, and what becomes of it when the kernel takes it away. In guests
+//! only (`ci/vm/run`), which also run the other tests of this program with offload.
+
+use std::process::Command;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use ovpn_dco::PeerId;
+use ovpn_dco::kernel::{Api, Device, Family, Links};
+
+use crate::client::{CONNECTED, Client, RECONNECTING, dco};
+use crate::lab::{Lab, plain};
+use crate::server::{Server, ServerConfig, Transport, Version};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// The module of this guest.
+fn api() -> Api {
+    let name = std::env::var("DCO_API").expect("run ci/vm/run");
+    Api::ALL.into_iter().find(|api| api.name() == name).expect("an interface")
+}
+
+/// The server series that knows this guest's module.
+fn version() -> Version {
+    match api() {
+        Api::Ovpn => Version::V27,
+        Api::OvpnDcoV2 => Version::V26,
+    }
+}
+
+fn sh(line: &str) {
+    let status = Command::new("sh").args(["-c", line]).status().expect("run sh");
+    assert!(status.success(), "{line}: {status}");
+}
+
+/// A connection with `--dco on`.
+fn connected(transport: Transport) -> (Lab, ServerConfig, Server, Client) {
+    let lab = Lab::new();
+    let config = plain(version(), transport);
+    let server = lab.start_server(&config);
+    let mut client = lab.start_client(&lab.profile(&config, ""), &["--verb", "5"]);
+    assert_eq!(dco(), "on", "run ci/vm/run");
+    client.wait(CONNECTED, SOON).unwrap_or_else(|e| panic!("{e}\n{}", server.log()));
+    (lab, config, server, client)
+}
+
+/// The links of our kinds in the client's namespace.
+fn links(lab: &Lab) -> Vec<String> {
+    let links = lab.client_ns.run(|| Links::open().unwrap().list().unwrap());
+    links.into_iter().filter(|link| link.api == api()).map(|link| link.interface.name).collect()
+}
+
+fn ping_until_it_works(lab: &Lab, client: &Client, server: &Server) {
+    for _ in 0..20 {
+        if lab.ping_with("-n -q -c 1 -W 1 10.8.0.1").is_ok() {
+            return;
+        }
+    }
+    panic!("the tunnel does not work again: {:?}\n{}", client.statuses, server.log());
+}
+
+/// The tunnel is a link of the module, and its packets are not ours.
+#[test]
+#[ignore = "runs in a guest: ci/vm/run"]
+fn data_stays_in_the_kernel() {
+    let (lab, _, _server, mut client) = connected(Transport::Udp4);
+    assert_eq!(links(&lab), ["tun0"]);
+    lab.transfer("10.8.0.1", 2_000_000).unwrap();
+    let busy = cpu_time(&client);
+    lab.transfer("10.8.0.1", 20_000_000).unwrap();
+    let busy = cpu_time(&client) - busy;
+    assert!(busy <= Duration::from_millis(50), "{busy:?} for 40 MB that are not its business");
+    let ending = client.stop(Signal::SIGTERM);
+    assert_eq!(ending.code, Some(0), "{}", ending.transcript);
+    assert_eq!(links(&lab), [""; 0]);
+}
+
+/// User and system time of a client so far.
+fn cpu_time(client: &Client) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", client.id())).unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    let ticks: u64 =
+        fields.split_whitespace().skip(11).take(2).map(|f| f.parse::<u64>().unwrap()).sum();
+    // USER_HZ is 100 on every Linux.
+    Duration::from_millis(ticks * 10)
+}
+
+/// Somebody deletes the peer under traffic: the client connects again.
+#[test]
+#[ignore = "runs in a guest: ci/vm/run"]
+fn peer_deleted() {
+    let (lab, _, server, mut client) = connected(Transport::Udp4);
+    lab.ping("10.8.0.1").unwrap();
+    let index = lab.client_ns.link_index("tun0").unwrap();
+    lab.client_ns.run(|| {
+        let mut device = Device::open(Family::resolve(api()).unwrap(), index).unwrap();
+        // The server counts from 0.
+        device.del_peer(PeerId::new(0).unwrap()).unwrap();
+    });
+    client.wait(RECONNECTING, SOON).unwrap();
+    client.wait(CONNECTED, SOON).unwrap_or_else(|e| panic!("{e}\n{}", server.log()));
+    lab.ping("10.8.0.1").unwrap();
+    assert_eq!(links(&lab).len(), 1);
+}
+
+/// The server dies and comes back.
+#[test]
+#[ignore = "runs in a guest: ci/vm/run"]
+fn server_killed() {
+    for transport in [Transport::Udp4, Transport::Tcp4] {
+        let (lab, config, server, mut client) = connected(transport);
+        drop(server);
+        client.wait(RECONNECTING, SOON).unwrap();
+        let server = lab.start_server(&config);
+        client.wait(CONNECTED, 3 * SOON).unwrap_or_else(|e| panic!("{e}\n{}", server.log()));
+        ping_until_it_works(&lab, &client, &server);
+        assert_eq!(links(&lab).len(), 1);
+    }
+}
+
+/// The link is pulled under a connection: userspace takes over, without a new login.
+#[test]
+#[ignore = "runs in a guest: ci/vm/run"]
+fn link_pulled() {
+    let (lab, _, server, mut client) = connected(Transport::Udp4);
+    lab.ping("10.8.0.1").unwrap();
+    lab.client_ns.delete_link("tun0");
+    ping_until_it_works(&lab, &client, &server);
+    assert_eq!(links(&lab), [""; 0], "no module serves it any more");
+    assert_eq!(server.log_count("Peer Connection Initiated"), 1, "{}", server.log());
+    let ending = client.stop(Signal::SIGTERM);
+    assert!(!ending.statuses.iter().any(|(code, _)| *code == RECONNECTING), "{ending:?}");
+    assert_eq!(ending.code, Some(0), "{}", ending.transcript);
+}
+
+/// The module is unloaded under a connection.
+#[test]
+#[ignore = "runs in a guest: ci/vm/run"]
+fn module_unloaded() {
+    for transport in [Transport::Udp4, Transport::Tcp4] {
+        let (lab, _, server, client) = connected(transport);
+        lab.ping("10.8.0.1").unwrap();
+        sh(&format!("rmmod {}", api().module()));
+        ping_until_it_works(&lab, &client, &server);
+        drop(client);
+        // Loaded again by the next one.
+        drop((lab, server));
+    }
+}
+
+/// No module: `--dco on` fails with the reason.
+#[test]
+#[ignore = "runs in a guest: ci/vm/run"]
+fn module_absent() {
+    sh(&format!("rmmod {} || true; echo /bin/false >/proc/sys/kernel/modprobe", api().module()));
+    let lab = Lab::new();
+    let config = plain(version(), Transport::Udp4);
+    let _server = lab.start_server(&config);
+    let mut client = lab.start_client(&lab.profile(&config, ""), &[]);
+    let ending = client.finish(SOON);
+    sh("echo /sbin/modprobe >/proc/sys/kernel/modprobe");
+    assert_ne!(ending.code, Some(0));
+    assert!(ending.transcript.contains("neither the module"), "{}", ending.transcript);
+}
+
+/// Connect and disconnect, again and again.
+#[test]
+#[ignore = "runs in a guest: ci/vm/run"]
+fn many_connections() {
+    let lab = Lab::new();
+    let config = plain(version(), Transport::Udp4);
+    let server = lab.start_server(&config);
+    let before = lab.client_ns.snapshot();
+    for cycle in 0..30 {
+        let mut client = lab.start_client(&lab.profile(&config, ""), &[]);
+        client.wait(CONNECTED, SOON).unwrap_or_else(|e| panic!("{cycle}: {e}\n{}", server.log()));
+        let ending = client.stop(Signal::SIGTERM);
+        assert_eq!(ending.code, Some(0), "{cycle}: {}", ending.transcript);
+    }
+    before.assert_same(&lab.client_ns.snapshot());
+}
