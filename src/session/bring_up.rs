@@ -154,7 +154,7 @@ impl Session {
         why_not_kernel: Option<String>,
     ) -> Result<(), Failure> {
         if let Some(reason) = &why_not_kernel {
-            tracing::debug!("data path: userspace ({reason})");
+            tracing::info!("data path: userspace ({reason})");
         }
         if self.tunnel.as_ref().is_some_and(|tunnel| tunnel.plane().is_kernel()) {
             self.drop_tunnel().await;
