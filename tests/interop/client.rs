@@ -70,12 +70,13 @@ impl Client {
     pub(crate) fn start(ns: &NetNs, directory: &Path, profile: &str, arguments: &[&str]) -> Self {
         let path = directory.join("client.ovpn");
         std::fs::write(&path, profile).expect("profile");
+        let default = (!arguments.contains(&"--dco")).then(|| ["--dco", dco()]);
         let mut process = ns
             .command(program())
             .arg("connect")
             .arg(&path)
             .args(["--output", "json"])
-            .args(if arguments.contains(&"--dco") { &[][..] } else { &["--dco", dco()][..] })
+            .args(default.iter().flatten())
             .args(arguments)
             .arg("--runtime-dir")
             .arg(runtime_directory(directory))
