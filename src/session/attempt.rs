@@ -269,6 +269,14 @@ impl Session {
     async fn drain(&mut self, link: &mut Link) -> Result<(), Ending> {
         let mut packet = Vec::new();
         loop {
+            // A server sends with a new key once its last message is acknowledged, and the kernel
+            // drops what it has no key for: the key comes before the acknowledgement. At first
+            // there is nothing to lose, and setting up takes its time.
+            if self.connected {
+                while let Some(event) = link.control.poll_event() {
+                    self.control_event(link, event).await?;
+                }
+            }
             while link.control.poll_transmit(Instant::now(), &mut packet) {
                 link.transport
                     .send(&packet)

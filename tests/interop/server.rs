@@ -170,6 +170,11 @@ pub(crate) struct ServerConfig {
     pub(crate) extra: String,
 }
 
+/// Whether servers may use the kernel too: in guests.
+pub(crate) fn may_offload() -> bool {
+    std::env::var_os("OVPN_TEST_SERVER_DCO").is_some()
+}
+
 /// A running server. Killed on drop.
 pub(crate) struct Server {
     process: Child,
