@@ -170,7 +170,7 @@ fn pending_authentication_extends_the_wait() {
     assert!(sim.has(|e| matches!(e, Event::PendingAuth(c) if *c == challenge)));
     let before = sim.server.texts.len();
     sim.run_for(secs(80));
-    assert_eq!(sim.server.texts.len() - before, 10, "every 8 s");
+    assert_eq!(sim.server.texts.len() - before, 20, "every 4 s");
     sim.client.respond("8675309", sim.now);
     sim.run_for(secs(1));
     assert_eq!(sim.server.texts.last().unwrap(), "CR_RESPONSE,ODY3NTMwOQ==");
