@@ -36,6 +36,11 @@ trait Plane {
     fn create() -> impl Future<Output = Self::Channel>;
 }
 
+/// A link with carrier would look for IPv6 routers at times of its own choice.
+fn keep_quiet() {
+    std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+}
+
 struct Userspace;
 
 impl Plane for Userspace {
@@ -44,6 +49,7 @@ impl Plane for Userspace {
     const GRANULARITY: Duration = Duration::ZERO;
 
     async fn create() -> Self::Channel {
+        keep_quiet();
         let device = TunDevice::create("tun", TunOptions::default()).unwrap();
         UserspaceDataChannel::new(device, Options::default()).unwrap()
     }
@@ -62,8 +68,7 @@ impl Plane for Kernel {
         // Set by `ci/vm/run`.
         let name = std::env::var("DCO_API").unwrap();
         let api = Api::ALL.into_iter().find(|api| api.name() == name).unwrap();
-        // A link with carrier would look for IPv6 routers at times of its own choice.
-        std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1").unwrap();
+        keep_quiet();
         KernelDataChannel::create(api, LinkName::from_dev("tun")).await.unwrap()
     }
 }
@@ -536,9 +541,9 @@ async fn another_peer_replaces_the_first<P: Plane>(ns: NetNs) {
     let config = peer(socket, Keepalive::default());
     bench.control.port = bench.channel.new_peer(config, Vec::new()).await.unwrap();
     assert_eq!(bench.channel.stats().await.unwrap().vpn_tx_packets, 0);
-    // The old key went with the old peer.
+    // The old key went with the old peer; the new one has another.
     assert_eq!(bench.downwards(b"old", A_WHILE), None);
-    bench.both_keys(KeySlot::Primary, 0).await;
+    bench.both_keys(KeySlot::Primary, 1).await;
     assert_eq!(bench.upwards(b"two").unwrap(), b"two");
     assert_eq!(bench.downwards(b"two", SOON).unwrap(), b"two");
     bench.no_event().await;
