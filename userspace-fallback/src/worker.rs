@@ -233,7 +233,12 @@ impl Worker {
                 worker.counters.received_packets - before.received_packets,
             );
             // What was opened before the connection broke is delivered.
-            worker.write_tun(link.slab());
+            if !worker.coalescer.is_empty() {
+                worker.write_tun(link.slab());
+                // Acknowledgements, or what they permit, are there as soon as the write returns:
+                // looking at once saves a poll.
+                worker.tun_readable = true;
+            }
             worker.socket_readable = received? == Received::More;
             worker.report_worn_out(link);
             Ok(())
