@@ -102,7 +102,10 @@ impl Session {
         if let Some(tunnel) = &mut self.tunnel {
             self.statistics.add_peer(&tunnel.del_peer().await);
         }
-        link.transport.detach();
+        if let Err(error) = link.transport.detach() {
+            // The next receive fails, and the session reconnects.
+            tracing::warn!("taking the transport socket back: {error}");
+        }
         self.drop_tunnel().await;
     }
 
@@ -228,7 +231,9 @@ impl Session {
         };
         let residue = link.transport.take_residue();
         let port = tunnel.new_peer(peer, residue).await?;
-        link.transport.attach(port);
+        link.transport
+            .attach(port)
+            .map_err(|e| DataError::io("hand the transport socket over", e))?;
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use ovpn_dco::{ControlPort, TransportSocket};
-use tokio::net::UdpSocket;
+use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 
 pub use http_proxy::ProxyError;
@@ -54,14 +54,56 @@ pub enum TransportError {
 #[derive(Debug)]
 pub struct Transport {
     io: Io,
+    protocol: Protocol,
     port: Option<Attached>,
     remote: SocketAddr,
 }
 
 #[derive(Debug)]
 enum Io {
-    Udp { socket: UdpSocket, buffer: Box<[u8]> },
+    Udp {
+        socket: UdpSocket,
+        buffer: Box<[u8]>,
+    },
     Tcp(TcpPackets),
+    /// Not watched: a data channel reads and writes the socket, and the runtime would wake up for
+    /// each of its packets. `None`: the runtime refused it on the way there or back.
+    Unwatched(Option<Socket>),
+}
+
+#[derive(Debug)]
+enum Socket {
+    Udp(std::net::UdpSocket),
+    Tcp(std::net::TcpStream),
+}
+
+impl Io {
+    fn udp(socket: UdpSocket) -> Self {
+        Self::Udp { socket, buffer: vec![0; MAX_PACKET].into() }
+    }
+
+    fn unwatched(self) -> io::Result<Self> {
+        let socket = match self {
+            Self::Udp { socket, .. } => Some(Socket::Udp(socket.into_std()?)),
+            Self::Tcp(tcp) => Some(Socket::Tcp(tcp.into_std()?)),
+            Self::Unwatched(socket) => socket,
+        };
+        Ok(Self::Unwatched(socket))
+    }
+
+    fn watched(self) -> io::Result<Self> {
+        Ok(match self {
+            Self::Unwatched(Some(Socket::Udp(socket))) => Self::udp(UdpSocket::from_std(socket)?),
+            Self::Unwatched(Some(Socket::Tcp(stream))) => {
+                Self::Tcp(TcpPackets::new(TcpStream::from_std(stream)?))
+            }
+            other => other,
+        })
+    }
+}
+
+fn unusable() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the transport socket is not in use here")
 }
 
 /// The way of control packets while a data channel reads the socket.
@@ -87,7 +129,7 @@ impl Transport {
         // Until the runtime knows that it can send, it refuses to, and the first packet would only
         // go out with its retransmission.
         socket.writable().await.map_err(|e| socket::failed("send to", remote, e))?;
-        Ok(Self { io: Io::Udp { socket, buffer: vec![0; MAX_PACKET].into() }, port: None, remote })
+        Ok(Self { io: Io::udp(socket), protocol: Protocol::Udp, port: None, remote })
     }
 
     /// A TCP connection to `remote`, or to `proxy` and from there to `target`.
@@ -97,7 +139,8 @@ impl Transport {
         protect: &impl Protect,
     ) -> Result<Self, TransportError> {
         let stream = socket::tcp(remote, options, protect).await?;
-        Ok(Self { io: Io::Tcp(TcpPackets::new(stream)), port: None, remote })
+        let io = Io::Tcp(TcpPackets::new(stream));
+        Ok(Self { io, protocol: Protocol::Tcp, port: None, remote })
     }
 
     /// A TCP connection to `host:port` through the HTTP proxy at `proxy_address`. A proxy that
@@ -119,6 +162,7 @@ impl Transport {
                 http_proxy::Step::Open => {
                     return Ok(Self {
                         io: Io::Tcp(TcpPackets::new(stream)),
+                        protocol: Protocol::Tcp,
                         port: None,
                         remote: proxy_address,
                     });
@@ -130,10 +174,7 @@ impl Transport {
 
     /// UDP or TCP.
     pub const fn protocol(&self) -> Protocol {
-        match self.io {
-            Io::Udp { .. } => Protocol::Udp,
-            Io::Tcp(_) => Protocol::Tcp,
-        }
+        self.protocol
     }
 
     /// The address packets go to (the proxy's, with a proxy).
@@ -162,6 +203,7 @@ impl Transport {
                 }
             },
             (_, Io::Tcp(tcp)) => tcp.recv(packet).await?,
+            (_, Io::Unwatched(_)) => return Err(unusable()),
         }
         Ok(())
     }
@@ -170,16 +212,19 @@ impl Transport {
     /// keeps it for [`Self::recv`] and [`Self::flush`].
     pub async fn send(&mut self, packet: &[u8]) -> io::Result<()> {
         match (&mut self.port, &mut self.io) {
-            (Some(Attached::Channel { outgoing, .. }), Io::Udp { .. }) => {
-                if outgoing.try_send(packet.to_vec()).is_err() {
-                    tracing::debug!("control packet dropped: the data channel is busy");
+            (Some(Attached::Channel { outgoing, .. }), _) => match self.protocol {
+                Protocol::Udp => {
+                    if outgoing.try_send(packet.to_vec()).is_err() {
+                        tracing::debug!("control packet dropped: the data channel is busy");
+                    }
+                    Ok(())
                 }
-                Ok(())
-            }
-            (Some(Attached::Channel { outgoing, .. }), Io::Tcp(_)) => outgoing
-                .send(packet.to_vec())
-                .await
-                .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe)),
+                Protocol::Tcp => outgoing
+                    .send(packet.to_vec())
+                    .await
+                    .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe)),
+            },
+            (_, Io::Unwatched(_)) => Err(unusable()),
             (_, Io::Udp { socket, .. }) => match socket.try_send(packet) {
                 Ok(_) => Ok(()),
                 Err(e) => {
@@ -195,7 +240,7 @@ impl Transport {
     pub async fn flush(&mut self) -> io::Result<()> {
         match &mut self.io {
             Io::Tcp(tcp) => tcp.flush().await,
-            Io::Udp { .. } => Ok(()),
+            Io::Udp { .. } | Io::Unwatched(_) => Ok(()),
         }
     }
 
@@ -204,7 +249,7 @@ impl Transport {
     pub fn at_packet_boundary(&self) -> bool {
         match &self.io {
             Io::Tcp(tcp) => tcp.at_boundary(),
-            Io::Udp { .. } => true,
+            Io::Udp { .. } | Io::Unwatched(_) => true,
         }
     }
 
@@ -212,7 +257,7 @@ impl Transport {
     pub fn take_residue(&mut self) -> Vec<u8> {
         match &mut self.io {
             Io::Tcp(tcp) => tcp.take_residue(),
-            Io::Udp { .. } => Vec::new(),
+            Io::Udp { .. } | Io::Unwatched(_) => Vec::new(),
         }
     }
 
@@ -222,11 +267,18 @@ impl Transport {
         Ok(match &self.io {
             Io::Udp { socket, .. } => TransportSocket::Udp(socket.as_fd().try_clone_to_owned()?),
             Io::Tcp(tcp) => TransportSocket::Tcp(tcp.as_fd().try_clone_to_owned()?),
+            Io::Unwatched(Some(Socket::Udp(socket))) => {
+                TransportSocket::Udp(socket.as_fd().try_clone_to_owned()?)
+            }
+            Io::Unwatched(Some(Socket::Tcp(stream))) => {
+                TransportSocket::Tcp(stream.as_fd().try_clone_to_owned()?)
+            }
+            Io::Unwatched(None) => return Err(unusable()),
         })
     }
 
     /// Control packets take the data channel's way from now on.
-    pub fn attach(&mut self, port: ControlPort) {
+    pub fn attach(&mut self, port: ControlPort) -> io::Result<()> {
         self.port = Some(match port {
             ControlPort::Socket { tcp_packets } => {
                 if let Io::Tcp(tcp) = &mut self.io {
@@ -234,15 +286,54 @@ impl Transport {
                 }
                 Attached::Socket
             }
-            ControlPort::Channel { incoming, outgoing } => Attached::Channel { incoming, outgoing },
+            ControlPort::Channel { incoming, outgoing } => {
+                self.io = std::mem::replace(&mut self.io, Io::Unwatched(None)).unwatched()?;
+                Attached::Channel { incoming, outgoing }
+            }
         });
+        Ok(())
     }
 
     /// Back to the socket itself (after the data channel's peer was deleted).
-    pub fn detach(&mut self) {
+    pub fn detach(&mut self) -> io::Result<()> {
         self.port = None;
+        self.io = std::mem::replace(&mut self.io, Io::Unwatched(None)).watched()?;
         if let Io::Tcp(tcp) = &mut self.io {
             tcp.set_one_packet_per_read(false);
         }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A socket that a data channel has had works as before.
+    #[tokio::test]
+    async fn a_socket_comes_back() {
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let remote = server.local_addr().unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        socket.connect(remote).await.unwrap();
+        let local = socket.local_addr().unwrap();
+        let mut transport =
+            Transport { io: Io::udp(socket), protocol: Protocol::Udp, port: None, remote };
+        let (to_caller, incoming) = mpsc::channel(1);
+        let (outgoing, mut from_caller) = mpsc::channel(1);
+        transport.attach(ControlPort::Channel { incoming, outgoing }).unwrap();
+        assert!(matches!(transport.io, Io::Unwatched(Some(_))));
+        assert!(transport.share().is_ok());
+        transport.send(b"up").await.unwrap();
+        assert_eq!(from_caller.recv().await.unwrap(), b"up");
+        to_caller.send(b"down".to_vec()).await.unwrap();
+        let mut packet = Vec::new();
+        transport.recv(&mut packet).await.unwrap();
+        assert_eq!(packet, b"down");
+
+        transport.detach().unwrap();
+        server.send_to(b"again", local).await.unwrap();
+        transport.recv(&mut packet).await.unwrap();
+        assert_eq!(packet, b"again");
     }
 }

@@ -119,6 +119,12 @@ impl TcpPackets {
         Ok(())
     }
 
+    /// The stream without the runtime's attention. What was read in part or not yet written is
+    /// lost: take the residue and flush before.
+    pub(super) fn into_std(self) -> io::Result<std::net::TcpStream> {
+        self.stream.into_std()
+    }
+
     pub(super) fn at_boundary(&self) -> bool {
         self.partial.is_empty()
     }
