@@ -80,6 +80,7 @@ class Recorder:
             numbers = [v.split()[1] for v in values if v.startswith("uint32")]
             text = next((v[8:-1] for v in values if v.startswith("string")), "")
             text = re.sub(r"/configuration/\S+", "/configuration/X", text)
+            text = re.sub(r"\brs\d+:", "NAME:", text)
             result.append(f"{member[0]} {','.join(numbers)} {text}".rstrip())
         return result
 
@@ -408,7 +409,57 @@ s.Disconnect()
     return session.end()
 
 
-SCENARIOS = [plain, tcp, pause, statistics, two_sessions, password, wrong_password, static_challenge,
+TOKEN_SCRIPT = """
+import base64, dbus, openvpn3, subprocess, sys, time
+name, pin = sys.argv[1:3]
+bus = dbus.SystemBus()
+sessions = openvpn3.SessionManager(bus)
+config = [c for c in openvpn3.ConfigurationManager(bus).FetchAvailableConfigs() if c.GetConfigName() == name][0]
+session = sessions.NewTunnel(config)
+time.sleep(1)
+session.Ready()
+session.Connect()
+for _ in range(100):
+    status = session.GetStatus()
+    if status["minor"] == openvpn3.StatusMinor.CONN_CONNECTED:
+        break
+    for slot in session.FetchUserInputSlots():
+        algorithm, _, digest = slot.GetLabel().split(":")
+        print(slot.GetVariableName(), slot.GetTypeGroup()[1].name, algorithm)
+        with open("/tmp/digest", "wb") as file:
+            file.write(base64.b64decode(digest))
+        subprocess.run(["pkcs11-tool", "--module", "/usr/lib/softhsm/libsofthsm2.so", "--login", "--pin", pin,
+                        "--id", "01", "--sign", "--mechanism", "ECDSA", "--input-file", "/tmp/digest",
+                        "--output-file", "/tmp/signature"], check=True, stdout=subprocess.DEVNULL)
+        with open("/tmp/signature", "rb") as file:
+            slot.ProvideInput(base64.b64encode(file.read()).decode())
+    time.sleep(0.1)
+print(status["minor"].name)
+"""
+
+
+def token(recorder):
+    """The private key is in a token (SoftHSM); the backend asks for signatures."""
+    os.makedirs("/var/lib/softhsm/tokens", exist_ok=True)
+    subprocess.run(["softhsm2-util", "--init-token", "--free", "--label", "rs", "--pin", "1234", "--so-pin", "1234"],
+                   check=True, stdout=sys.stderr)
+    subprocess.run(["openssl", "pkcs8", "-topk8", "-nocrypt", "-in", f"{HERE}/client.key", "-out", "/tmp/client.p8"],
+                   check=True)
+    subprocess.run(["softhsm2-util", "--import", "/tmp/client.p8", "--token", "rs", "--label", "client", "--id", "01",
+                    "--pin", "1234"], check=True, stdout=sys.stderr)
+    text = re.sub("<key>.*</key>", "setenv EXTERNAL_PKI 1", profile(), flags=re.S)
+    session = Session(recorder, text)
+    result = subprocess.run([sys.executable, "-c", TOKEN_SCRIPT, session.name, "1234"], capture_output=True, text=True,
+                            timeout=60)
+    print(result.stdout, result.stderr, file=sys.stderr)
+    session.record["user"].append(["signed by the token", result.stdout.split("\n")])
+    reachable(session)
+    record = session.end()
+    # What is to be signed is different each time.
+    return record
+
+
+SCENARIOS = [token, plain, tcp, pause, statistics, two_sessions, password, wrong_password, static_challenge,
              dynamic_challenge, crtext, crtext_wrong, open_url, web_auth, passphrase, wrong_passphrase,
              wrong_ca, unusable_profile, overrides, inactive, log, python_module]
 

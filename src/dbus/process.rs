@@ -150,6 +150,10 @@ async fn serve(
     service.request_registration(&name).await?;
     info!("Backend process registered as {name}");
 
+    if !direct {
+        warm_up_netcfg(connection.clone());
+    }
+
     let result = service.run(messages).await;
     if !direct && !connection.is_closed() {
         clean_up_netcfg(&connection).await;
@@ -193,6 +197,18 @@ async fn introduce(
         connection.call_method(Some(BUS), BUS_OBJECT, Some(BUS), "GetNameOwner", &SESSIONS).await?;
     let manager = owner.body().deserialize::<OwnedUniqueName>()?;
     Ok((name, manager))
+}
+
+/// Has the bus start netcfg while the user still types: connecting does not wait for it then.
+fn warm_up_netcfg(connection: Connection) {
+    tokio::spawn(async move {
+        let start = (NETCFG, 0_u32);
+        let call =
+            connection.call_method(Some(BUS), BUS_OBJECT, Some(BUS), "StartServiceByName", &start);
+        if let Err(error) = call.await {
+            warn!("The network configuration service cannot be started: {error}");
+        }
+    });
 }
 
 /// netcfg forgets a caller it cannot look up: it has to answer before this process is gone, or the
