@@ -14,7 +14,7 @@ use super::{INTERFACE, OBJECT, PROPERTIES};
 use crate::backend::{Dialect, Error, Request, printable};
 
 /// How long the session may take to show that it is alive. Session managers wait 5 s.
-const PING_LIMIT: Duration = Duration::from_secs(2);
+const PING_LIMIT: Duration = Duration::from_secs(4);
 const STATISTICS_LIMIT: Duration = Duration::from_secs(1);
 
 const PEER: &str = "org.freedesktop.DBus.Peer";
@@ -181,7 +181,7 @@ impl Service {
             "Ping" => {
                 let alive = self.backend.ping();
                 self.reply_later(call, async move {
-                    tokio::time::timeout(PING_LIMIT, alive).await.unwrap_or(false)
+                    tokio::time::timeout(PING_LIMIT, alive).await.is_ok()
                 });
                 Ok(())
             }
