@@ -447,7 +447,7 @@ def token(recorder):
                    check=True)
     subprocess.run(["softhsm2-util", "--import", "/tmp/client.p8", "--token", "rs", "--label", "client", "--id", "01",
                     "--pin", "1234"], check=True, stdout=sys.stderr)
-    text = re.sub("<key>.*</key>", "# OVPN_ACCESS_SERVER_EXTERNAL_PKI=1", profile(), flags=re.S)
+    text = re.sub("<key>.*</key>", "", profile(), flags=re.S)
     session = Session(recorder, text)
     result = subprocess.run([sys.executable, "-c", TOKEN_SCRIPT, session.name, "1234"], capture_output=True, text=True,
                             timeout=60)

@@ -9,13 +9,16 @@
 //! | `Running`, connected | – | 2,13 | not paused | 2,12 | 2,8; ending |
 //! | `Running`, reconnecting | – | 2,13 | not paused | 2,12 | 2,8; ending |
 //! | `Running`, paused | – | already paused | 2,15 | 2,12 | 2,8; ending |
-//! | `AuthFailed` | starts¹ | not initialized | not initialized | not initialized | 2,8 2,16; done² |
+//! | `AuthFailed` | starts³ | not initialized | not initialized | not initialized | 2,8 2,16; done² |
 //! | `NeedsInput` | starts¹ | not initialized | not initialized | not initialized | 2,16; done² |
 //! | `Failed` | starts¹ | not initialized | not initialized | not initialized | 2,16; done² |
 //! | `Ending`, `Done` | changing state | not initialized | not initialized | not initialized | – |
 //!
 //! A dash is success without effect. ¹ After 2,2, refused with "Required user input not provided"
 //! while the queue has open questions. ² In the documented dialect an error without effect.
+//! ³ Without effect while the queue has open questions: the command line client calls `Connect` once
+//! more before it has noticed the failure, and takes an error for the end of the story.
+//!
 //! `ForceShutdown` is 2,16 and the end in every state. `Ready` fails while the queue has open
 //! questions, or web authentication is pending, and succeeds otherwise.
 //!
@@ -191,6 +194,10 @@ pub struct Machine {
     queue: Queue,
     status: Status,
     challenge: Option<DynamicChallenge>,
+    /// A challenge within the connection has been answered, and the front end has not yet asked
+    /// `Ready` whether that was all. If the server refuses the answer before it does, the questions
+    /// that open up then are not what it asks about.
+    answer_outstanding: bool,
     dco_wish: bool,
     /// Say (2,9) first and (2,10) later, see [`LAST_WORD_DELAY`].
     delayed_failure: bool,
@@ -210,6 +217,7 @@ impl Machine {
             queue: Queue::default(),
             status: Status::UNSET,
             challenge: None,
+            answer_outstanding: false,
             dco_wish: true,
             delayed_failure,
             connection: None,
@@ -312,6 +320,7 @@ impl Machine {
                 let answer = self.queue.value(AttentionGroup::ChallengeAuthPending, "auth_pending");
                 if let (State::Running(_), Some(answer)) = (&self.state, answer) {
                     self.effects.push(Effect::Respond(answer.clone()));
+                    self.answer_outstanding = true;
                 }
             }
             Some(AttentionGroup::Pkcs11Sign) => {
@@ -385,7 +394,10 @@ impl Machine {
         }
     }
 
-    fn ready(&self) -> Result<(), Error> {
+    fn ready(&mut self) -> Result<(), Error> {
+        if std::mem::take(&mut self.answer_outstanding) && matches!(self.state, State::AuthFailed) {
+            return Ok(());
+        }
         if self.queue.has_gaps() {
             return Err(Error::missing_credentials());
         }
@@ -399,6 +411,7 @@ impl Machine {
         match self.state {
             State::Unregistered => return Err(Error::not_initialized()),
             State::Running(_) => return Ok(()),
+            State::AuthFailed if self.queue.has_gaps() => return Ok(()),
             State::Ending(_) | State::Done => return Err(Error::state_changing()),
             State::Idle | State::AuthFailed | State::NeedsInput | State::Failed { .. } => {}
         }

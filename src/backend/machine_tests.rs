@@ -216,6 +216,7 @@ fn wrong_credentials_can_be_given_again() {
     let failed = AuthFailed::Permanent { reason: String::new() };
     assert_eq!(ended(&mut machine, Outcome::AuthFailed(failed)), ["S 2,11 Authentication failed"]);
     assert_eq!(machine.check_input((1, 1)), [0, 1]);
+    assert_eq!(request(&mut machine, Request::Connect), [""; 0]);
     machine.provide_input((1, 1), 0, "joe").unwrap();
     machine.provide_input((1, 1), 1, "good").unwrap();
     assert_eq!(request(&mut machine, Request::Connect), [CFG, "S 2,6", "start joe:good"]);
@@ -287,6 +288,28 @@ fn a_challenge_within_the_connection_is_answered_at_once() {
         assert_eq!(request(&mut machine, Request::Connect), [""; 0]);
         assert_eq!(state(&mut machine, SessionState::Connected(info())), ["S 2,7"]);
     }
+}
+
+#[test]
+fn a_refused_answer_is_a_failure_and_not_a_new_question() {
+    let mut machine = registered("auth-user-pass\n");
+    machine.provide_input((1, 1), 0, "joe").unwrap();
+    machine.provide_input((1, 1), 1, "pw").unwrap();
+    request(&mut machine, Request::Connect);
+    machine.event(SessionEvent::PendingAuth(PendingAuth::Challenge {
+        echo: false,
+        response_required: true,
+        text: "Code?".to_owned(),
+    }));
+    machine.provide_input((1, 6), 0, "wrong").unwrap();
+    let failed = AuthFailed::Permanent { reason: String::new() };
+    ended(&mut machine, Outcome::AuthFailed(failed));
+    // The command line client goes on as after every answer, then looks at the status.
+    assert_eq!(request(&mut machine, Request::Ready), [""; 0]);
+    assert_eq!(request(&mut machine, Request::Connect), [""; 0]);
+    assert_eq!(machine.status().codes(), (2, 11));
+    // Whoever asks again is told what is needed for another try.
+    assert_eq!(refused(&mut machine, Request::Ready), "Missing user credentials");
 }
 
 #[test]

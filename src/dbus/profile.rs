@@ -8,7 +8,8 @@ use zbus::{Connection, OwnedVariant, Variant};
 
 use super::{CONFIGURATION, PROPERTIES};
 use crate::profile::{
-    DnsScope, FileSource, NoFiles, Options, OverrideValue, Overrides, Profile, VerdictKind,
+    DnsScope, FileSource, NoFiles, Options, OverrideValue, Overrides, Profile, ProfileErrors,
+    VerdictKind,
 };
 use crate::secret::Secret;
 use crate::tls::key_needs_passphrase;
@@ -49,7 +50,7 @@ pub(super) async fn fetch(
     let reply =
         connection.call_method(source.destination, path, Some(CONFIGURATION), "Fetch", &()).await?;
     let text = Secret::new(reply.body().deserialize::<String>()?);
-    Ok(evaluate(name, dco, overrides, &text, files))
+    Ok(evaluate(name, dco, overrides, &text, files, private))
 }
 
 fn evaluate(
@@ -58,6 +59,7 @@ fn evaluate(
     overrides: HashMap<String, OwnedVariant>,
     text: &Secret<String>,
     files: &Files,
+    private: bool,
 ) -> Fetched {
     let (overrides, unusable) =
         Overrides::collect(overrides.into_iter().filter_map(|(name, value)| {
@@ -82,7 +84,12 @@ fn evaluate(
         profile: Err(String::new()),
         name,
     };
-    fetched.profile = match Profile::parse(text.expose(), &fetched.name, files.as_ref()) {
+    let parsed = if private {
+        Profile::parse(text.expose(), &fetched.name, files.as_ref())
+    } else {
+        parse_without_comments(text, &fetched.name, files.as_ref())
+    };
+    fetched.profile = match parsed {
         Ok(Profile { mut options, verdicts }) => {
             for verdict in verdicts {
                 match verdict.kind {
@@ -106,6 +113,20 @@ fn evaluate(
         Err(errors) => Err(errors.to_string().replace('\n', "; ")),
     };
     fetched
+}
+
+/// A configuration manager drops comments, and with them the note that the private key is
+/// external. So a certificate that only lacks its key means just that, as in OpenVPN 3.
+fn parse_without_comments(
+    text: &Secret<String>,
+    name: &str,
+    files: &dyn FileSource,
+) -> Result<Profile, ProfileErrors> {
+    Profile::parse(text.expose(), name, files).or_else(|errors| {
+        let external =
+            Secret::new(format!("{}\n# OVPN_ACCESS_SERVER_EXTERNAL_PKI=1\n", text.expose()));
+        Profile::parse(external.expose(), name, files).map_err(|_| errors)
+    })
 }
 
 fn override_value(value: OwnedVariant) -> Option<OverrideValue> {
