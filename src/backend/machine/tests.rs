@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 
 use super::*;
-use crate::control::AuthFailed;
+use crate::control::{AuthFailed, PendingAuth};
 use crate::profile::{NoFiles, Profile, Protocol};
+use crate::session::{Outcome, SessionEvent, SessionState};
 use crate::tls::TlsErrorKind;
 
 const PLAIN: &str = "client\nsetenv CLIENT_CERT 0\ndev tun\nremote vpn.example 1194 udp\n\

@@ -1,0 +1,286 @@
+//! What the session's news and the passing of time do.
+
+use tracing::{debug, error, info, trace};
+
+use super::super::attention::AttentionGroup;
+use super::super::credentials::{self, DynamicChallenge};
+use super::super::outcome::{Verdict, verdict};
+use super::super::queue::Question;
+use super::super::signing;
+use super::super::status::{Status, StatusMajor, StatusMinor};
+use super::super::text::printable;
+use super::{Effect, LAST_WORD_DELAY, Machine, Phase, Run, State};
+use crate::control::PendingAuth;
+use crate::secret::Secret;
+use crate::session::{ConnectionInfo, Outcome, SessionEvent, SessionState, SignatureRequest};
+
+impl Machine {
+    /// The session's news.
+    pub fn event(&mut self, event: SessionEvent) {
+        match event {
+            SessionEvent::State(state) => self.progress(state),
+            SessionEvent::PendingAuth(pending) => self.pending_auth(pending),
+            SessionEvent::Info(text) => info!("Message from the server: {}", printable(&text)),
+            SessionEvent::Sign(request) => self.sign(&request),
+            SessionEvent::Ended(outcome) => self.ended(outcome),
+        }
+    }
+
+    /// The private key is outside (a token, say): whoever has it signs. See [`super::signing`] for
+    /// the encoding.
+    fn sign(&mut self, request: &SignatureRequest) {
+        let dialect = self.dialect();
+        let State::Running(run) = &mut self.state else { return };
+        run.signing = Some(request.id);
+        let connecting = run.phase != Phase::Connected;
+        let group = AttentionGroup::Pkcs11Sign;
+        let question = Question::new(signing::SLOT, signing::encode(request), true);
+        self.queue.renew(group, dialect, [question]);
+        let text = "Signature by the external private key needed";
+        self.ask(group, text);
+        // A renegotiation asks, too: the tunnel goes on working meanwhile.
+        if connecting {
+            self.say(StatusMinor::CfgRequireUser, text);
+        }
+    }
+
+    fn progress(&mut self, state: SessionState) {
+        let State::Running(run) = &mut self.state else { return };
+        if run.phase == Phase::Resuming && state != SessionState::Paused {
+            run.phase = Phase::Reconnecting;
+            self.say(StatusMinor::ConnReconnecting, "");
+            // The session may call its first step after a pause a reconnection, too.
+            if matches!(state, SessionState::Reconnecting { .. }) {
+                return;
+            }
+        }
+        let State::Running(run) = &mut self.state else { return };
+        match state {
+            SessionState::Resolving { host } => trace!("Resolving {}", printable(&host)),
+            SessionState::Waiting { host, .. } => {
+                debug!("Waiting for server response");
+                self.session_name = Some((host, false));
+            }
+            SessionState::Authenticating => {
+                if run.phase == (Phase::Connecting { contacted: false }) {
+                    run.phase = Phase::Connecting { contacted: true };
+                    self.say(StatusMinor::ConnConnecting, "");
+                }
+            }
+            SessionState::GetConfig => trace!("Retrieving configuration from server"),
+            SessionState::Configuring => {
+                if let Some((host, pushed)) = &mut self.session_name {
+                    trace!("Session name: '{host}'");
+                    *pushed = true;
+                }
+            }
+            SessionState::Connected(info) => {
+                run.phase = Phase::Connected;
+                run.established = true;
+                run.web_auth = false;
+                self.queue.remove(AttentionGroup::ChallengeAuthPending);
+                info!("{}", connected_line(&info));
+                self.session_name = Some((info.host.clone(), true));
+                self.connection = Some(info);
+                self.say(StatusMinor::ConnConnected, "");
+            }
+            SessionState::Reconnecting { reason } => {
+                run.web_auth = false;
+                let established = run.established;
+                if established && run.phase != Phase::Paused {
+                    run.phase = Phase::Reconnecting;
+                }
+                self.queue.remove(AttentionGroup::ChallengeAuthPending);
+                self.queue.remove(AttentionGroup::Pkcs11Sign);
+                let reason = printable(&reason);
+                if established {
+                    info!("Reconnecting: {reason}");
+                    self.say(StatusMinor::ConnReconnecting, "");
+                } else {
+                    info!("Connection attempt failed: {reason}; trying again");
+                }
+            }
+            SessionState::Paused => {
+                run.web_auth = false;
+                self.queue.remove(AttentionGroup::ChallengeAuthPending);
+                self.queue.remove(AttentionGroup::Pkcs11Sign);
+                self.say(StatusMinor::ConnPaused, "");
+            }
+        }
+    }
+
+    fn pending_auth(&mut self, pending: PendingAuth) {
+        let dialect = self.dialect();
+        let State::Running(run) = &mut self.state else { return };
+        match pending {
+            PendingAuth::OpenUrl { url, flags } => {
+                run.web_auth = true;
+                let url = printable(&url);
+                debug!("Web authentication, flags: {}", printable(&flags.join(",")));
+                self.ask(AttentionGroup::OpenUrl, &url);
+                self.say_status(Status {
+                    major: StatusMajor::Session,
+                    minor: StatusMinor::SessAuthUrl,
+                    message: url,
+                });
+            }
+            PendingAuth::Challenge { echo, response_required: true, text } => {
+                let text = printable(&text);
+                let group = AttentionGroup::ChallengeAuthPending;
+                let question = Question::new("auth_pending", &*text, !echo);
+                self.queue.renew(group, dialect, [question]);
+                self.ask(group, &text);
+                self.say(StatusMinor::CfgRequireUser, text);
+            }
+            PendingAuth::Challenge { response_required: false, text, .. } => {
+                info!("Message from the server: {}", printable(&text));
+            }
+            PendingAuth::Malformed(text) => {
+                error!("Authentication request that cannot be decoded: {}", printable(&text));
+                run.malformed_auth = true;
+                self.effects.push(Effect::Disconnect);
+            }
+        }
+    }
+
+    fn ended(&mut self, outcome: Outcome) {
+        let run = match std::mem::replace(&mut self.state, State::NeedsInput) {
+            State::Running(run) => run,
+            State::Ending(farewell) => {
+                self.state = State::Ending(farewell);
+                self.say_farewell();
+                return;
+            }
+            other => {
+                self.state = other;
+                return;
+            }
+        };
+        self.queue.remove(AttentionGroup::ChallengeAuthPending);
+        self.queue.remove(AttentionGroup::Pkcs11Sign);
+        self.connection = None;
+        let dialect = self.dialect();
+        let verdict = if run.malformed_auth {
+            Verdict::AuthFailed("Failed to decode authentication request from server".to_owned())
+        } else {
+            verdict(outcome)
+        };
+        match verdict {
+            Verdict::AuthFailed(message) => {
+                debug!("{message}");
+                self.state = State::AuthFailed;
+                self.ask_login_again();
+                self.say(StatusMinor::ConnAuthFailed, message);
+            }
+            Verdict::Challenge { echo, response_required, state_id, username, text } => {
+                let text = printable(&text);
+                let mut question = Question::new("dynamic_challenge", &*text, !echo);
+                if !response_required {
+                    question = question.answered(Secret::default());
+                }
+                let cookie = Question::new("dynamic_challenge_cookie", "", true)
+                    .answered(Secret::new(state_id.clone()));
+                let group = AttentionGroup::ChallengeDynamic;
+                self.queue.renew(group, dialect, [question, cookie]);
+                self.challenge = Some(DynamicChallenge { state_id, username });
+                self.ask(group, &text);
+                self.say(StatusMinor::CfgRequireUser, "Dynamic Challenge");
+            }
+            Verdict::NeedCredentials => {
+                if self.ask_login_again() {
+                    self.ask_for_login();
+                } else {
+                    self.fail(
+                        &run,
+                        "The server wants credentials, the profile has no \
+                                     auth-user-pass"
+                            .to_owned(),
+                    );
+                }
+            }
+            Verdict::NeedProxyCredentials => {
+                credentials::ask_proxy(&mut self.queue, dialect);
+                self.ask(AttentionGroup::HttpProxyCreds, "");
+                self.say(StatusMinor::CfgRequireUser, "HTTP proxy credentials");
+            }
+            Verdict::NeedPassphrase => {
+                credentials::ask_passphrase(&mut self.queue, dialect);
+                self.ask_for_passphrase();
+            }
+            Verdict::WrongPassphrase(message) => {
+                credentials::ask_passphrase(&mut self.queue, dialect);
+                self.fail(&run, message);
+            }
+            Verdict::Inactive => {
+                self.say(StatusMinor::ConnDone, "Inactive tunnel, disconnected");
+                self.state = State::Done;
+            }
+            Verdict::Halted(message) if run.established => {
+                error!("{message}");
+                self.state = State::Failed { last_word: None };
+                self.say(StatusMinor::ConnFailed, message);
+                self.say(StatusMinor::ConnDisconnected, "");
+            }
+            Verdict::Halted(message) | Verdict::Failed(message) => self.fail(&run, message),
+        }
+    }
+
+    fn fail(&mut self, run: &Run, message: String) {
+        if run.established {
+            error!("Connection failed: {message}");
+            self.state = State::Failed { last_word: None };
+            self.say(StatusMinor::ConnFailed, message);
+        } else {
+            self.fail_before_connected(message);
+        }
+    }
+
+    pub(super) fn fail_before_connected(&mut self, message: String) {
+        let message = printable(&message);
+        error!("Connection failed: {message}");
+        if self.delayed_failure {
+            self.say(StatusMinor::ConnDisconnected, &*message);
+            self.state = State::Failed { last_word: Some(message) };
+            self.effects.push(Effect::Timer(LAST_WORD_DELAY));
+        } else {
+            self.state = State::Failed { last_word: None };
+            self.say(StatusMinor::ConnFailed, message);
+        }
+    }
+
+    /// The time asked for by [`Effect::Timer`] has passed.
+    pub(in crate::backend) fn timeout(&mut self) {
+        match &mut self.state {
+            State::Failed { last_word } => {
+                if let Some(message) = last_word.take() {
+                    self.say(StatusMinor::ConnFailed, message);
+                }
+            }
+            State::Ending(_) => {
+                error!("The connection did not wind up in time");
+                self.say_farewell();
+            }
+            _ => {}
+        }
+    }
+}
+
+/// `Connected: [user@]host:port (ip) via /UDP on tun/<v4>/<v6> gw=[<gw4>/<gw6>] mtu=N`
+fn connected_line(info: &ConnectionInfo) -> String {
+    let user = match info.username.as_str() {
+        "" => String::new(),
+        name => format!("{}@", printable(name)),
+    };
+    format!(
+        "Connected: {user}{}:{} ({}) via /{} on {}/{} gw=[{}] mtu={} cipher={}",
+        info.host,
+        info.address.port(),
+        info.address.ip(),
+        format!("{:?}", info.protocol).to_uppercase(),
+        info.device,
+        info.tunnel.join("/"),
+        info.gateways.join("/"),
+        info.mtu,
+        info.cipher,
+    )
+}
