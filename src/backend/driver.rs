@@ -326,3 +326,135 @@ async fn sleep_until(deadline: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::backend::{Dialect, StatusMinor};
+    use crate::profile::{DnsScope, NoFiles, Profile};
+    use crate::session::SessionState;
+
+    type Scripts = Arc<Mutex<Vec<Script>>>;
+
+    /// The other end of a session that the test plays.
+    struct Script {
+        config: SessionConfig,
+        commands: mpsc::UnboundedReceiver<Command>,
+        events: mpsc::UnboundedSender<SessionEvent>,
+    }
+
+    fn connecting() -> (Backend, Script) {
+        let scripts = Scripts::default();
+        let started = scripts.clone();
+        let start = Box::new(move |config| {
+            let (commands, command_receiver) = mpsc::unbounded_channel();
+            let (event_sender, events) = mpsc::unbounded_channel();
+            started.lock().unwrap().push(Script {
+                config,
+                commands: command_receiver,
+                events: event_sender,
+            });
+            Running { commands, events }
+        });
+        let settings = Settings {
+            network: NetworkMode::Direct,
+            runtime_dir: "/nowhere".into(),
+            gui_version: "test\n/1".to_owned(),
+            sso: "crtext".to_owned(),
+        };
+        let mut backend = Backend::new(settings, start, false);
+        let text = format!(
+            "client\ndev tun\nremote x 1\nsetenv CLIENT_CERT 0\npeer-fingerprint {}\n",
+            ["00"; 32].join(":")
+        );
+        let options = Profile::parse(&text, "test", &NoFiles).unwrap().options;
+        let registration = Registration {
+            dialect: Dialect::Deployed,
+            session_path: None,
+            config_path: "/c".to_owned(),
+            profile: Ok(Arc::new(options)),
+            passphrase_needed: false,
+            dco: true,
+            auth_fail_retry: true,
+            dns_scope: DnsScope::Tunnel,
+        };
+        backend.register(registration).unwrap();
+        backend.request(Request::Connect).unwrap();
+        let script = scripts.lock().unwrap().remove(0);
+        (backend, script)
+    }
+
+    fn minors(backend: &mut Backend) -> Vec<StatusMinor> {
+        backend
+            .take_signals()
+            .filter_map(|signal| match signal {
+                Signal::Status(status) => Some(status.minor),
+                Signal::Attention { .. } => None,
+            })
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn a_session_starts_with_everything_it_needs_and_hears_every_command() {
+        let (mut backend, mut script) = connecting();
+        assert!(script.config.dco && script.config.auth_fail_retry);
+        assert_eq!(script.config.dns_scope, DnsScope::Tunnel);
+        assert_eq!(script.config.gui_version, "test/1");
+        backend.request(Request::Pause { reason: String::new() }).unwrap();
+        backend.request(Request::Resume).unwrap();
+        backend.request(Request::Restart).unwrap();
+        backend.request(Request::Disconnect).unwrap();
+        let heard: Vec<_> = std::iter::from_fn(|| script.commands.try_recv().ok())
+            .map(|command| format!("{command:?}"))
+            .collect();
+        assert_eq!(heard, ["Pause", "Resume", "Restart", "Disconnect"]);
+        script.events.send(SessionEvent::Ended(Outcome::Disconnected)).unwrap();
+        backend.next().await;
+        assert!(backend.machine().is_done());
+    }
+
+    #[tokio::test]
+    async fn events_become_signals_in_order() {
+        let (mut backend, script) = connecting();
+        minors(&mut backend);
+        for state in [
+            SessionState::Authenticating,
+            SessionState::GetConfig,
+            SessionState::Reconnecting { reason: "x".to_owned() },
+            SessionState::Paused,
+        ] {
+            script.events.send(SessionEvent::State(state)).unwrap();
+            backend.next().await;
+        }
+        assert_eq!(minors(&mut backend), [StatusMinor::ConnConnecting, StatusMinor::ConnPaused]);
+    }
+
+    #[tokio::test]
+    async fn questions_wait_for_a_hanging_session_and_nothing_else_does() {
+        let (mut backend, script) = connecting();
+        let limit = Duration::from_millis(50);
+        // The commands stay where they are.
+        assert!(timeout(limit, backend.ping()).await.is_err());
+        assert!(timeout(limit, backend.statistics()).await.is_err());
+        backend.request(Request::Ready).unwrap();
+        // A session that is gone has nothing to hang.
+        drop(script);
+        timeout(limit, backend.ping()).await.unwrap();
+        assert!(timeout(limit, backend.statistics()).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_session_that_ends_without_a_word_is_a_failed_connection() {
+        let (mut backend, script) = connecting();
+        drop(script);
+        backend.next().await;
+        assert_eq!(minors(&mut backend).last(), Some(&StatusMinor::ConnFailed));
+        // And the next one can start.
+        backend.request(Request::Connect).unwrap();
+        assert_eq!(minors(&mut backend).last(), Some(&StatusMinor::ConnConnecting));
+    }
+}
