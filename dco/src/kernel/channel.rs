@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::time::{Interval, MissedTickBehavior};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::device::Device;
 use super::events::{Event, Events};
@@ -25,6 +25,9 @@ use crate::types::{
 const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
 /// See [`RELEASE_PATIENCE`].
 const RELEASE_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a deleted link may take to disappear after its peer.
+const LINK_PATIENCE: Duration = Duration::from_millis(300);
 
 /// How often the counters are looked at for key usage.
 const POLL: Duration = Duration::from_secs(10);
@@ -55,6 +58,8 @@ pub struct KernelDataChannel {
     poll: Interval,
     /// [`DataEvent::Failed`] was told; nothing follows.
     failed: bool,
+    /// The peer was torn down by somebody else: told then, unless the link turns out to be gone.
+    torn_down: Option<Instant>,
 }
 
 /// Everything that a request needs. Behind a lock, because requests run on the blocking pool:
@@ -121,6 +126,7 @@ impl KernelDataChannel {
             events,
             poll,
             failed: false,
+            torn_down: None,
         })
     }
 
@@ -355,7 +361,9 @@ impl DataChannel for KernelDataChannel {
         if peer.framing != Framing::None {
             return Err(unsupported(self.api, "compression framing"));
         }
-        self.request(move |backend| backend.new_peer(peer)).await
+        let port = self.request(move |backend| backend.new_peer(peer)).await?;
+        self.torn_down = None;
+        Ok(port)
     }
 
     async fn set_keepalive(&mut self, keepalive: Keepalive) -> Result<(), Error> {
@@ -400,14 +408,26 @@ impl DataChannel for KernelDataChannel {
     }
 
     async fn next_event(&mut self) -> DataEvent {
+        const TEARDOWN: DataEvent = DataEvent::PeerDeleted(PeerDeletedReason::Teardown);
         while !self.failed {
+            let due = self.torn_down;
             let told = tokio::select! {
+                biased;
                 event = self.events.next() => self.interpret(event),
+                () = wait_until(due) => Some(TEARDOWN),
                 _ = self.poll.tick() => self.check_usage(),
             };
-            if let Some(event) = told {
-                self.failed = matches!(event, DataEvent::Failed(_));
-                return event;
+            match told {
+                // The link may be going, with its peer ahead of it.
+                Some(TEARDOWN) if due.is_none() => {
+                    self.torn_down = Some(Instant::now() + LINK_PATIENCE);
+                }
+                Some(event) => {
+                    self.torn_down = None;
+                    self.failed = matches!(event, DataEvent::Failed(_));
+                    return event;
+                }
+                None => {}
             }
         }
         std::future::pending().await
@@ -455,6 +475,13 @@ fn check_udp(api: Api, socket: &OwnedFd, remote: std::net::SocketAddr) -> Result
         Ok(())
     } else {
         Err(io(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is not bound to a port")))
+    }
+}
+
+async fn wait_until(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -26,10 +26,7 @@ fn link_pulled() {
         let name = pair.client.channel.interface().name.clone();
         pair.client.ns.delete_link(&name);
         // The peer goes with its link; that the link went is what counts.
-        let mut told = event(&mut pair.client.channel, 5 * SECOND).await;
-        if matches!(told, DataEvent::PeerDeleted(_)) {
-            told = event(&mut pair.client.channel, 5 * SECOND).await;
-        }
+        let told = event(&mut pair.client.channel, 5 * SECOND).await;
         assert!(matches!(&told, DataEvent::Failed(why) if why.contains(&name)), "{told:?}");
         let error = pair.client.channel.stats().await.unwrap_err();
         assert!(matches!(error, Error::Closed), "{error}");
@@ -60,10 +57,7 @@ fn module_unloaded() {
         tokio::time::sleep(SECOND).await;
         sh(&format!("rmmod {}", module(api)));
         for side in [&mut pair.client, &mut pair.server] {
-            let mut told = event(&mut side.channel, 5 * SECOND).await;
-            if matches!(told, DataEvent::PeerDeleted(_)) {
-                told = event(&mut side.channel, 5 * SECOND).await;
-            }
+            let told = event(&mut side.channel, 5 * SECOND).await;
             assert!(matches!(told, DataEvent::Failed(_)), "{told:?}");
         }
         ping.wait().unwrap();
