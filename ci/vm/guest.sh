@@ -3,7 +3,6 @@
 # ext4 image that QEMU boots without any hardware virtualisation. To be sourced.
 #
 #   guest_image GUEST            builds it if need be, prints its directory
-#   guest_run GUEST JOB OUT SEC  boots it, runs JOB/run inside, unpacks its results to OUT
 #
 # GUEST   kernel                        module         userland (roots.sh)
 # ovpn    newest of trixie-backports    in the kernel  sid     (OpenVPN 2.7)
@@ -193,33 +192,4 @@ INIT
     chmod 755 "$dir/initrd/init"
     (cd "$dir/initrd" && find . | cpio --quiet -o -H newc | gzip -1 >"$dir/initrd.gz")
     rm -rf --one-file-system "$stage" "$kernel" "$kernel.debs" "$dir/initrd"
-}
-
-# The guest has no network device: nothing can leave it.
-guest_run() {
-    local guest=$1 job=$2 out=$3 seconds=$4 dir work status=0
-    dir=$(guest_image "$guest") || return 1
-    work=$(mktemp -d "$(cache_dir)/vm/run.XXXXXX")
-    # A tar file read as a raw disk must fill whole sectors, which tar's blocks of 10 KiB do.
-    tar -cf "$work/job.tar" -C "$job" .
-    truncate -s 64M "$work/out.raw"
-    timeout --kill-after=5 "$seconds" qemu-system-x86_64 -machine q35 \
-        -accel "${OVPN_VM_ACCEL:-tcg,thread=multi}" -cpu max -smp 2 -m 2048 \
-        -nodefaults -no-reboot -display none -monitor none -serial "file:$work/console" \
-        -kernel "$dir/vmlinuz" -initrd "$dir/initrd.gz" \
-        -append "console=ttyS0 quiet panic=-1 rdinit=/init" \
-        -drive "file=$dir/root.img,format=raw,if=none,id=d0,snapshot=on" -device virtio-blk-pci,drive=d0 \
-        -drive "file=$work/job.tar,format=raw,if=none,id=d1,readonly=on" -device virtio-blk-pci,drive=d1 \
-        -drive "file=$work/out.raw,format=raw,if=none,id=d2" -device virtio-blk-pci,drive=d2 \
-        </dev/null >&2 || status=$?
-    mkdir -p "$out"
-    cp "$work/console" "$out/console" 2>/dev/null || true
-    if ! tar -xf "$work/out.raw" -C "$out" 2>/dev/null || [ ! -e "$out/status" ]; then
-        tail -n 40 "$out/console" >&2 || true
-        rm -rf "$work"
-        [ "$status" != 124 ] || die "the guest $guest did not finish within $seconds s; see $out/console"
-        die "the guest $guest left no result (qemu: $status); see $out/console"
-    fi
-    rm -rf "$work"
-    return "$(cat "$out/status")"
 }
