@@ -117,8 +117,11 @@ fn way(ns: &NetNs, address: &str) -> String {
 
 /// A datagram from `client` to `address` in `server`, and back.
 fn reaches(client: &NetNs, server: &NetNs, address: &str) -> bool {
-    let address = SocketAddr::new(address.parse().unwrap(), 1194);
+    // Any port: a child process of another test may hold a copy of the last one's socket until it
+    // executes its program.
+    let address = SocketAddr::new(address.parse().unwrap(), 0);
     let listener = server.run(|| UdpSocket::bind(address)).unwrap();
+    let address = listener.local_addr().unwrap();
     let any: SocketAddr =
         if address.is_ipv4() { "0.0.0.0:0".parse().unwrap() } else { "[::]:0".parse().unwrap() };
     let sender = client.run(|| UdpSocket::bind(any)).unwrap();
