@@ -26,8 +26,8 @@ impl Machine {
         }
     }
 
-    /// The private key is outside (a token, say): whoever has it signs. See [`super::signing`] for
-    /// the encoding.
+    /// The private key is outside (a token, say): whoever has it signs. See
+    /// [`crate::backend::signing`] for the encoding.
     fn sign(&mut self, request: &SignatureRequest) {
         let dialect = self.dialect();
         let State::Running(run) = &mut self.state else { return };
