@@ -136,13 +136,23 @@ class Lab:
         try:
             yield process
         finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            self.end(process)
             log.close()
+
+    @staticmethod
+    def end(process):
+        """Ends a program and what it has started: its group, since what runs in a root has a shell
+        in front of it."""
+        try:
+            os.killpg(process.pid, signal.SIGTERM)
+            for _ in range(100):
+                process.poll()
+                os.killpg(process.pid, 0)
+                time.sleep(0.1)
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        process.wait()
 
     def in_namespace(self, namespace, *command):
         return ("nsenter", f"--net=/run/netns/{namespace}", *command)

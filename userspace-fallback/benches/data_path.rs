@@ -73,7 +73,7 @@ fn benchmarks(criterion: &mut Criterion) {
     let (header, packet) = super_packet();
     let plan = Plan::new(&header, &packet).unwrap();
     let mut out = vec![0; 70_000];
-    let config = Config { tcp: true, udp: true };
+    let config = Config { tcp: true, udp: true, acknowledgements: true };
 
     let mut group = criterion.benchmark_group("one packet");
     group.throughput(Throughput::Bytes(1400));

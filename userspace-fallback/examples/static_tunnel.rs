@@ -96,6 +96,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             gro: !arguments.no_gro,
             coalesce_tcp: !arguments.no_coalesce,
             coalesce_udp: !arguments.no_coalesce,
+            supersede_acknowledgements: !arguments.no_coalesce,
         };
         (tun, options)
     };

@@ -66,6 +66,8 @@ mod tests {
     use crate::offload::checksum::Sum;
     use crate::offload::coalesce::Config;
 
+    const MERGING: Config = Config { tcp: true, udp: true, acknowledgements: false };
+
     /// Consecutive UDP packets of one flow, back to back in a slab.
     fn slab(count: u16) -> (Vec<u8>, usize) {
         let mut slab = Vec::new();
@@ -84,7 +86,7 @@ mod tests {
     }
 
     fn coalescer(slab: &[u8], len: usize) -> Coalescer {
-        let mut coalescer = Coalescer::new(Config { tcp: true, udp: true });
+        let mut coalescer = Coalescer::new(MERGING);
         for start in (0..slab.len()).step_by(len) {
             coalescer.push(slab, start, len);
         }
@@ -113,7 +115,7 @@ mod tests {
         );
         assert_eq!(written, slab);
         assert_eq!((counters.tun_offload_refused, counters.tun_written_packets), (1, 5));
-        assert_eq!(coalescer.config(), Config { tcp: true, udp: false });
+        assert_eq!(coalescer.config(), Config { udp: false, ..MERGING });
         assert!(coalescer.is_empty());
     }
 
@@ -129,6 +131,6 @@ mod tests {
         };
         deliver(&mut coalescer, &slab, true, down, &mut counters);
         assert_eq!((calls, counters.tun_refused), (1, 5));
-        assert_eq!(coalescer.config(), Config { tcp: true, udp: true });
+        assert_eq!(coalescer.config(), MERGING);
     }
 }

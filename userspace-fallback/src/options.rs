@@ -13,17 +13,30 @@ pub struct Options {
     /// Merge UDP packets likewise (Linux 6.2). Kernels before 6.8.5 drop merged UDP that is then
     /// forwarded into VXLAN or Geneve.
     pub coalesce_udp: bool,
+    /// Let a TCP acknowledgement take the place of earlier ones of the same batch that say less.
+    pub supersede_acknowledgements: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { gso: true, gro: true, coalesce_tcp: true, coalesce_udp: true }
+        Self {
+            gso: true,
+            gro: true,
+            coalesce_tcp: true,
+            coalesce_udp: true,
+            supersede_acknowledgements: true,
+        }
     }
 }
 
 impl Options {
     /// Nothing but single packets: the semantic reference, and what a kernel without any of the
     /// features gives.
-    pub const PLAIN: Self =
-        Self { gso: false, gro: false, coalesce_tcp: false, coalesce_udp: false };
+    pub const PLAIN: Self = Self {
+        gso: false,
+        gro: false,
+        coalesce_tcp: false,
+        coalesce_udp: false,
+        supersede_acknowledgements: false,
+    };
 }

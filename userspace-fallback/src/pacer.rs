@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 /// Shortest and longest pause.
 const SHORTEST: Duration = Duration::from_micros(50);
-const LONGEST: Duration = Duration::from_micros(300);
+const LONGEST: Duration = Duration::from_micros(500);
 /// Packets worth pausing for; closer together the pause is shorter.
-const TARGET: u32 = 8;
+const TARGET: u32 = 16;
 /// Packets further apart than this on average are not waited for.
 const WIDEST: Duration = Duration::from_micros(100);
 /// Times that nothing is tried after a pause was in vain; doubles while pauses stay vain.
@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn close_single_datagrams_are_gathered() {
         // One every 60 µs; then one every 2 µs.
-        assert_eq!(pauses(&[(60, 1, 1), (310, 5, 5), (310, 5, 5)]), [300, 300, 300]);
+        assert_eq!(pauses(&[(60, 1, 1), (510, 8, 8), (510, 8, 8)]), [500, 500, 500]);
         assert_eq!(pauses(&[(6, 3, 3), (60, 30, 30), (60, 30, 30)]), [50, 50, 50]);
     }
 
@@ -108,7 +108,7 @@ mod tests {
         // Each answer takes 50 µs and only comes after the next question.
         let pauses = pauses(&[(50, 1, 1); 2000]);
         let paused: u128 = pauses.iter().sum();
-        assert_eq!(pauses[0], 300);
-        assert!(paused < 12 * 300, "{paused} µs");
+        assert_eq!(pauses[0], 500);
+        assert!(paused < 12 * 500, "{paused} µs");
     }
 }

@@ -17,6 +17,8 @@ pub struct Counters {
     pub tun_writes: u64,
     /// Packets that those writes stood for.
     pub tun_written_packets: u64,
+    /// TCP acknowledgements not written, because a later one of their batch says more.
+    pub acknowledgements_superseded: u64,
     pub sends: u64,
     pub sent_packets: u64,
     pub receives: u64,

@@ -93,6 +93,7 @@ impl Worker {
         let config = Config {
             tcp: options.coalesce_tcp && tun.takes_tcp(),
             udp: options.coalesce_udp && tun.takes_udp(),
+            acknowledgements: options.supersede_acknowledgements,
         };
         Self {
             tun,
@@ -228,6 +229,7 @@ impl Worker {
                 link.receive(worker.now, &mut worker.coalescer, &mut worker.counters, |event| {
                     let _ = events.send(event);
                 });
+            worker.counters.acknowledgements_superseded = worker.coalescer.superseded();
             worker.pacer.received(
                 worker.counters.received_messages - before.received_messages,
                 worker.counters.received_packets - before.received_packets,

@@ -14,7 +14,7 @@ use packets::{ACK, CWR, FIN, Flow, PSH, SYN};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-const BOTH: Config = Config { tcp: true, udp: true };
+const BOTH: Config = Config { tcp: true, udp: true, acknowledgements: false };
 
 fn flow() -> impl Strategy<Value = Flow> {
     (
@@ -479,12 +479,65 @@ fn switched_off_nothing_merges() {
     let all = [tcp, udp].concat();
     for (config, items) in [
         (BOTH, 2),
-        (Config { tcp: true, udp: false }, 11),
-        (Config { tcp: false, udp: true }, 11),
-        (Config { tcp: false, udp: false }, 20),
+        (Config { udp: false, ..BOTH }, 11),
+        (Config { tcp: false, ..BOTH }, 11),
+        (Config::NOTHING, 20),
     ] {
         let written = coalesce(config, &all);
         assert_eq!(written.len(), items);
         assert_eq!(split_again(&written), all);
+    }
+}
+
+/// Acknowledgements of an upload: of each batch the last is written, in its place between whatever
+/// else the flow sends, and nothing of another flow or with a meaning of its own is lost.
+#[test]
+fn a_later_acknowledgement_takes_the_place_of_earlier_ones() {
+    let config = Config { acknowledgements: true, ..BOTH };
+    for v6 in [false, true] {
+        let flow = |acknowledgement| Flow { v6, acknowledgement, ..Flow::default() };
+        let only = |acknowledgement| flow(acknowledgement).packet(1, 1, ACK, &[]);
+        let other = Flow { ports: (1, 2), ..flow(7) }.packet(1, 1, ACK, &[]);
+        let finish = flow(40).packet(1, 1, ACK | FIN, &[]);
+        let data = flow(20).packet(1, 1, ACK, &payload(100));
+        let after_data = flow(30).packet(101, 1, ACK, &[]);
+        let packets = [
+            only(10),
+            other.clone(),
+            only(11),
+            only(20),
+            data.clone(),
+            after_data.clone(),
+            after_data.clone(),
+            finish.clone(),
+        ];
+        let mut slab = Vec::new();
+        let mut coalescer = Coalescer::new(config);
+        let starts = packets.iter().map(|packet| {
+            let start = slab.len();
+            slab.extend_from_slice(packet);
+            (start, packet.len())
+        });
+        for (start, len) in starts.collect::<Vec<_>>() {
+            coalescer.push(&slab, start, len);
+        }
+        let written: Vec<Vec<u8>> = coalescer
+            .finish()
+            .iter()
+            .map(|item| {
+                item.write_with(&slab, false, |pieces| {
+                    pieces.iter().flat_map(|p| p.to_vec()).collect()
+                })
+            })
+            .collect();
+        // Repeated, an acknowledgement stays.
+        assert!(written == [only(20), other, data, after_data.clone(), after_data, finish]);
+        assert_eq!(coalescer.superseded(), 2);
+        // A damaged one replaces nothing and is replaced by nothing.
+        let mut damaged = only(11);
+        *damaged.last_mut().unwrap() ^= 1;
+        assert_eq!(coalesce(config, &[only(10), damaged.clone()]).len(), 2);
+        assert_eq!(coalesce(config, &[damaged, only(12)]).len(), 2);
+        assert_eq!(coalesce(BOTH, &[only(10), only(11)]).len(), 2);
     }
 }

@@ -9,7 +9,7 @@ use ovpn_userspace::offload::virtio::{self, Header};
 
 /// Input: packets, each with its length in front (two bytes, little endian).
 pub fn run(data: &[u8]) {
-    let mut coalescer = Coalescer::new(Config { tcp: true, udp: true });
+    let mut coalescer = Coalescer::new(Config { tcp: true, udp: true, ..Config::NOTHING });
     let mut places = Vec::new();
     let mut at = 0;
     while let Some(length) = data.get(at..at + 2) {

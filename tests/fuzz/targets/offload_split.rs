@@ -42,7 +42,7 @@ pub fn run(data: &[u8]) {
         }
     }
 
-    let mut coalescer = Coalescer::new(Config { tcp: true, udp: true });
+    let mut coalescer = Coalescer::new(Config { tcp: true, udp: true, ..Config::NOTHING });
     for (start, len) in &places {
         coalescer.push(&slab, *start, *len);
     }

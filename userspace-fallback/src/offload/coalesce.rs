@@ -8,9 +8,16 @@
 //!
 //! Order within a flow is kept by construction: a packet may join only the newest item of its
 //! flow, and whatever cannot be told apart by flow ends all open items.
+//!
+//! TCP acknowledgements without data cannot be merged, but one that came in the same batch can say
+//! all that an earlier one said: it then takes that one's place ([`Config::acknowledgements`]), as
+//! if the receiver had acknowledged once for all of it (RFC 3449, section 5.2.1). Each of them
+//! costs as much as a super-packet of data, and a server that handles packets one by one sends one
+//! for every few packets of an upload.
 
 use std::io::IoSlice;
 
+use super::acknowledgement::Acknowledgement;
 use super::checksum::Sum;
 use super::virtio::{self, Gso, Header};
 use super::{IPV4_HEADER, IPV6_HEADER, TCP, TCP_HEADER, UDP, UDP_HEADER, be16, be32, put16};
@@ -37,6 +44,13 @@ pub struct Config {
     pub tcp: bool,
     /// Merge UDP; needs a device that understands it (`TUN_F_USO4` and `TUN_F_USO6`, Linux 6.2).
     pub udp: bool,
+    /// Let a later TCP acknowledgement take the place of an earlier one.
+    pub acknowledgements: bool,
+}
+
+impl Config {
+    /// Every packet on its own.
+    pub const NOTHING: Self = Self { tcp: false, udp: false, acknowledgements: false };
 }
 
 /// Collects the packets of one receive batch and turns them into items to write.
@@ -48,6 +62,7 @@ pub struct Coalescer {
     used: usize,
     /// Items before this one are closed, whatever they say.
     barrier: usize,
+    superseded: u64,
 }
 
 /// A packet or super-packet to write.
@@ -73,6 +88,8 @@ enum Kind {
     Opaque,
     Tcp,
     Udp,
+    /// A TCP segment that only acknowledges.
+    Acknowledgement,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -110,7 +127,7 @@ impl Coalescer {
     /// An empty one.
     #[must_use]
     pub fn new(config: Config) -> Self {
-        Self { config, items: Vec::new(), used: 0, barrier: 0 }
+        Self { config, items: Vec::new(), used: 0, barrier: 0, superseded: 0 }
     }
 
     /// Changes what is merged from now on.
@@ -133,7 +150,7 @@ impl Coalescer {
         let packet = &slab[start..start + len];
         debug_assert!(u32::try_from(slab.len()).is_ok());
         let place = Place { start: start as u32, len: len as u32 };
-        if !self.config.tcp && !self.config.udp {
+        if self.config == Config::NOTHING {
             self.add(place, 0, None);
             return;
         }
@@ -153,7 +170,14 @@ impl Coalescer {
             }
         };
         if let Some(item) = self.newest(candidate.flow) {
-            if item.open && item.accepts(packet, &candidate, slab) {
+            if candidate.kind == Kind::Acknowledgement {
+                if item.superseded_by(packet, &candidate, slab) {
+                    item.packets[0] = place;
+                    item.total = len;
+                    self.superseded += 1;
+                    return;
+                }
+            } else if item.open && item.accepts(packet, &candidate, slab) {
                 item.join(place, len, &candidate);
                 return;
             }
@@ -177,6 +201,12 @@ impl Coalescer {
         let item = &mut self.items[self.used];
         self.used += 1;
         item.start(place, flow, candidate);
+    }
+
+    /// The number of acknowledgements that a later one has replaced, so far.
+    #[must_use]
+    pub fn superseded(&self) -> u64 {
+        self.superseded
     }
 
     /// The number of items that wait to be written.
@@ -297,6 +327,30 @@ impl Item {
             _ => same(transport, transport + 4),
         };
         same_ip && same_transport
+    }
+
+    /// Whether an acknowledgement that came later says everything that this one says.
+    fn superseded_by(&self, packet: &[u8], later: &Candidate, slab: &[u8]) -> bool {
+        let [place] = self.packets.as_slice() else { return false };
+        if self.kind != Kind::Acknowledgement || self.transport != later.transport {
+            return false;
+        }
+        let earlier = place.of(slab);
+        let same = |from: usize, to: usize| earlier[from..to] == packet[from..to];
+        let transport = self.transport;
+        let same_ip = if transport == IPV4_HEADER {
+            // Type of service; flags; time to live and protocol; addresses.
+            same(1, 2) && same(6, 10) && same(12, 20)
+        } else {
+            // Traffic class and flow label; next header and hop limit; addresses.
+            same(0, 4) && same(6, 40)
+        };
+        let parse = |packet: &[u8]| Acknowledgement::parse(&packet[transport..]);
+        same_ip
+            && same(transport, transport + 4)
+            && parse(packet)
+                .zip(parse(earlier))
+                .is_some_and(|(later, earlier)| later.supersedes(&earlier))
     }
 
     /// Without DF the identification of IPv4 matters (RFC 6864), and whoever splits the
@@ -441,10 +495,16 @@ fn parse(packet: &[u8], config: Config) -> Parsed {
     let (kind, header_len, push) = if protocol == TCP {
         let header_len = usize::from(segment[12] >> 4) * 4;
         let flags = segment[13];
-        if !config.tcp || header_len < TCP_HEADER || header_len >= length || flags & !PSH != ACK {
+        if config.acknowledgements
+            && header_len == length
+            && Acknowledgement::parse(segment).is_some()
+        {
+            (Kind::Acknowledgement, header_len, true)
+        } else if config.tcp && (TCP_HEADER..length).contains(&header_len) && flags & !PSH == ACK {
+            (Kind::Tcp, header_len, flags & PSH != 0)
+        } else {
             return alone;
         }
-        (Kind::Tcp, header_len, flags & PSH != 0)
     } else {
         // A zero checksum means none; the kernel would make one for the super-packet.
         if !config.udp

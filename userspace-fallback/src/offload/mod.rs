@@ -5,8 +5,10 @@
 //! - [`virtio`]: the header in front of every packet of a TUN device opened with `IFF_VNET_HDR`.
 //! - [`split`]: one super-packet becomes the packets that it stands for (TSO, USO).
 //! - [`coalesce`]: consecutive packets of a flow become one super-packet (GRO).
+//! - `acknowledgement`: which acknowledgements say nothing that a later one does not say.
 //! - [`checksum`]: the Internet checksum that both need.
 
+mod acknowledgement;
 pub mod checksum;
 pub mod coalesce;
 pub mod split;
