@@ -409,6 +409,60 @@ s.Disconnect()
     return session.end()
 
 
+OFFLOAD_SCRIPT = """
+import dbus, json, openvpn3, subprocess, sys, time
+name, wish = sys.argv[1], sys.argv[2] == "on"
+bus = dbus.SystemBus()
+config = [c for c in openvpn3.ConfigurationManager(bus).FetchAvailableConfigs() if c.GetConfigName() == name][0]
+session = openvpn3.SessionManager(bus).NewTunnel(config)
+for attempt in range(100):
+    try:
+        session.Ready()
+        break
+    except dbus.exceptions.DBusException:
+        time.sleep(0.1)
+session.SetDCO(wish)
+result = {"told_before": bool(session.GetDCO())}
+session.Connect()
+for attempt in range(300):
+    status = session.GetStatus()
+    if status["minor"] == openvpn3.StatusMinor.CONN_CONNECTED:
+        break
+    time.sleep(0.1)
+result["connected"] = status["minor"] == openvpn3.StatusMinor.CONN_CONNECTED
+kinds = lambda: [l["linkinfo"]["info_kind"] for l in json.loads(subprocess.check_output(["ip", "-j", "-d", "link"]))
+                 if l.get("linkinfo", {}).get("info_kind") in ("tun", "ovpn", "ovpn-dco")]
+result["kind"] = ",".join(kinds())
+result["told_after"] = bool(session.GetDCO())
+try:
+    session.SetDCO(not wish)
+    result["refused_later"] = False
+except dbus.exceptions.DBusException:
+    result["refused_later"] = True
+ping = ["ping", "-c", "3", "-i", "0.2", "-W", "2", "10.94.0.1"]
+result["reachable"] = subprocess.run(ping, stdout=subprocess.DEVNULL).returncode == 0
+session.Disconnect()
+for attempt in range(50):
+    if not kinds():
+        break
+    time.sleep(0.1)
+result["left"] = kinds()
+print(json.dumps(result))
+"""
+
+
+def offload(recorder):
+    """`dco` switched on and off over D-Bus before Connect; in guests with a module (ci/vm)."""
+    session = Session(recorder, profile())
+    for wish in ("on", "off"):
+        result = subprocess.run([sys.executable, "-c", OFFLOAD_SCRIPT, session.name, wish], capture_output=True,
+                                text=True, timeout=180)
+        print(result.stdout, result.stderr, file=sys.stderr)
+        session.record["user"].append(json.loads(result.stdout))
+    session.told()
+    return session.record
+
+
 TOKEN_SCRIPT = """
 import base64, dbus, openvpn3, subprocess, sys, time
 name, pin = sys.argv[1:3]
@@ -481,8 +535,8 @@ def main():
     wanted = sys.argv[1:]
     records = {}
     try:
-        for scenario in SCENARIOS:
-            if not wanted or scenario.__name__ in wanted:
+        for scenario in [*SCENARIOS, offload]:
+            if scenario.__name__ in (wanted or [s.__name__ for s in SCENARIOS]):
                 print(f"=== {scenario.__name__}", file=sys.stderr)
                 try:
                     records[scenario.__name__] = scenario(recorder)

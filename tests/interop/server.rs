@@ -23,7 +23,7 @@ impl Version {
     pub(crate) const ALL: [Self; 2] = [Self::V26, Self::V27];
 
     /// The program with its own libraries, from the Debian root of the suite that has the series.
-    fn command(self, ns: &NetNs) -> Command {
+    pub(crate) fn command(self, ns: &NetNs) -> Command {
         let (root, series) = match self {
             Self::V26 => (root("trixie"), "2.6"),
             Self::V27 => (root("sid"), "2.7"),
@@ -200,11 +200,7 @@ impl Server {
             proto = config.transport.server_proto(),
             cipher = config.cipher,
             // In a guest the server may use the kernel too.
-            dco = if std::env::var_os("OVPN_TEST_SERVER_DCO").is_some() {
-                ""
-            } else {
-                "disable-dco\n"
-            },
+            dco = if may_offload() { "" } else { "disable-dco\n" },
             wrapping = config.wrapping.server_options(keys),
             ca = inline("ca", ca),
             cert = inline("cert", &identity.certificate),
