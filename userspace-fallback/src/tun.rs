@@ -84,8 +84,13 @@ impl TunDevice {
         let vnet_header = attached.flags & libc::IFF_VNET_HDR != 0;
         let mut offload = Offload::None;
         if vnet_header {
-            tun::set_vnet_header_len(file.as_fd())
-                .map_err(io("setting the TUN device's header length"))?;
+            // Every device starts with this length; only one that was made by someone else may
+            // have another, and then it must be possible to change it.
+            if let Err(source) = tun::set_vnet_header_len(file.as_fd())
+                && tun::vnet_header_len(file.as_fd()).is_ok_and(|len| len != virtio::LEN)
+            {
+                return Err(io("setting the TUN device's header length")(source));
+            }
             offload = probe_offload(file.as_fd(), options);
         }
         tun::set_nonblocking(file.as_fd()).map_err(io("making the TUN device non-blocking"))?;

@@ -274,8 +274,12 @@ impl Worker {
             if link.is_blocked() {
                 return Ok(());
             }
+            let before = link.peer.stats().link_tx_packets;
             result = worker.send_from_tun(link)?;
-            link.timers.sent(worker.now);
+            // Only what was sent stands in for a ping: the device is looked at for other reasons.
+            if link.peer.stats().link_tx_packets != before {
+                link.timers.sent(worker.now);
+            }
             worker.report_worn_out(link);
             Ok(())
         });

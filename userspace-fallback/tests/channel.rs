@@ -14,7 +14,7 @@ use ovpn_dco::{
     Cipher, ControlPort, DataChannel, DataEvent, Error, Framing, Keepalive, KeySlot, PeerConfig,
     PeerDeletedReason, PeerId, TransportSocket,
 };
-use ovpn_userspace::peer::Peer;
+use ovpn_userspace::peer::{Opened, Peer};
 use ovpn_userspace::{Options, TunDevice, TunOptions, UserspaceDataChannel, message};
 use tokio::time::timeout;
 
@@ -272,6 +272,35 @@ async fn idle_costs_nothing() {
     assert!(before > 0);
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(switches(), before);
+}
+
+/// A server that only sends still hears from us, or its ping-restart would end the connection.
+#[tokio::test]
+async fn pings_go_out_under_a_one_way_download() {
+    let namespaces = namespaces(1500);
+    let mut channel = channel(&namespaces[0]);
+    let [(socket, remote), (far, _)] = common::udp_pair(&namespaces);
+    let TransportSocket::Udp(far) = far else { panic!("not UDP") };
+    let far = UdpSocket::from(far);
+    far.set_nonblocking(true).unwrap();
+    let keepalive = Keepalive { interval: 1, timeout: 60 };
+    let config = PeerConfig { keepalive, remote, ..config(socket) };
+    let _port = channel.new_peer(config, Vec::new()).await.unwrap();
+    channel.new_key(KeySlot::Primary, key(CIPHER, 0, false)).await.unwrap();
+    let mut peer = far_peer();
+    let (mut pings, mut buffer) = (0, [0; 2048]);
+    let end = Instant::now() + Duration::from_millis(3500);
+    while Instant::now() < end {
+        // A UDP packet that nobody answers: the checksum of its IPv4 header is wrong.
+        far.send(&sealed(&mut peer, &[0x45; 100])).unwrap();
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        while let Ok(len) = far.recv(&mut buffer) {
+            if peer.open(&mut buffer[..len], Instant::now()) == Opened::Consumed {
+                pings += 1;
+            }
+        }
+    }
+    assert!((2..=4).contains(&pings), "{pings} pings in 3.5 s, one is due every second");
 }
 
 /// A path that loses, doubles and reorders datagrams: TCP inside still gets every byte, and what

@@ -385,6 +385,27 @@ proptest! {
     }
 }
 
+/// Behind a routing header the last destination counts for the checksum, not the next hop that the
+/// IPv6 header names.
+#[test]
+fn a_routing_header_keeps_its_last_destination() {
+    const NEXT_HEADER: usize = 6;
+    const ROUTING: u8 = 43;
+    for tcp in [true, false] {
+        let flow = Flow { v6: true, tcp, extension: true, ..Flow::default() };
+        let routed = |mut packet: Vec<u8>| {
+            packet[NEXT_HEADER] = ROUTING;
+            packet[24..40].fill(0x77);
+            packet
+        };
+        let data = payload(3500);
+        let (header, packet) = flow.super_packet(1, 1, ACK, &data, 1000);
+        let expected: Vec<_> =
+            expected(&flow, 1, 1, ACK, &data, 1000).into_iter().map(routed).collect();
+        assert!(split(&header, &routed(packet)) == expected);
+    }
+}
+
 #[test]
 fn a_download_becomes_one_super_packet() {
     for v6 in [false, true] {
@@ -436,6 +457,15 @@ fn what_must_not_merge() {
     }
     for flags in [ACK | FIN, ACK | SYN, ACK | CWR, ACK | 0x20, ACK | 0x40, 0, PSH] {
         assert_eq!(count(base.packet(101, 2, flags, &data)), 2, "flags {flags:x}");
+    }
+    // Accurate ECN and the reserved bits are flags too; the checksum is right for them.
+    for bit in 1..=8 {
+        let mut packet = next(&base);
+        packet[32] |= bit;
+        let sum = u16::from_be_bytes([packet[36], packet[37]]);
+        let (less, borrow) = sum.overflowing_sub(u16::from(bit) << 8);
+        packet[36..38].copy_from_slice(&(less - u16::from(borrow)).to_be_bytes());
+        assert_eq!(count(packet), 2, "bit {bit} beside the header length");
     }
     assert_eq!(count(base.packet(102, 2, ACK, &data)), 2, "a gap");
     assert_eq!(count(base.packet(101, 2, ACK, &payload(101))), 2, "longer than the first");

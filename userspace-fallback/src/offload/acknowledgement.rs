@@ -3,8 +3,8 @@
 //! A receiver may acknowledge as rarely as it likes within its delay (RFC 9293, section 3.8.6.3),
 //! and SACK blocks are repeated because acknowledgements get lost (RFC 2018, section 4), so leaving
 //! out one whose successor is already here changes nothing but the sender's work. Whatever carries
-//! a meaning of its own is never left out: a repeated acknowledgement without SACK (it counts as a
-//! sign of loss), a duplicate SACK (RFC 2883), any flag but ACK, any other option.
+//! a meaning of its own stays: a repetition without SACK (a sign of loss) until one is here that
+//! advances, a duplicate SACK (RFC 2883), any flag but ACK, any other option.
 
 use super::{TCP_HEADER, be32};
 

@@ -494,13 +494,17 @@ fn parse(packet: &[u8], config: Config) -> Parsed {
     let alone = Parsed::Alone { flow };
     let (kind, header_len, push) = if protocol == TCP {
         let header_len = usize::from(segment[12] >> 4) * 4;
-        let flags = segment[13];
+        let (reserved, flags) = (segment[12] & 0x0f, segment[13]);
         if config.acknowledgements
             && header_len == length
             && Acknowledgement::parse(segment).is_some()
         {
             (Kind::Acknowledgement, header_len, true)
-        } else if config.tcp && (TCP_HEADER..length).contains(&header_len) && flags & !PSH == ACK {
+        } else if config.tcp
+            && (TCP_HEADER..length).contains(&header_len)
+            && reserved == 0
+            && flags & !PSH == ACK
+        {
             (Kind::Tcp, header_len, flags & PSH != 0)
         } else {
             return alone;

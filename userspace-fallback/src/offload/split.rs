@@ -193,7 +193,9 @@ impl Plan {
             tcp[13] &= !CWR;
         }
         tcp[16..18].fill(0);
-        let sum = pseudo_header(version, headers, TCP, headers.len() - transport + payload.len())
+        let length = headers.len() - transport + payload.len();
+        let sum = self
+            .pseudo_header(version, packet, TCP, 16, length)
             .plus(&headers[transport..])
             .plus_copying(&packet[start..end], payload);
         headers[transport + 16..transport + 18].copy_from_slice(&sum.checksum());
@@ -210,10 +212,40 @@ impl Plan {
         let udp = &mut headers[transport..];
         put16(udp, 4, length as u16);
         udp[6..8].fill(0);
-        let sum = pseudo_header(version, headers, UDP, length)
+        let sum = self
+            .pseudo_header(version, packet, UDP, 6, length)
             .plus(&headers[transport..])
             .plus_copying(&packet[start..end], payload);
         headers[transport + 6..transport + 8].copy_from_slice(&sum.checksum_not_zero());
+    }
+
+    /// Sum of the pseudo-header of a packet whose transport part has this length. `field`: offset
+    /// of the checksum in the transport header.
+    #[inline]
+    fn pseudo_header(
+        &self,
+        version: IpVersion,
+        packet: &[u8],
+        protocol: u8,
+        field: usize,
+        length: usize,
+    ) -> Sum {
+        let addresses = match version {
+            IpVersion::V4 => &packet[12..20],
+            IpVersion::V6 if packet[6] == protocol => &packet[8..40],
+            // Behind a routing header the destination that counts is the last one (RFC 8200,
+            // section 8.1). The kernel knows it: its checksum field holds the sum for the
+            // super-packet, in which only the length changes.
+            IpVersion::V6 => {
+                let at = self.transport + field;
+                let whole = (self.packet_len - self.transport) as u16;
+                return Sum::ZERO
+                    .plus(&packet[at..at + 2])
+                    .plus(&(!whole).to_be_bytes())
+                    .plus(&(length as u16).to_be_bytes());
+            }
+        };
+        Sum::ZERO.plus_pseudo_header(addresses, protocol, length)
     }
 }
 
@@ -232,13 +264,4 @@ fn fix_ip(version: IpVersion, headers: &mut [u8], transport: usize, index: usize
         }
         IpVersion::V6 => put16(headers, 4, (total - IPV6_HEADER) as u16),
     }
-}
-
-#[inline]
-fn pseudo_header(version: IpVersion, ip: &[u8], protocol: u8, length: usize) -> Sum {
-    let addresses = match version {
-        IpVersion::V4 => &ip[12..20],
-        IpVersion::V6 => &ip[8..40],
-    };
-    Sum::ZERO.plus_pseudo_header(addresses, protocol, length)
 }

@@ -84,6 +84,14 @@ pub(crate) fn set_vnet_header_len(fd: BorrowedFd<'_>) -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// The length of the header in front of every packet.
+pub(crate) fn vnet_header_len(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut len: libc::c_int = 0;
+    // SAFETY: TUNGETVNETHDRSZ writes one `int`, which lives across the call.
+    let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TUNGETVNETHDRSZ, &raw mut len) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(usize::try_from(len).unwrap_or(0)) }
+}
+
 /// Tells the kernel what it may hand over. The setting belongs to the device and outlives the
 /// descriptor, so set it even when it is [`Offload::None`].
 pub(crate) fn set_offload(fd: BorrowedFd<'_>, offload: Offload) -> io::Result<()> {

@@ -51,8 +51,10 @@ impl Tcp {
         start.copy_from_slice(residue);
         for (name, value) in [(libc::TCP_NODELAY, 1), (libc::TCP_NOTSENT_LOWAT, NOT_SENT_LOW_WATER)]
         {
-            sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, name, value)
-                .map_err(|e| Error::io("preparing the TCP transport", e))?;
+            // A sandbox may lack it: latency, not correctness.
+            if let Err(error) = sys::set_option(socket.as_fd(), libc::IPPROTO_TCP, name, value) {
+                tracing::debug!(option = name, %error, "the transport socket lacks a TCP option");
+            }
         }
         Ok(Self {
             socket,
