@@ -65,7 +65,12 @@ fn the_snapshot_sees_every_kind_of_change() {
 #[test]
 fn an_impaired_link_delays_and_loses() {
     let (a, b) = pair();
-    let impairment = Impairment { loss: 0.2, delay: Duration::from_millis(20), seed: 1 };
+    let impairment = Impairment {
+        loss: 0.2,
+        delay: Duration::from_millis(20),
+        seed: 1,
+        ..Impairment::default()
+    };
     let _link = connect_impaired(&a, "eth0", &b, "eth0", impairment);
     a.add_address("eth0", "192.0.2.1/24");
     b.add_address("eth0", "192.0.2.2/24");

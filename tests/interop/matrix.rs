@@ -19,7 +19,8 @@ fn one(lab: &Lab, config: &ServerConfig) -> Result<(), String> {
         .wait(CONNECTED, Duration::from_secs(15))
         .and_then(|_| lab.ping("10.8.0.1"))
         .and_then(|()| lab.ping("fd00:8::1"))
-        .and_then(|()| lab.transfer("10.8.0.1", 300_000));
+        .and_then(|()| lab.transfer("10.8.0.1", 300_000))
+        .and_then(|()| lab.transfer("fd00:8::1", 300_000));
     if let Err(error) = works {
         return Err(format!("{error}\nserver:\n{}", server.log()));
     }

@@ -62,28 +62,102 @@ fn both_renegotiate_under_flood_tcp_2_6() {
     renegotiation(Version::V26, Transport::Tcp4, "reneg-sec 5\n", "reneg-sec 4\n");
 }
 
+/// Data in both directions over a bad wire, with new keys meanwhile; the same connection at its end.
+fn bad_wire(version: Version, transport: Transport, cipher: &'static str, impairment: Impairment) {
+    let lab = Lab::with_impairment(impairment);
+    let config = ServerConfig {
+        extra: "keepalive 2 20\nreneg-sec 6\n".to_owned(),
+        cipher,
+        ..plain(version, transport)
+    };
+    let server = lab.start_server(&config);
+    let mut client = lab.start_client(&lab.profile(&config, ""), &[]);
+    let failed = |error: String| -> ! {
+        panic!("{version:?} {transport:?} {cipher}: {error}\n{}", server.log())
+    };
+    client.wait(CONNECTED, Duration::from_secs(30)).unwrap_or_else(|e| failed(e));
+    for address in ["10.8.0.1", "fd00:8::1"] {
+        lab.transfer(address, 300_000).unwrap_or_else(|e| failed(e));
+    }
+    assert!(!client.statuses.iter().any(|(code, _)| *code == RECONNECTING));
+}
+
 #[test]
 fn five_percent_loss_and_fifty_milliseconds() {
+    let impairment = Impairment {
+        loss: 0.05,
+        delay: Duration::from_millis(50),
+        seed: 20_26,
+        ..Impairment::default()
+    };
     for (version, transport) in [
         (Version::V26, Transport::Udp4),
         (Version::V27, Transport::Udp6),
         (Version::V27, Transport::Tcp4),
     ] {
-        let impairment = Impairment { loss: 0.05, delay: Duration::from_millis(50), seed: 20_26 };
-        let lab = Lab::with_impairment(impairment);
-        let config = ServerConfig {
-            extra: "keepalive 2 20\nreneg-sec 6\n".to_owned(),
-            ..plain(version, transport)
-        };
-        let server = lab.start_server(&config);
-        let mut client = lab.start_client(&lab.profile(&config, ""), &[]);
-        client
-            .wait(CONNECTED, Duration::from_secs(30))
-            .unwrap_or_else(|e| panic!("{version:?} {transport:?}: {e}\n{}", server.log()));
-        lab.transfer("10.8.0.1", 400_000)
-            .unwrap_or_else(|e| panic!("{version:?} {transport:?}: {e}\n{}", server.log()));
-        assert!(!client.statuses.iter().any(|(code, _)| *code == RECONNECTING));
+        bad_wire(version, transport, "AES-256-GCM", impairment);
     }
+}
+
+/// Packets that overtake each other, come twice or not at all.
+#[test]
+fn reordered_and_doubled() {
+    let impairment = Impairment {
+        loss: 0.01,
+        delay: Duration::from_millis(5),
+        reorder: 0.1,
+        duplicate: 0.05,
+        seed: 20_27,
+    };
+    for (version, transport, cipher) in [
+        (Version::V26, Transport::Udp4, "AES-128-GCM"),
+        (Version::V27, Transport::Udp4, "CHACHA20-POLY1305"),
+        (Version::V27, Transport::Udp6, "AES-192-GCM"),
+        (Version::V26, Transport::Tcp6, "AES-256-GCM"),
+    ] {
+        bad_wire(version, transport, cipher, impairment);
+    }
+}
+
+/// Data and new keys for a long time: memory and descriptors stay what they were. Twenty seconds;
+/// `OVPN_SOAK_SECONDS` makes it longer.
+#[test]
+fn soak() {
+    let seconds = std::env::var("OVPN_SOAK_SECONDS").map_or(20, |s| s.parse().expect("seconds"));
+    let lab = Lab::new();
+    let extra = "keepalive 2 20\nreneg-sec 3\n".to_owned();
+    let config = ServerConfig { extra, ..plain(Version::V27, Transport::Udp4) };
+    let server = lab.start_server(&config);
+    let mut client = lab.start_client(&lab.profile(&config, ""), &[]);
+    client.wait(CONNECTED, Duration::from_secs(15)).unwrap();
+    let process = client.id();
+    let usage = || {
+        let descriptors = std::fs::read_dir(format!("/proc/{process}/fd")).unwrap().count();
+        let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        (descriptors, line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap())
+    };
+    let start = Instant::now();
+    let mut moved = 0;
+    let mut early = None;
+    while start.elapsed() < Duration::from_secs(seconds) {
+        for address in ["10.8.0.1", "fd00:8::1"] {
+            lab.transfer(address, 1_000_000).unwrap_or_else(|e| panic!("{e}\n{}", server.log()));
+            moved += 2;
+        }
+        // Two renegotiations: every buffer has been in use by then.
+        if start.elapsed() > Duration::from_secs(8) && early.is_none() {
+            early = Some(usage());
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let (early, late) = (early.expect("long enough"), usage());
+    let keys = server.log_count("Control Channel: TLS");
+    println!("{moved} MB, {keys} keys; descriptors and KiB resident {early:?}, then {late:?}");
+    assert!(keys as u64 >= seconds / 6, "only {keys} negotiations:\n{}", server.log());
+    assert_eq!(early.0, late.0, "descriptors");
+    assert!(late.1 < early.1 + 1024, "{} KiB, then {} KiB", early.1, late.1);
+    assert!(!client.statuses.iter().any(|(code, _)| *code == RECONNECTING));
 }
 
 /// The server is killed and comes back: so does the tunnel, without a new process.

@@ -1,4 +1,4 @@
-//! Links that lose and delay packets.
+//! Links that lose, delay, reorder and double packets.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -21,14 +21,18 @@ use tokio::time::{Instant, sleep_until};
 use super::NetNs;
 use super::netlink::{Tun, connect};
 
-/// What a link does to packets, in each direction.
-#[derive(Clone, Copy, Debug)]
+/// What a link does to packets, in each direction. By default nothing.
+#[derive(Clone, Copy, Default, Debug)]
 pub struct Impairment {
     /// Share of packets lost, 0.0..=1.0.
     pub loss: f64,
     /// Time every packet takes, one way.
     pub delay: Duration,
-    /// Decides which packets are lost, where this program does it (not with `netem`).
+    /// Share of packets that take no time and so overtake others, 0.0..=1.0.
+    pub reorder: f64,
+    /// Share of packets delivered twice, 0.0..=1.0.
+    pub duplicate: f64,
+    /// Decides which packets are hit, where this program does it (not with `netem`).
     pub seed: u64,
 }
 
@@ -88,20 +92,29 @@ pub fn connect_impaired(
 
 /// Puts netem on a link's way out. False: the kernel has no netem.
 fn netem(ns: &NetNs, link: &str, impairment: Impairment) -> bool {
-    // struct tc_netem_qopt and TCA_NETEM_LATENCY64 of linux/pkt_sched.h.
+    // struct tc_netem_qopt, TCA_NETEM_REORDER and TCA_NETEM_LATENCY64 of linux/pkt_sched.h.
     const TCA_OPTIONS: u16 = 2;
+    const TCA_NETEM_REORDER: u16 = 3;
     const TCA_NETEM_LATENCY64: u16 = 10;
     const LIMIT: u32 = 100_000;
-    let loss = (impairment.loss * f64::from(u32::MAX)) as u32;
+    let share = |share: f64| (share * f64::from(u32::MAX)) as u32;
+    let (loss, duplicate) = (share(impairment.loss), share(impairment.duplicate));
+    // Candidates for overtaking: every packet.
+    let gap = u32::from(impairment.reorder > 0.0);
     let mut options = Vec::new();
-    for field in [0, LIMIT, loss, 0, 0, 0] {
+    for field in [0, LIMIT, loss, gap, duplicate, 0] {
         options.extend(field.to_ne_bytes());
     }
     let nanos = impairment.delay.as_nanos() as i64;
     let latency = DefaultNla::new(TCA_NETEM_LATENCY64, nanos.to_ne_bytes().to_vec());
-    let start = options.len();
-    options.resize(start + latency.buffer_len(), 0);
-    latency.emit(&mut options[start..]);
+    let reorder = [share(impairment.reorder), 0].map(u32::to_ne_bytes).concat();
+    let reorder = DefaultNla::new(TCA_NETEM_REORDER, reorder);
+    let wanted = [Some(latency), (gap > 0).then_some(reorder)];
+    for attribute in wanted.into_iter().flatten() {
+        let start = options.len();
+        options.resize(start + attribute.buffer_len(), 0);
+        attribute.emit(&mut options[start..]);
+    }
 
     let mut message = TcMessage::with_index(ns.link_index(link).expect("link exists") as i32);
     message.header.parent = TcHandle::ROOT;
@@ -154,11 +167,20 @@ async fn carry_one_way(
             let mut ready = from.readable().await.expect("TAP device readable");
             match ready.try_io(|tap| tap.get_ref().recv(&mut buffer)) {
                 Ok(Ok(length)) => {
-                    if !random.random_bool(impairment.loss) {
-                        let packet = buffer[..length].to_vec();
-                        // A full queue drops, like any link's.
-                        let _ = queue.try_send((Instant::now() + impairment.delay, packet));
+                    if random.random_bool(impairment.loss) {
+                        continue;
                     }
+                    let packet = buffer[..length].to_vec();
+                    if random.random_bool(impairment.reorder) {
+                        // A link that is down drops packets.
+                        let _ = to.get_ref().send(&packet);
+                        continue;
+                    }
+                    // A full queue drops, like any link's.
+                    if random.random_bool(impairment.duplicate) {
+                        let _ = queue.try_send((Instant::now() + impairment.delay, packet.clone()));
+                    }
+                    let _ = queue.try_send((Instant::now() + impairment.delay, packet));
                 }
                 // The device is down or gone: its namespace was taken away.
                 Ok(Err(_)) => break,
@@ -169,7 +191,6 @@ async fn carry_one_way(
     let send = async {
         while let Some((due, packet)) = queued.recv().await {
             sleep_until(due).await;
-            // A link that is down drops packets.
             let _ = to.get_ref().send(&packet);
         }
     };

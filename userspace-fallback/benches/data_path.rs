@@ -15,6 +15,7 @@ use ovpn_userspace::offload::coalesce::{Coalescer, Config};
 use ovpn_userspace::offload::split::Plan;
 use ovpn_userspace::offload::virtio::Header;
 use ovpn_userspace::peer::{Opened, Peer};
+use ovpn_userspace::replay::Window;
 use packets::{ACK, Flow, PSH};
 
 /// TCP payload of a packet at MTU 1400, and packets in one UDP_SEGMENT send.
@@ -136,6 +137,35 @@ fn benchmarks(criterion: &mut Criterion) {
             coalescer.clear();
             items
         });
+    });
+    // What comes back for it from a peer that handles packets one by one.
+    let acknowledgements: Vec<u8> = (1..=SEGMENTS as u32 / 3)
+        .flat_map(|n| Flow { acknowledgement: n * 4000, ..Flow::default() }.packet(1, 1, ACK, &[]))
+        .collect();
+    let len = acknowledgements.len() / (SEGMENTS / 3);
+    group.bench_function("supersede acknowledgements", |b| {
+        b.iter(|| {
+            for start in (0..acknowledgements.len()).step_by(len) {
+                coalescer.push(black_box(&acknowledgements), start, len);
+            }
+            let items = coalescer.finish().len();
+            coalescer.clear();
+            items
+        });
+    });
+    group.bench_function("replay window", |b| {
+        let now = Instant::now();
+        b.iter_batched_ref(
+            Window::default,
+            |window| {
+                for id in 1..=SEGMENTS as u64 {
+                    if window.check(black_box(id), now).is_ok() {
+                        window.accept(id, now);
+                    }
+                }
+            },
+            BatchSize::SmallInput,
+        );
     });
     let mut sender = peer(Cipher::Aes256Gcm);
     group.bench_function("pipeline up (split, seal)", |b| {
