@@ -415,13 +415,14 @@ name, wish = sys.argv[1], sys.argv[2] == "on"
 bus = dbus.SystemBus()
 config = [c for c in openvpn3.ConfigurationManager(bus).FetchAvailableConfigs() if c.GetConfigName() == name][0]
 session = openvpn3.SessionManager(bus).NewTunnel(config)
-for attempt in range(100):
+# The object comes when the backend has registered, which takes its time in a guest.
+for attempt in range(300):
     try:
         session.Ready()
+        session.SetDCO(wish)
         break
     except dbus.exceptions.DBusException:
         time.sleep(0.1)
-session.SetDCO(wish)
 result = {"told_before": bool(session.GetDCO())}
 session.Connect()
 for attempt in range(300):

@@ -271,6 +271,7 @@ fn figures() {
     }
     let path = lab.file("peer.ovpn", &profile);
     for arguments in [&[][..], &["--disable-dco"]] {
+        let log = lab.directory().join("peer.log");
         let mut process = version()
             .command(&lab.client_ns)
             .args(["--config", &path, "--verb", "3"])
