@@ -266,8 +266,10 @@ impl Session {
             }
         }
         self.remotes.advance(advance);
-        if retry.rounds.is_some_and(|limit| self.remotes.rounds() >= limit)
-            && advance != Advance::Stay
+        // `connect-retry-max` limits attempts that fail, not connections that end.
+        if advance != Advance::Again
+            && !self.connected
+            && retry.rounds.is_some_and(|limit| self.remotes.rounds() >= limit)
         {
             return Err(Outcome::Unreachable { message: reason });
         }
