@@ -9,8 +9,8 @@
 
 use std::fmt;
 
-use ovpn_dco::Framing;
 use ovpn_dco::kernel::{Api, Report, Status};
+use ovpn_dco::{Framing, PeerId};
 use serde::Serialize;
 
 use crate::profile::{Options, Remote, SessionOptions};
@@ -82,7 +82,7 @@ pub enum Reason {
     BindDev,
     /// The server wants data packets marked for compression.
     CompressionFraming,
-    /// The server pushed no peer-id: it uses DATA_V1 packets.
+    /// The server pushed no peer-id (it uses DATA_V1 packets), or the one that names nobody.
     NoPeerId,
     /// No kernel module offers either interface.
     NoModule {
@@ -134,7 +134,7 @@ impl fmt::Display for Reason {
                 f.write_str("the kernel cannot mark packets for compression as the server wants")
             }
             Self::NoPeerId => {
-                f.write_str("the server pushed no peer-id, and the kernel cannot do without")
+                f.write_str("the server pushed no usable peer-id, and the kernel cannot do without")
             }
             Self::NoModule { kernel } => write!(
                 f,
@@ -161,7 +161,7 @@ pub fn decide(inputs: &Inputs<'_>) -> Decision {
     }
     profile_reasons(inputs, &mut reasons);
     if let Some(session) = inputs.session {
-        if session.peer_id.is_none() {
+        if session.peer_id.is_none_or(|id| id == PeerId::UNDEFINED) {
             reasons.push(Reason::NoPeerId);
         }
         if session.framing != Framing::None {

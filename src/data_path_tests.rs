@@ -94,6 +94,7 @@ fn after_the_push_reply() {
         ("", &["comp-lzo no"], None, &["no-peer-id", "compression-framing"]),
         ("", &["peer-id 3"], Some("PEER_NEW: no"), &["kernel-failure"]),
         ("", &["peer-id 3", "tun-mtu 1400", "ping 10"], None, &["kernel ovpn"]),
+        ("", &["peer-id -1"], None, &["no-peer-id"]),
     ] {
         let options = profile(extra);
         let cipher = ["cipher AES-256-GCM"];

@@ -32,7 +32,7 @@ const MIN_PUSHED_MTU: u16 = 68;
 /// What a connection runs with: the profile and one complete push reply, combined.
 #[derive(Clone, Debug)]
 pub struct SessionOptions {
-    /// Pushed `peer-id`; `None`: DATA_V1.
+    /// Pushed `peer-id`; `None`: DATA_V1. [`PeerId::UNDEFINED`] (-1 or 16777215) is DATA_V2 too.
     pub peer_id: Option<PeerId>,
     /// The negotiated data cipher.
     pub cipher: Cipher,
@@ -238,8 +238,14 @@ impl<'a> Push<'a> {
         match name {
             "cipher" => self.cipher = Some(word()?.to_owned()),
             "peer-id" => {
-                let id = number(word()?, 0, PeerId::UNDEFINED.get()).map_err(malformed)?;
-                self.session.peer_id = PeerId::new(id).filter(|&id| id != PeerId::UNDEFINED);
+                // -1 asks for DATA_V2 packets too, only without a number that names this client.
+                self.session.peer_id = match word()? {
+                    "-1" => Some(PeerId::UNDEFINED),
+                    text => {
+                        let most = PeerId::UNDEFINED.get();
+                        PeerId::new(number(text, 0, most).map_err(malformed)?)
+                    }
+                };
             }
             "protocol-flags" => self.protocol_flags(args)?,
             "key-derivation" => match word()? {

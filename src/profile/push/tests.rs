@@ -130,7 +130,10 @@ fn sizes_are_bounded() {
     assert_eq!(push("tun-mtu-max 9000", "tun-mtu 9000").unwrap().tun_mtu, 9000);
     assert!(push("", "tun-mtu 60").is_err());
     assert!(push("", "peer-id 16777216").is_err());
-    assert_eq!(push("", "peer-id 16777215").unwrap().peer_id, None);
+    assert!(push("", "peer-id -2").is_err());
+    for undefined in ["peer-id 16777215", "peer-id -1"] {
+        assert_eq!(push("", undefined).unwrap().peer_id, Some(PeerId::UNDEFINED), "{undefined}");
+    }
 }
 
 #[test]
