@@ -159,6 +159,9 @@ fn malformed_options_break_only_what_matters() {
             .unwrap();
     assert_eq!(session.ignored.len(), 5);
     assert!(session.ignored[3].starts_with("frobnicate: unknown"));
+    let session = push("", "redirect-gateway def1 new-flag").unwrap();
+    assert!(session.network.redirect.unwrap().def1);
+    assert!(session.ignored[0].starts_with("redirect-gateway: only the unknown flag 'new-flag'"));
     assert!(push("", "ifconfig 10.0.0.300 255.255.255.0").is_err());
     assert!(push("", "ifconfig 10.0.0.3 10.0.0.1").is_err(), "no netmask in subnet topology");
     assert!(push("", "topology p2p,ifconfig 10.0.0.3 10.0.0.1").is_ok());
