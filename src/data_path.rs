@@ -28,6 +28,8 @@ pub struct Inputs<'a> {
     pub session: Option<&'a SessionOptions>,
     /// What the machine offers to this process.
     pub kernel: &'a Report,
+    /// The netcfg service makes the device, and not this process.
+    pub netcfg: bool,
     /// The kernel refused or lost the data channel of this session: what it said.
     pub kernel_failure: Option<&'a str>,
 }
@@ -108,6 +110,24 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// The identifier for programs, as it is serialised.
+    pub const fn id(&self) -> &'static str {
+        match self {
+            Self::SwitchedOff => "switched-off",
+            Self::DisableDco => "disable-dco",
+            Self::Directive(_) => "directive",
+            Self::HttpProxy => "http-proxy",
+            Self::BindDev => "bind-dev",
+            Self::CompressionFraming => "compression-framing",
+            Self::NoPeerId => "no-peer-id",
+            Self::NoModule { .. } => "no-module",
+            Self::NotPermitted { .. } => "not-permitted",
+            Self::Unusable { .. } => "unusable",
+            Self::Netcfg => "netcfg",
+            Self::KernelFailure(_) => "kernel-failure",
+        }
+    }
+
     /// Something about the machine rather than about the profile or the server.
     pub fn is_about_machine(&self) -> bool {
         matches!(
@@ -167,6 +187,9 @@ pub fn decide(inputs: &Inputs<'_>) -> Decision {
         if session.framing != Framing::None {
             reasons.push(Reason::CompressionFraming);
         }
+    }
+    if inputs.netcfg {
+        reasons.push(Reason::Netcfg);
     }
     if let Some(error) = inputs.kernel_failure {
         reasons.push(Reason::KernelFailure(error.to_owned()));
