@@ -124,7 +124,8 @@ fn files_next_to_the_profile() {
     assert_eq!(o.auth.username.as_deref(), Some("routeruser"));
     assert_eq!(o.auth.password.unwrap().expose(), "routerpassword");
     assert_eq!((o.remotes[0].port, o.remotes[0].protocol), (1194, Protocol::Tcp));
-    assert!(o.pull.route_nopull && o.auth.nocache);
+    assert!(o.pull.route_nopull);
+    assert!(!o.auth.nocache, "the profile holds user name and password");
 }
 
 #[test]

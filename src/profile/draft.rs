@@ -7,7 +7,7 @@ use ovpn_dco::{Cipher, Framing};
 
 use super::directives::{self, Call};
 use super::options::*;
-use super::verdict::Problem;
+use super::verdict::{Done, Problem};
 use super::{ciphers, dns, keyfile, network};
 use crate::secret::{Credentials, Secret};
 
@@ -37,7 +37,9 @@ pub(super) struct Draft {
     pub no_client_cert: bool,
     pub external_pki: bool,
     pub meta_autologin: Option<bool>,
-    unused: Vec<(usize, String)>,
+    /// Line of `auth-nocache`.
+    pub nocache: Option<usize>,
+    hindsight: Vec<(usize, Done)>,
     /// Outside of `<connection>` blocks.
     global: Endpoint,
     /// In `<connection>` blocks.
@@ -141,8 +143,8 @@ pub(super) struct Finished {
     /// Not usable if there are faults.
     pub options: Options,
     pub faults: Vec<Fault>,
-    /// Lines of `remote`s that are never used, with the reason.
-    pub unused: Vec<(usize, String)>,
+    /// Lines whose verdict only the rest of the profile decides.
+    pub hindsight: Vec<(usize, Done)>,
 }
 
 impl Draft {
@@ -166,7 +168,8 @@ impl Draft {
             no_client_cert: false,
             external_pki: false,
             meta_autologin: None,
-            unused: Vec::new(),
+            nocache: None,
+            hindsight: Vec::new(),
             global: Endpoint::default(),
             blocks: Vec::new(),
         }
@@ -225,7 +228,7 @@ impl Draft {
             let problem = Problem::new("tls-version-min is above tls-version-max");
             fault(None, Some("tls-version-max"), problem);
         }
-        Finished { options: self.options, faults, unused: self.unused }
+        Finished { options: self.options, faults, hindsight: self.hindsight }
     }
 
     fn finish_device(&mut self) -> Result<(), Fault> {
@@ -277,7 +280,8 @@ impl Draft {
                 _ => None,
             };
             if let Some(reason) = unused {
-                self.unused.push((raw.line, format!("never used because of {reason}")));
+                let reason = format!("never used because of {reason}");
+                self.hindsight.push((raw.line, Done::Warned(reason)));
                 continue;
             }
             self.options.remotes.push(Remote {
@@ -316,7 +320,12 @@ impl Draft {
             ));
         }
         let auth = &mut self.options.auth;
-        let both = auth.username.is_some() && auth.password.is_some();
+        let both = auth.is_complete();
+        if let (true, Some(line)) = (both, self.nocache) {
+            auth.nocache = false;
+            let reason = "the profile holds user name and password; there is nothing to forget";
+            self.hindsight.push((line, Done::Ignored(reason.to_owned())));
+        }
         auth.autologin = match self.meta_autologin {
             _ if both => true,
             Some(value) => value,

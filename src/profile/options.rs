@@ -291,13 +291,21 @@ pub struct AuthOptions {
     pub password: Option<Secret<String>>,
     /// `static-challenge`
     pub static_challenge: Option<StaticChallenge>,
-    /// `auth-nocache`
+    /// `auth-nocache`: forget what the user typed once it is sent. False where the profile holds
+    /// user name and password ([`Self::is_complete`]): they would be read again, and nobody types.
     pub nocache: bool,
     /// The session needs no credentials: none are asked for in the profile, the profile holds both,
     /// or Access Server marked it (`AUTOLOGIN`).
     pub autologin: bool,
     /// User name that the front end must not change (`USERNAME` meta directive or setenv).
     pub locked_username: Option<String>,
+}
+
+impl AuthOptions {
+    /// The profile (or its file) holds both user name and password.
+    pub const fn is_complete(&self) -> bool {
+        self.username.is_some() && self.password.is_some()
+    }
 }
 
 /// `static-challenge "text" echo [format]`

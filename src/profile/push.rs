@@ -63,7 +63,8 @@ pub struct SessionOptions {
     pub auth_token: Option<Secret<String>>,
     /// `auth-token-user`, decoded.
     pub auth_token_user: Option<String>,
-    /// `auth-nocache`, pushed or configured.
+    /// `auth-nocache`, pushed or configured; false where there is nothing typed to forget, see
+    /// [`super::AuthOptions::nocache`].
     pub auth_nocache: bool,
     /// `reneg-sec` pushed; `Some(None)`: never.
     pub reneg: Option<Option<Duration>>,
@@ -290,7 +291,9 @@ impl<'a> Push<'a> {
                     None => self.ignore(name, "not base64 of a text"),
                 }
             }
-            "auth-nocache" => self.session.auth_nocache = true,
+            "auth-nocache" => {
+                self.session.auth_nocache = !self.profile.auth.is_complete();
+            }
             "echo" => self.session.echo.push(args.join(" ")),
             "push-continuation" => {}
             _ => match without_effect(name) {

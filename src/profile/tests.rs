@@ -162,6 +162,21 @@ fn who_the_client_is() {
 }
 
 #[test]
+fn only_typed_credentials_can_be_forgotten() {
+    let inline = "<auth-user-pass>\njoe\nsecret\n</auth-user-pass>\n";
+    let typed = with("auth-nocache");
+    assert!(typed.options.auth.nocache);
+    assert_eq!(typed.verdicts.last().unwrap().kind, VerdictKind::Supported { note: None });
+    for text in [format!("auth-nocache\n{inline}"), format!("{inline}auth-nocache")] {
+        let kept = with(&text);
+        assert!(!kept.options.auth.nocache);
+        let verdict = kept.verdicts.iter().find(|v| v.directive == "auth-nocache").unwrap();
+        assert!(matches!(verdict.kind, VerdictKind::Ignored { warning: false, .. }));
+    }
+    assert!(with("auth-nocache\n<auth-user-pass>\njoe\n</auth-user-pass>").options.auth.nocache);
+}
+
+#[test]
 fn stray_key_lines_are_not_shown() {
     let lines = [
         "37268ea8f95d7f71f9fb8fc03770c460",

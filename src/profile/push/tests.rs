@@ -176,6 +176,14 @@ fn tokens_are_never_shown() {
 }
 
 #[test]
+fn a_server_can_have_typed_credentials_forgotten() {
+    assert!(push("", "auth-nocache").unwrap().auth_nocache);
+    assert!(!push("", "ping 1").unwrap().auth_nocache);
+    let inline = "<auth-user-pass>\njoe\nsecret\n</auth-user-pass>";
+    assert!(!push(inline, "auth-nocache").unwrap().auth_nocache);
+}
+
+#[test]
 fn filters_and_route_nopull() {
     let session = push(
         "route-nopull\npull-filter accept \"route 10.1.\"\nroute 10.9.0.0 255.255.0.0 net_gateway",
