@@ -158,7 +158,7 @@ fn proxies_and_fingerprints() {
     let o = options("fingerprint-small-office");
     assert_eq!(o.tls.peer_fingerprints.len(), 2);
     assert_eq!(o.tls.peer_fingerprints[0], o.tls.peer_fingerprints[1]);
-    assert!(o.tls.ca.is_none() && o.remotes[0].float);
+    assert!(o.tls.ca.is_none());
     let redirect = o.network.redirect.unwrap();
     assert!(redirect.def1 && redirect.ipv4 && redirect.ipv6 && redirect.bypass_dhcp);
 }

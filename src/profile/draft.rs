@@ -79,7 +79,6 @@ pub(super) struct Endpoint {
     pub lport: Option<u16>,
     pub bind: Option<bool>,
     pub local: Option<IpAddr>,
-    pub float: Option<bool>,
     pub exit_notify: Option<u32>,
     pub proxy: Option<RawProxy>,
     pub proxy_credentials: Option<Credentials>,
@@ -99,7 +98,6 @@ impl Endpoint {
             lport: self.lport.or(global.lport),
             bind: self.bind.or(global.bind),
             local: self.local.or(global.local),
-            float: self.float.or(global.float),
             exit_notify: self.exit_notify.or(global.exit_notify),
             proxy: self.proxy.clone().or_else(|| global.proxy.clone()),
             proxy_credentials: self
@@ -270,7 +268,7 @@ impl Draft {
             let local_port = bind
                 .then(|| endpoint.lport.or(endpoint.port).unwrap_or(DEFAULT_PORT))
                 .filter(|&port| port > 0);
-            let (local, float) = (endpoint.local, endpoint.float.unwrap_or(false));
+            let local = endpoint.local;
             let exit_notify = endpoint.exit_notify.unwrap_or(0);
             let http_proxy = endpoint.http_proxy();
             proxied |= http_proxy.is_some();
@@ -293,7 +291,6 @@ impl Draft {
                 explicit_exit_notify: if protocol == Protocol::Udp { exit_notify } else { 0 },
                 local,
                 local_port,
-                float,
             });
         }
         if self.options.remotes.is_empty() {
@@ -422,7 +419,6 @@ fn defaults() -> Options {
             max: seconds(300),
             rounds: None,
             server_poll_timeout: seconds(10),
-            resolve: None,
             auth_retry: AuthRetry::None,
         },
         control: ControlOptions {
@@ -430,8 +426,6 @@ fn defaults() -> Options {
             hand_window: seconds(60),
             tran_window: seconds(3600),
             reneg: Some(seconds(3600)),
-            reneg_bytes: None,
-            reneg_packets: None,
             max_packet_size: 1250,
             replay_window: (64, seconds(15)),
             ping: None,
@@ -491,6 +485,5 @@ fn defaults() -> Options {
         push_peer_info: false,
         verb: None,
         friendly_name: None,
-        extras: std::collections::BTreeMap::new(),
     }
 }

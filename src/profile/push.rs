@@ -12,6 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use ovpn_dco::{Cipher, Framing, PeerId};
 
 use super::compression::{self, Compression};
+use super::directives::ECHO;
 use super::lexer::{Escapes, tokenize};
 use super::network::{self, Origin};
 use super::options::{Inactive, NetworkOptions, Options, PingTimeout, Topology, UnpushedFamily};
@@ -68,8 +69,6 @@ pub struct SessionOptions {
     pub auth_nocache: bool,
     /// `reneg-sec` pushed; `Some(None)`: never.
     pub reneg: Option<Option<Duration>>,
-    /// `echo` lines, for the front end.
-    pub echo: Vec<String>,
     /// Options that were ignored, each with the reason, for the log.
     pub ignored: Vec<String>,
 }
@@ -191,7 +190,6 @@ impl<'a> Push<'a> {
             auth_token_user: None,
             auth_nocache: profile.auth.nocache,
             reneg: None,
-            echo: Vec::new(),
             ignored: Vec::new(),
         };
         Self { profile, session, timers, cipher: None, framing: None, exit_notify: None, local_dns }
@@ -294,7 +292,6 @@ impl<'a> Push<'a> {
             "auth-nocache" => {
                 self.session.auth_nocache = !self.profile.auth.is_complete();
             }
-            "echo" => self.session.echo.push(args.join(" ")),
             "push-continuation" => {}
             _ => match without_effect(name) {
                 Some(reason) => self.ignore(name, reason),
@@ -413,6 +410,7 @@ fn without_effect(name: &str) -> Option<&'static str> {
         | "client-ip"
         | "remote-cache-lifetime"
         | "custom-control" => "not supported",
+        "echo" => ECHO,
         "setenv-safe" | "parameter" => "scripts and plugins are not run",
         "auth" => "data ciphers here authenticate by themselves",
         _ => return None,

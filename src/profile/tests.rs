@@ -177,6 +177,40 @@ fn only_typed_credentials_can_be_forgotten() {
 }
 
 #[test]
+fn what_has_no_effect_is_not_called_supported() {
+    for line in [
+        "reneg-bytes 0",
+        "float",
+        "resolv-retry 60",
+        "auth-retry interact",
+        "echo hello",
+        "management-of-tomorrow",
+        "reneg-bytes 64000000",
+        "reneg-pkts 1000",
+        "allow-compression asym",
+        "allow-compression yes",
+    ] {
+        assert!(ignored(&last(line)), "{line}");
+    }
+    for line in ["explicit-exit-notify 3", "explicit-exit-notify 0", "replay-window 128 30"] {
+        assert!(matches!(last(line), VerdictKind::Supported { note: Some(_) }), "{line}");
+    }
+    for line in ["resolv-retry infinite", "explicit-exit-notify", "auth-retry nointeract"] {
+        assert_eq!(last(line), VerdictKind::Supported { note: None }, "{line}");
+    }
+    assert!(error("reneg-bytes x").reason.contains("not a number"));
+}
+
+#[test]
+fn names_that_only_openvpn_3_has() {
+    let control = with("tls-timeout-ms 250\nmssfix-ctrl 1400").options.control;
+    assert_eq!((control.retransmit.as_millis(), control.max_packet_size), (250, 1400));
+    assert_eq!(with("mssfix-ctrl 9000").options.control.max_packet_size, 2048);
+    assert!(error("tls-timeout-ms 50").reason.contains("100"));
+    assert!(error("mssfix-ctrl 100").reason.contains("256"));
+}
+
+#[test]
 fn stray_key_lines_are_not_shown() {
     let lines = [
         "37268ea8f95d7f71f9fb8fc03770c460",

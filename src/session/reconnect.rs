@@ -246,7 +246,6 @@ mod tests {
             max: Duration::from_secs(300),
             rounds: None,
             server_poll_timeout: Duration::from_secs(10),
-            resolve: None,
             auth_retry: AuthRetry::None,
         }
     }

@@ -49,8 +49,10 @@ fn a_usual_push() {
     assert_eq!(session.reneg, Some(None));
     assert_eq!(session.inactive.unwrap().bytes, 1000);
     assert_eq!(session.session_timeout, Some(Duration::from_secs(3600)));
-    assert_eq!(session.echo, ["hello world"]);
-    assert_eq!(session.ignored, ["block-outside-dns: for Windows clients"]);
+    assert_eq!(
+        session.ignored,
+        ["echo: a text for a management interface", "block-outside-dns: for Windows clients"]
+    );
 }
 
 #[test]
