@@ -37,6 +37,8 @@ pub(super) struct Draft {
     pub no_client_cert: bool,
     pub external_pki: bool,
     pub meta_autologin: Option<bool>,
+    /// Line of `cipher`.
+    pub cipher: Option<usize>,
     /// Line of `auth-nocache`.
     pub nocache: Option<usize>,
     hindsight: Vec<(usize, Done)>,
@@ -166,6 +168,7 @@ impl Draft {
             no_client_cert: false,
             external_pki: false,
             meta_autologin: None,
+            cipher: None,
             nocache: None,
             hindsight: Vec::new(),
             global: Endpoint::default(),
@@ -390,11 +393,13 @@ impl Draft {
     fn finish_data(&mut self) {
         let data = &mut self.options.data;
         if let Some(cipher) = data.occ_cipher.as_deref().and_then(Cipher::from_name) {
-            // Old servers use what `cipher` says without negotiating.
-            if !data.ciphers.contains(&cipher) {
-                data.ciphers.push(cipher);
+            if data.ciphers.contains(&cipher) {
+                // Old servers use what `cipher` says without negotiating.
+                data.fallback.get_or_insert(cipher);
+            } else if let Some(line) = self.cipher {
+                let note = "not in data-ciphers: only told to the server, and not used";
+                self.hindsight.push((line, Done::Noted(note.to_owned())));
             }
-            data.fallback.get_or_insert(cipher);
         }
         data.tun_mtu_max = data.tun_mtu_max.max(data.tun_mtu);
         if data.disable_dco {

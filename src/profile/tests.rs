@@ -202,6 +202,27 @@ fn what_has_no_effect_is_not_called_supported() {
 }
 
 #[test]
+fn cipher_takes_no_part_in_negotiation() {
+    use ovpn_dco::Cipher;
+    for text in [
+        "data-ciphers AES-256-GCM\ncipher AES-128-GCM",
+        "cipher AES-128-GCM\ndata-ciphers AES-256-GCM",
+    ] {
+        let profile = with(text);
+        let data = &profile.options.data;
+        assert_eq!((&*data.ciphers, data.fallback), (&[Cipher::Aes256Gcm][..], None));
+        let verdict = profile.verdicts.iter().find(|v| v.directive == "cipher").unwrap();
+        assert!(matches!(&verdict.kind, VerdictKind::Supported { note: Some(note) }
+            if note.contains("not in data-ciphers")));
+        let pushed = ["cipher AES-128-GCM".to_owned()];
+        assert!(SessionOptions::from_push(&profile.options, &pushed, "").is_err());
+    }
+    // A server that says nothing of ciphers uses the one that both sides were given.
+    let old = with("cipher AES-128-GCM").options;
+    assert_eq!(SessionOptions::from_push(&old, &[], "").unwrap().cipher, Cipher::Aes128Gcm);
+}
+
+#[test]
 fn names_that_only_openvpn_3_has() {
     let control = with("tls-timeout-ms 250\nmssfix-ctrl 1400").options.control;
     assert_eq!((control.retransmit.as_millis(), control.max_packet_size), (250, 1400));
