@@ -83,6 +83,9 @@ struct DataPathReport {
     /// Kernel offload (ovpn) is possible for some server, as far as the profile is concerned, and
     /// with `--machine` the machine too.
     kernel_offload: bool,
+    /// The interface that this machine's kernel offers, with `--machine`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interface: Option<&'static str>,
     /// What rules kernel offload out for every server.
     reasons: Vec<Explained>,
     /// Data ciphers offered to the server, in order.
@@ -104,8 +107,8 @@ impl From<Reason> for Explained {
 }
 
 impl Report {
-    /// Parses the profile and writes down what came out. `machine`: what the kernel offers.
-    fn new(file: &ProfileFile, machine: &kernel::Report) -> Self {
+    /// Parses the profile and writes down what came out. `machine`: what its kernel offers.
+    fn new(file: &ProfileFile, machine: Option<&kernel::Report>) -> Self {
         let mut report = Self {
             profile: file.name.clone(),
             usable: false,
@@ -131,7 +134,8 @@ impl Report {
     }
 
     /// Asks the decision that connecting asks, for each server.
-    fn check_data_path(&mut self, options: &Options, machine: &kernel::Report) {
+    fn check_data_path(&mut self, options: &Options, machine: Option<&kernel::Report>) {
+        let capable = capable_kernel();
         let against: Vec<Vec<Reason>> = options
             .remotes
             .iter()
@@ -141,7 +145,7 @@ impl Report {
                     options,
                     remote: Some(remote),
                     session: None,
-                    kernel: machine,
+                    kernel: machine.unwrap_or(&capable),
                     netcfg: false,
                     kernel_failure: None,
                 });
@@ -155,6 +159,7 @@ impl Report {
         let common = against.first().into_iter().flatten().filter(|reason| everywhere(reason));
         self.data_path = Some(DataPathReport {
             kernel_offload: against.iter().any(Vec::is_empty),
+            interface: machine.and_then(kernel::Report::ready).map(Api::name),
             reasons: common.cloned().map(Explained::from).collect(),
             ciphers: options.data.ciphers.iter().map(|c| c.name()).collect(),
         });
@@ -228,10 +233,12 @@ impl Report {
         }
         if let Some(path) = &self.data_path {
             writeln!(out, "\nData path")?;
-            if path.kernel_offload {
-                writeln!(out, "  kernel offload (ovpn) if the kernel has it, else userspace")?;
-            } else {
-                writeln!(out, "  userspace; kernel offload is ruled out")?;
+            match (path.kernel_offload, path.interface) {
+                (true, Some(name)) => writeln!(out, "  kernel offload ({name})")?,
+                (true, None) => {
+                    writeln!(out, "  kernel offload (ovpn) if the kernel has it, else userspace")?;
+                }
+                (false, _) => writeln!(out, "  userspace; kernel offload is ruled out")?,
             }
             for reason in &path.reasons {
                 writeln!(out, "    {reason}")?;
@@ -313,8 +320,8 @@ pub(super) fn run(args: &CheckArgs, out: &mut dyn Write, err: &mut dyn Write) ->
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    let machine = if args.machine { kernel::probe() } else { capable_kernel() };
-    let report = Report::new(&file, &machine);
+    let machine = args.machine.then(kernel::probe);
+    let report = Report::new(&file, machine.as_ref());
     let written = match args.output {
         ReportFormat::Text => report.write_text(out),
         ReportFormat::Json => serde_json::to_writer_pretty(&mut *out, &report)
@@ -446,10 +453,13 @@ mod tests {
             files: crate::profile::DirFiles(".".into()),
         };
         let none = kernel::Report { kernel: "6.1.0".to_owned(), apis: Vec::new() };
-        let path = Report::new(&file, &none).data_path.unwrap();
+        let path = Report::new(&file, Some(&none)).data_path.unwrap();
         assert!(!path.kernel_offload);
         assert_eq!(path.reasons[0].reason.id(), "no-module");
-        assert!(Report::new(&file, &capable_kernel()).data_path.unwrap().kernel_offload);
+        let mut text = Vec::new();
+        Report::new(&file, Some(&capable_kernel())).write_text(&mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.contains("Data path\n  kernel offload (ovpn)\n"), "{text}");
     }
 
     #[test]
