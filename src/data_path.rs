@@ -9,8 +9,8 @@
 
 use std::fmt;
 
-use ovpn_dco::Framing;
 use ovpn_dco::kernel::{Api, Report, Status};
+use ovpn_dco::{Framing, PeerId};
 use serde::Serialize;
 
 use crate::profile::{Options, Remote, SessionOptions};
@@ -28,6 +28,8 @@ pub struct Inputs<'a> {
     pub session: Option<&'a SessionOptions>,
     /// What the machine offers to this process.
     pub kernel: &'a Report,
+    /// The netcfg service makes the device, and not this process.
+    pub netcfg: bool,
     /// The kernel refused or lost the data channel of this session: what it said.
     pub kernel_failure: Option<&'a str>,
 }
@@ -82,7 +84,7 @@ pub enum Reason {
     BindDev,
     /// The server wants data packets marked for compression.
     CompressionFraming,
-    /// The server pushed no peer-id: it uses DATA_V1 packets.
+    /// The server pushed no peer-id (it uses DATA_V1 packets), or the one that names nobody.
     NoPeerId,
     /// No kernel module offers either interface.
     NoModule {
@@ -108,6 +110,24 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// The identifier for programs, as it is serialised.
+    pub const fn id(&self) -> &'static str {
+        match self {
+            Self::SwitchedOff => "switched-off",
+            Self::DisableDco => "disable-dco",
+            Self::Directive(_) => "directive",
+            Self::HttpProxy => "http-proxy",
+            Self::BindDev => "bind-dev",
+            Self::CompressionFraming => "compression-framing",
+            Self::NoPeerId => "no-peer-id",
+            Self::NoModule { .. } => "no-module",
+            Self::NotPermitted { .. } => "not-permitted",
+            Self::Unusable { .. } => "unusable",
+            Self::Netcfg => "netcfg",
+            Self::KernelFailure(_) => "kernel-failure",
+        }
+    }
+
     /// Something about the machine rather than about the profile or the server.
     pub fn is_about_machine(&self) -> bool {
         matches!(
@@ -134,7 +154,7 @@ impl fmt::Display for Reason {
                 f.write_str("the kernel cannot mark packets for compression as the server wants")
             }
             Self::NoPeerId => {
-                f.write_str("the server pushed no peer-id, and the kernel cannot do without")
+                f.write_str("the server pushed no usable peer-id, and the kernel cannot do without")
             }
             Self::NoModule { kernel } => write!(
                 f,
@@ -161,12 +181,15 @@ pub fn decide(inputs: &Inputs<'_>) -> Decision {
     }
     profile_reasons(inputs, &mut reasons);
     if let Some(session) = inputs.session {
-        if session.peer_id.is_none() {
+        if session.peer_id.is_none_or(|id| id == PeerId::UNDEFINED) {
             reasons.push(Reason::NoPeerId);
         }
         if session.framing != Framing::None {
             reasons.push(Reason::CompressionFraming);
         }
+    }
+    if inputs.netcfg {
+        reasons.push(Reason::Netcfg);
     }
     if let Some(error) = inputs.kernel_failure {
         reasons.push(Reason::KernelFailure(error.to_owned()));

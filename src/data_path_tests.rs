@@ -29,7 +29,10 @@ fn ids(decision: &Decision) -> Vec<String> {
         Decision::Userspace { reasons } => reasons
             .iter()
             .map(|reason| match serde_json::to_value(reason).unwrap() {
-                serde_json::Value::Object(map) => map["id"].as_str().unwrap().to_owned(),
+                serde_json::Value::Object(map) => {
+                    assert_eq!(map["id"], reason.id());
+                    map["id"].as_str().unwrap().to_owned()
+                }
                 other => panic!("{other}"),
             })
             .collect(),
@@ -76,6 +79,7 @@ fn before_connecting() {
             remote: options.remotes.first(),
             session: None,
             kernel,
+            netcfg: false,
             kernel_failure: None,
         });
         assert_eq!(ids(&decision), expected, "{extra:?} {kernel:?}");
@@ -90,6 +94,7 @@ fn after_the_push_reply() {
         ("", &["peer-id 3", "cipher AES-128-GCM"][..], None, &["kernel ovpn"][..]),
         ("", &["peer-id 0"], None, &["kernel ovpn"]),
         ("", &["cipher AES-256-GCM"], None, &["no-peer-id"]),
+        ("", &["peer-id -1"], None, &["no-peer-id"]),
         ("", &["peer-id 3", "compress stub-v2"], None, &["compression-framing"]),
         ("", &["comp-lzo no"], None, &["no-peer-id", "compression-framing"]),
         ("", &["peer-id 3"], Some("PEER_NEW: no"), &["kernel-failure"]),
@@ -105,6 +110,7 @@ fn after_the_push_reply() {
             remote: options.remotes.first(),
             session: Some(&session),
             kernel: &kernel,
+            netcfg: false,
             kernel_failure: failure,
         });
         assert_eq!(ids(&decision), expected, "{pushed:?}");
@@ -122,6 +128,7 @@ fn a_proxy_concerns_its_remote_only() {
             remote,
             session: None,
             kernel: &kernel,
+            netcfg: false,
             kernel_failure: None,
         };
         let proxied = match remote {
@@ -130,6 +137,23 @@ fn a_proxy_concerns_its_remote_only() {
         };
         let expected = if proxied { "http-proxy" } else { "kernel ovpn" };
         assert_eq!(ids(&decide(&inputs)), [expected], "{remote:?}");
+    }
+}
+
+#[test]
+fn netcfg_keeps_the_data_path_out_of_the_kernel() {
+    let options = profile("comp-lzo no");
+    for kernel in [machine(ready(), ready()), machine(Status::NoModule, Status::NoModule)] {
+        let decision = decide(&Inputs {
+            wanted: true,
+            options: &options,
+            remote: options.remotes.first(),
+            session: None,
+            kernel: &kernel,
+            netcfg: true,
+            kernel_failure: None,
+        });
+        assert_eq!(ids(&decision)[..2], ["directive", "netcfg"]);
     }
 }
 

@@ -5,9 +5,11 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use ovpn_dco::kernel::{self, Api, ApiReport, Features, Status};
 use serde::Serialize;
 
 use super::EXIT_USAGE;
+use crate::data_path::{Decision, Inputs, Reason, decide};
 use crate::profile::{
     Family, KeySource, Options, Profile, ProfileError, ProfileFile, Protocol, Remote, Verdict,
     VerdictKind,
@@ -22,6 +24,9 @@ pub struct CheckArgs {
     /// How the report is written
     #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
     pub output: ReportFormat,
+    /// Judge the data path for the kernel of this machine (the kernel may load a module)
+    #[arg(long)]
+    pub machine: bool,
 }
 
 /// How a report is written.
@@ -67,22 +72,43 @@ struct RemoteReport {
     /// `HOST:PORT` of the HTTP proxy in between.
     #[serde(skip_serializing_if = "Option::is_none")]
     http_proxy: Option<String>,
+    /// What rules kernel offload out for this server, beyond [`DataPathReport::reasons`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    reasons: Vec<Explained>,
 }
 
 /// Which data path the profile allows.
 #[derive(Clone, Debug, Serialize)]
 struct DataPathReport {
-    /// Kernel offload (ovpn) is possible as far as the profile is concerned.
+    /// Kernel offload (ovpn) is possible for some server, as far as the profile is concerned, and
+    /// with `--machine` the machine too.
     kernel_offload: bool,
-    /// Directives that rule kernel offload out.
-    reasons: Vec<String>,
+    /// The interface that this machine's kernel offers, with `--machine`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interface: Option<&'static str>,
+    /// What rules kernel offload out for every server.
+    reasons: Vec<Explained>,
     /// Data ciphers offered to the server, in order.
     ciphers: Vec<&'static str>,
 }
 
+/// A reason against kernel offload, with its sentence.
+#[derive(Clone, Debug, Serialize)]
+struct Explained {
+    #[serde(flatten)]
+    reason: Reason,
+    text: String,
+}
+
+impl From<Reason> for Explained {
+    fn from(reason: Reason) -> Self {
+        Self { text: reason.to_string(), reason }
+    }
+}
+
 impl Report {
-    /// Parses the profile and writes down what came out.
-    fn new(file: &ProfileFile) -> Self {
+    /// Parses the profile and writes down what came out. `machine`: what its kernel offers.
+    fn new(file: &ProfileFile, machine: Option<&kernel::Report>) -> Self {
         let mut report = Self {
             profile: file.name.clone(),
             usable: false,
@@ -97,8 +123,7 @@ impl Report {
                 report.directives = verdicts;
                 report.check_tls(&options);
                 report.usable = report.errors.is_empty();
-                report.remotes = options.remotes.iter().map(RemoteReport::new).collect();
-                report.data_path = Some(DataPathReport::new(&options));
+                report.check_data_path(&options, machine);
             }
             Err(failed) => {
                 report.directives = failed.verdicts;
@@ -106,6 +131,44 @@ impl Report {
             }
         }
         report
+    }
+
+    /// Asks the decision that connecting asks, for each server.
+    fn check_data_path(&mut self, options: &Options, machine: Option<&kernel::Report>) {
+        let capable = capable_kernel();
+        let against: Vec<Vec<Reason>> = options
+            .remotes
+            .iter()
+            .map(|remote| {
+                let decision = decide(&Inputs {
+                    wanted: true,
+                    options,
+                    remote: Some(remote),
+                    session: None,
+                    kernel: machine.unwrap_or(&capable),
+                    netcfg: false,
+                    kernel_failure: None,
+                });
+                match decision {
+                    Decision::Kernel(_) => Vec::new(),
+                    Decision::Userspace { reasons } => reasons,
+                }
+            })
+            .collect();
+        let everywhere = |reason: &Reason| against.iter().all(|reasons| reasons.contains(reason));
+        let common = against.first().into_iter().flatten().filter(|reason| everywhere(reason));
+        self.data_path = Some(DataPathReport {
+            kernel_offload: against.iter().any(Vec::is_empty),
+            interface: machine.and_then(kernel::Report::ready).map(Api::name),
+            reasons: common.cloned().map(Explained::from).collect(),
+            ciphers: options.data.ciphers.iter().map(|c| c.name()).collect(),
+        });
+        self.remotes = std::iter::zip(&options.remotes, &against)
+            .map(|(remote, reasons)| {
+                let own = reasons.iter().filter(|reason| !everywhere(reason));
+                RemoteReport::new(remote, own.cloned().map(Explained::from).collect())
+            })
+            .collect();
     }
 
     /// Certificates, keys and TLS settings: whether the TLS library takes them.
@@ -164,14 +227,21 @@ impl Report {
         }
         for (n, remote) in self.remotes.iter().enumerate() {
             writeln!(out, "  {}. {remote}", n + 1)?;
+            for reason in &remote.reasons {
+                writeln!(out, "     userspace: {reason}")?;
+            }
         }
         if let Some(path) = &self.data_path {
             writeln!(out, "\nData path")?;
-            if path.kernel_offload {
-                writeln!(out, "  kernel offload (ovpn) if the kernel has it, else userspace")?;
-            } else {
-                let reasons = path.reasons.join(", ");
-                writeln!(out, "  userspace; kernel offload is ruled out by: {reasons}")?;
+            match (path.kernel_offload, path.interface) {
+                (true, Some(name)) => writeln!(out, "  kernel offload ({name})")?,
+                (true, None) => {
+                    writeln!(out, "  kernel offload (ovpn) if the kernel has it, else userspace")?;
+                }
+                (false, _) => writeln!(out, "  userspace; kernel offload is ruled out")?,
+            }
+            for reason in &path.reasons {
+                writeln!(out, "    {reason}")?;
             }
             writeln!(out, "  ciphers: {}", path.ciphers.join(", "))?;
         }
@@ -193,7 +263,7 @@ impl Report {
 }
 
 impl RemoteReport {
-    fn new(remote: &Remote) -> Self {
+    fn new(remote: &Remote, reasons: Vec<Explained>) -> Self {
         Self {
             host: remote.host.clone(),
             port: remote.port,
@@ -204,6 +274,7 @@ impl RemoteReport {
                 Family::V6 => Some(6),
             },
             http_proxy: remote.http_proxy.as_ref().map(|p| format!("{}:{}", p.host, p.port)),
+            reasons,
         }
     }
 }
@@ -225,12 +296,17 @@ impl std::fmt::Display for RemoteReport {
     }
 }
 
-impl DataPathReport {
-    fn new(options: &Options) -> Self {
-        let reasons = options.data.dco_incompatible.clone();
-        let ciphers = options.data.ciphers.iter().map(|c| c.name()).collect();
-        Self { kernel_offload: reasons.is_empty(), reasons, ciphers }
+impl std::fmt::Display for Explained {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({})", self.text, self.reason.id())
     }
+}
+
+/// A kernel that can do all: what is left in the way is the profile's.
+fn capable_kernel() -> kernel::Report {
+    let ready = Status::Ready(Features::default());
+    let ovpn = ApiReport { api: Api::Ovpn, status: ready, loaded: true, version: None };
+    kernel::Report { kernel: String::new(), apis: vec![ovpn] }
 }
 
 /// Runs `check`: the report goes to `out`, a file that cannot be read is told on `err`.
@@ -244,7 +320,8 @@ pub(super) fn run(args: &CheckArgs, out: &mut dyn Write, err: &mut dyn Write) ->
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    let report = Report::new(&file);
+    let machine = args.machine.then(kernel::probe);
+    let report = Report::new(&file, machine.as_ref());
     let written = match args.output {
         ReportFormat::Text => report.write_text(out),
         ReportFormat::Json => serde_json::to_writer_pretty(&mut *out, &report)
@@ -269,7 +346,8 @@ mod tests {
         let path = dir.path().join("site.ovpn");
         std::fs::write(&path, profile).unwrap();
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let code = run(&CheckArgs { profile: path, output }, &mut out, &mut err);
+        let args = CheckArgs { profile: path, output, machine: false };
+        let code = run(&args, &mut out, &mut err);
         assert!(err.is_empty());
         (code, String::from_utf8(out).unwrap())
     }
@@ -314,7 +392,14 @@ mod tests {
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(json["usable"], true);
         assert_eq!(json["data_path"]["kernel_offload"], false);
-        assert_eq!(json["data_path"]["reasons"], serde_json::json!(["http-proxy", "comp-lzo"]));
+        assert_eq!(
+            json["data_path"]["reasons"],
+            serde_json::json!([
+                {"id": "http-proxy", "text": "the kernel cannot use an HTTP proxy's connection"},
+                {"id": "directive", "detail": "comp-lzo",
+                    "text": "the kernel cannot do what the profile's comp-lzo asks"},
+            ])
+        );
         // The UDP server cannot be reached through an HTTP proxy.
         assert_eq!(
             json["remotes"],
@@ -327,6 +412,54 @@ mod tests {
                 "reason": "how the program runs is up to the service or command that starts it",
                 "warning": false})
         );
+    }
+
+    #[test]
+    fn a_proxy_rules_kernel_offload_out_for_its_server_only() {
+        let profile = format!(
+            "{}<connection>\nremote b 443 tcp\nhttp-proxy p 3128\n</connection>\n",
+            usable()
+        );
+        let (_, text) = check(&profile, ReportFormat::Text);
+        let proxy = "the kernel cannot use an HTTP proxy's connection (http-proxy)";
+        assert!(text.contains("kernel offload (ovpn) if the kernel has it"), "{text}");
+        assert!(
+            text.contains(&format!("through HTTP proxy p:3128\n     userspace: {proxy}\n")),
+            "{text}"
+        );
+        let json = check(&profile, ReportFormat::Json).1;
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["data_path"]["kernel_offload"], true);
+        assert_eq!(json["data_path"]["reasons"], serde_json::json!([]));
+        assert_eq!(json["remotes"][0].get("reasons"), None);
+        assert_eq!(json["remotes"][2]["reasons"][0]["id"], "http-proxy");
+    }
+
+    #[test]
+    fn bind_dev_rules_kernel_offload_out() {
+        let text = check(&format!("{}bind-dev eth0\n", usable()), ReportFormat::Text).1;
+        let reason = "the kernel ignores bind-dev for data packets (bind-dev)";
+        assert!(
+            text.contains(&format!("userspace; kernel offload is ruled out\n    {reason}\n")),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn the_machine_counts_if_asked_for() {
+        let file = ProfileFile {
+            name: "site.ovpn".to_owned(),
+            text: usable().into(),
+            files: crate::profile::DirFiles(".".into()),
+        };
+        let none = kernel::Report { kernel: "6.1.0".to_owned(), apis: Vec::new() };
+        let path = Report::new(&file, Some(&none)).data_path.unwrap();
+        assert!(!path.kernel_offload);
+        assert_eq!(path.reasons[0].reason.id(), "no-module");
+        let mut text = Vec::new();
+        Report::new(&file, Some(&capable_kernel())).write_text(&mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
+        assert!(text.contains("Data path\n  kernel offload (ovpn)\n"), "{text}");
     }
 
     #[test]
@@ -343,7 +476,11 @@ mod tests {
     #[test]
     fn a_missing_file_is_told() {
         let (mut out, mut err) = (Vec::new(), Vec::new());
-        let args = CheckArgs { profile: "/nonexistent/x.ovpn".into(), output: ReportFormat::Text };
+        let args = CheckArgs {
+            profile: "/nonexistent/x.ovpn".into(),
+            output: ReportFormat::Text,
+            machine: false,
+        };
         assert_eq!(run(&args, &mut out, &mut err), ExitCode::from(EXIT_USAGE));
         assert!(String::from_utf8(err).unwrap().contains("/nonexistent/x.ovpn"));
     }

@@ -7,7 +7,7 @@ use ovpn_dco::{Cipher, Framing};
 
 use super::directives::{self, Call};
 use super::options::*;
-use super::verdict::Problem;
+use super::verdict::{Done, Problem};
 use super::{ciphers, dns, keyfile, network};
 use crate::secret::{Credentials, Secret};
 
@@ -37,7 +37,11 @@ pub(super) struct Draft {
     pub no_client_cert: bool,
     pub external_pki: bool,
     pub meta_autologin: Option<bool>,
-    unused: Vec<(usize, String)>,
+    /// Line of `cipher`.
+    pub cipher: Option<usize>,
+    /// Line of `auth-nocache`.
+    pub nocache: Option<usize>,
+    hindsight: Vec<(usize, Done)>,
     /// Outside of `<connection>` blocks.
     global: Endpoint,
     /// In `<connection>` blocks.
@@ -77,7 +81,6 @@ pub(super) struct Endpoint {
     pub lport: Option<u16>,
     pub bind: Option<bool>,
     pub local: Option<IpAddr>,
-    pub float: Option<bool>,
     pub exit_notify: Option<u32>,
     pub proxy: Option<RawProxy>,
     pub proxy_credentials: Option<Credentials>,
@@ -97,7 +100,6 @@ impl Endpoint {
             lport: self.lport.or(global.lport),
             bind: self.bind.or(global.bind),
             local: self.local.or(global.local),
-            float: self.float.or(global.float),
             exit_notify: self.exit_notify.or(global.exit_notify),
             proxy: self.proxy.clone().or_else(|| global.proxy.clone()),
             proxy_credentials: self
@@ -141,8 +143,8 @@ pub(super) struct Finished {
     /// Not usable if there are faults.
     pub options: Options,
     pub faults: Vec<Fault>,
-    /// Lines of `remote`s that are never used, with the reason.
-    pub unused: Vec<(usize, String)>,
+    /// Lines whose verdict only the rest of the profile decides.
+    pub hindsight: Vec<(usize, Done)>,
 }
 
 impl Draft {
@@ -166,7 +168,9 @@ impl Draft {
             no_client_cert: false,
             external_pki: false,
             meta_autologin: None,
-            unused: Vec::new(),
+            cipher: None,
+            nocache: None,
+            hindsight: Vec::new(),
             global: Endpoint::default(),
             blocks: Vec::new(),
         }
@@ -225,7 +229,7 @@ impl Draft {
             let problem = Problem::new("tls-version-min is above tls-version-max");
             fault(None, Some("tls-version-max"), problem);
         }
-        Finished { options: self.options, faults, unused: self.unused }
+        Finished { options: self.options, faults, hindsight: self.hindsight }
     }
 
     fn finish_device(&mut self) -> Result<(), Fault> {
@@ -267,7 +271,7 @@ impl Draft {
             let local_port = bind
                 .then(|| endpoint.lport.or(endpoint.port).unwrap_or(DEFAULT_PORT))
                 .filter(|&port| port > 0);
-            let (local, float) = (endpoint.local, endpoint.float.unwrap_or(false));
+            let local = endpoint.local;
             let exit_notify = endpoint.exit_notify.unwrap_or(0);
             let http_proxy = endpoint.http_proxy();
             proxied |= http_proxy.is_some();
@@ -277,7 +281,8 @@ impl Draft {
                 _ => None,
             };
             if let Some(reason) = unused {
-                self.unused.push((raw.line, format!("never used because of {reason}")));
+                let reason = format!("never used because of {reason}");
+                self.hindsight.push((raw.line, Done::Warned(reason)));
                 continue;
             }
             self.options.remotes.push(Remote {
@@ -289,7 +294,6 @@ impl Draft {
                 explicit_exit_notify: if protocol == Protocol::Udp { exit_notify } else { 0 },
                 local,
                 local_port,
-                float,
             });
         }
         if self.options.remotes.is_empty() {
@@ -316,7 +320,12 @@ impl Draft {
             ));
         }
         let auth = &mut self.options.auth;
-        let both = auth.username.is_some() && auth.password.is_some();
+        let both = auth.is_complete();
+        if let (true, Some(line)) = (both, self.nocache) {
+            auth.nocache = false;
+            let reason = "the profile holds user name and password; there is nothing to forget";
+            self.hindsight.push((line, Done::Ignored(reason.to_owned())));
+        }
         auth.autologin = match self.meta_autologin {
             _ if both => true,
             Some(value) => value,
@@ -384,11 +393,13 @@ impl Draft {
     fn finish_data(&mut self) {
         let data = &mut self.options.data;
         if let Some(cipher) = data.occ_cipher.as_deref().and_then(Cipher::from_name) {
-            // Old servers use what `cipher` says without negotiating.
-            if !data.ciphers.contains(&cipher) {
-                data.ciphers.push(cipher);
+            if data.ciphers.contains(&cipher) {
+                // Old servers use what `cipher` says without negotiating.
+                data.fallback.get_or_insert(cipher);
+            } else if let Some(line) = self.cipher {
+                let note = "not in data-ciphers: only told to the server, and not used";
+                self.hindsight.push((line, Done::Noted(note.to_owned())));
             }
-            data.fallback.get_or_insert(cipher);
         }
         data.tun_mtu_max = data.tun_mtu_max.max(data.tun_mtu);
         if data.disable_dco {
@@ -413,7 +424,6 @@ fn defaults() -> Options {
             max: seconds(300),
             rounds: None,
             server_poll_timeout: seconds(10),
-            resolve: None,
             auth_retry: AuthRetry::None,
         },
         control: ControlOptions {
@@ -421,8 +431,6 @@ fn defaults() -> Options {
             hand_window: seconds(60),
             tran_window: seconds(3600),
             reneg: Some(seconds(3600)),
-            reneg_bytes: None,
-            reneg_packets: None,
             max_packet_size: 1250,
             replay_window: (64, seconds(15)),
             ping: None,
@@ -482,6 +490,5 @@ fn defaults() -> Options {
         push_peer_info: false,
         verb: None,
         friendly_name: None,
-        extras: std::collections::BTreeMap::new(),
     }
 }

@@ -211,15 +211,16 @@ fn redirect(network: &mut NetworkOptions, words: &[&str], private: bool) -> Outc
             other => unknown.push(other),
         }
     }
-    if !unknown.is_empty() {
-        return Err(Problem::with_hint(
-            format!("unknown flag '{}'", unknown.join("', '")),
-            "flags are def1, local, autolocal, bypass-dhcp, bypass-dns, block-local, ipv4, !ipv4, \
-             ipv6, !ipv6",
-        ));
-    }
     network.redirect = Some(redirect);
-    Ok(Done::Taken)
+    if unknown.is_empty() {
+        return Ok(Done::Taken);
+    }
+    // Without the rest, traffic would go outside of the tunnel for want of a detail.
+    Ok(Done::Warned(format!(
+        "only the unknown flag '{}' (flags are def1, local, autolocal, bypass-dhcp, bypass-dns, \
+         block-local, ipv4, !ipv4, ipv6, !ipv6); the rest counts",
+        unknown.join("', '")
+    )))
 }
 
 /// A netmask for the second word of `ifconfig`, where the topology says that it is one.
@@ -290,8 +291,15 @@ mod tests {
         assert!(!r.private && r.ipv6 && r.def1 && r.bypass_dhcp && !r.ipv4);
         apply_line(&mut n, "redirect-private local").unwrap();
         assert!(!n.redirect.unwrap().private);
-        assert!(apply_line(&mut n, "redirect-gateway deff1").is_err());
-        assert_eq!(n.redirect.map(|r| r.local), Some(true));
+    }
+
+    #[test]
+    fn an_unknown_flag_does_not_keep_traffic_outside_of_the_tunnel() {
+        let mut n = NetworkOptions::default();
+        let done = apply_line(&mut n, "redirect-gateway def1 deff1 ipv6 other");
+        assert!(matches!(done, Ok(Done::Warned(why)) if why.contains("flag 'deff1', 'other'")));
+        let r = n.redirect.unwrap();
+        assert!(!r.private && r.def1 && r.ipv4 && r.ipv6);
     }
 
     #[test]

@@ -3,7 +3,6 @@
 mod network;
 mod tls;
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -50,8 +49,6 @@ pub struct Options {
     /// `FRIENDLY_NAME`, or the name part of `PROFILE`, from `setenv` or Access Server meta
     /// directives.
     pub friendly_name: Option<String>,
-    /// `echo` and other directives a front end may want: name to arguments.
-    pub extras: BTreeMap<String, Vec<String>>,
 }
 
 /// Transport protocol of a remote.
@@ -94,8 +91,6 @@ pub struct Remote {
     pub local: Option<IpAddr>,
     /// `lport`, or `port` together with `bind`; `None`: any.
     pub local_port: Option<u16>,
-    /// `float`: accept authenticated packets from other addresses.
-    pub float: bool,
 }
 
 /// `http-proxy`
@@ -139,8 +134,6 @@ pub struct Retry {
     pub rounds: Option<u32>,
     /// `server-poll-timeout` / `connect-timeout`: no answer from a server.
     pub server_poll_timeout: Duration,
-    /// `resolv-retry`: `None` = infinite.
-    pub resolve: Option<Duration>,
     /// `auth-retry`
     pub auth_retry: AuthRetry,
 }
@@ -148,18 +141,16 @@ pub struct Retry {
 /// `auth-retry`
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AuthRetry {
-    /// Stop.
+    /// Stop; the front end may ask again.
     None,
     /// Try again with the same credentials.
     NoInteract,
-    /// Ask again.
-    Interact,
 }
 
 /// Control channel timers and sizes.
 #[derive(Clone, Debug)]
 pub struct ControlOptions {
-    /// `tls-timeout`: first retransmission interval.
+    /// `tls-timeout`, `tls-timeout-ms`: first retransmission interval.
     pub retransmit: Duration,
     /// `hand-window`
     pub hand_window: Duration,
@@ -167,13 +158,9 @@ pub struct ControlOptions {
     pub tran_window: Duration,
     /// `reneg-sec`; `None` = never.
     pub reneg: Option<Duration>,
-    /// `reneg-bytes`
-    pub reneg_bytes: Option<u64>,
-    /// `reneg-pkts`
-    pub reneg_packets: Option<u64>,
-    /// `max-packet-size`: control datagrams, IP header included (154..=2048).
+    /// `max-packet-size`, `mssfix-ctrl`: control datagrams, IP header included (154..=2048).
     pub max_packet_size: usize,
-    /// `replay-window n t`: ids and seconds (control channel; also userspace data).
+    /// `replay-window n t`: ids and seconds, for control packets.
     pub replay_window: (u32, Duration),
     /// `ping`
     pub ping: Option<Duration>,
@@ -291,13 +278,21 @@ pub struct AuthOptions {
     pub password: Option<Secret<String>>,
     /// `static-challenge`
     pub static_challenge: Option<StaticChallenge>,
-    /// `auth-nocache`
+    /// `auth-nocache`: forget what the user typed once it is sent. False where the profile holds
+    /// user name and password ([`Self::is_complete`]): they would be read again, and nobody types.
     pub nocache: bool,
     /// The session needs no credentials: none are asked for in the profile, the profile holds both,
     /// or Access Server marked it (`AUTOLOGIN`).
     pub autologin: bool,
     /// User name that the front end must not change (`USERNAME` meta directive or setenv).
     pub locked_username: Option<String>,
+}
+
+impl AuthOptions {
+    /// The profile (or its file) holds both user name and password.
+    pub const fn is_complete(&self) -> bool {
+        self.username.is_some() && self.password.is_some()
+    }
 }
 
 /// `static-challenge "text" echo [format]`

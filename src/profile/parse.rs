@@ -89,14 +89,7 @@ impl Reader<'_> {
 
     fn verdict(&mut self, line: usize, directive: String, outcome: Outcome) {
         let kind = match outcome {
-            Ok(Done::Taken) => VerdictKind::Supported { note: None },
-            Ok(Done::Noted(note)) => VerdictKind::Supported { note: Some(shown(note)) },
-            Ok(Done::Ignored(reason)) => {
-                VerdictKind::Ignored { reason: shown(reason), warning: false }
-            }
-            Ok(Done::Warned(reason)) => {
-                VerdictKind::Ignored { reason: shown(reason), warning: true }
-            }
+            Ok(done) => kind(done),
             Err(problem) => {
                 self.error(Some(line), Some(directive.clone()), problem.clone());
                 VerdictKind::Refused { reason: shown(problem.reason), hint: problem.hint }
@@ -226,14 +219,14 @@ impl Reader<'_> {
 
     fn finish(mut self) -> Result<Profile, ProfileErrors> {
         let draft = std::mem::replace(&mut self.draft, Draft::new());
-        let Finished { options, faults, unused } = draft.finish();
+        let Finished { options, faults, hindsight } = draft.finish();
         for (line, directive, problem) in faults {
             self.revise(line, directive.as_deref(), &problem);
             self.error(line, directive, problem);
         }
-        for (line, reason) in unused {
+        for (line, done) in hindsight {
             if let Some(verdict) = self.verdicts.iter_mut().find(|v| v.line == line) {
-                verdict.kind = VerdictKind::Ignored { reason, warning: true };
+                verdict.kind = kind(done);
             }
         }
         self.verdicts.sort_by_key(|v| v.line);
@@ -242,6 +235,15 @@ impl Reader<'_> {
         }
         self.errors.sort_by_key(|e| e.line.unwrap_or(usize::MAX));
         Err(ProfileErrors { errors: self.errors, verdicts: self.verdicts })
+    }
+}
+
+fn kind(done: Done) -> VerdictKind {
+    match done {
+        Done::Taken => VerdictKind::Supported { note: None },
+        Done::Noted(note) => VerdictKind::Supported { note: Some(shown(note)) },
+        Done::Ignored(reason) => VerdictKind::Ignored { reason: shown(reason), warning: false },
+        Done::Warned(reason) => VerdictKind::Ignored { reason: shown(reason), warning: true },
     }
 }
 

@@ -12,6 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use ovpn_dco::{Cipher, Framing, PeerId};
 
 use super::compression::{self, Compression};
+use super::directives::ECHO;
 use super::lexer::{Escapes, tokenize};
 use super::network::{self, Origin};
 use super::options::{Inactive, NetworkOptions, Options, PingTimeout, Topology, UnpushedFamily};
@@ -32,7 +33,7 @@ const MIN_PUSHED_MTU: u16 = 68;
 /// What a connection runs with: the profile and one complete push reply, combined.
 #[derive(Clone, Debug)]
 pub struct SessionOptions {
-    /// Pushed `peer-id`; `None`: DATA_V1.
+    /// Pushed `peer-id`; `None`: DATA_V1. [`PeerId::UNDEFINED`] (-1 or 16777215) is DATA_V2 too.
     pub peer_id: Option<PeerId>,
     /// The negotiated data cipher.
     pub cipher: Cipher,
@@ -63,12 +64,11 @@ pub struct SessionOptions {
     pub auth_token: Option<Secret<String>>,
     /// `auth-token-user`, decoded.
     pub auth_token_user: Option<String>,
-    /// `auth-nocache`, pushed or configured.
+    /// `auth-nocache`, pushed or configured; false where there is nothing typed to forget, see
+    /// [`super::AuthOptions::nocache`].
     pub auth_nocache: bool,
     /// `reneg-sec` pushed; `Some(None)`: never.
     pub reneg: Option<Option<Duration>>,
-    /// `echo` lines, for the front end.
-    pub echo: Vec<String>,
     /// Options that were ignored, each with the reason, for the log.
     pub ignored: Vec<String>,
 }
@@ -190,7 +190,6 @@ impl<'a> Push<'a> {
             auth_token_user: None,
             auth_nocache: profile.auth.nocache,
             reneg: None,
-            echo: Vec::new(),
             ignored: Vec::new(),
         };
         Self { profile, session, timers, cipher: None, framing: None, exit_notify: None, local_dns }
@@ -238,8 +237,14 @@ impl<'a> Push<'a> {
         match name {
             "cipher" => self.cipher = Some(word()?.to_owned()),
             "peer-id" => {
-                let id = number(word()?, 0, PeerId::UNDEFINED.get()).map_err(malformed)?;
-                self.session.peer_id = PeerId::new(id).filter(|&id| id != PeerId::UNDEFINED);
+                // -1 asks for DATA_V2 packets too, only without a number that names this client.
+                self.session.peer_id = match word()? {
+                    "-1" => Some(PeerId::UNDEFINED),
+                    text => {
+                        let most = PeerId::UNDEFINED.get();
+                        PeerId::new(number(text, 0, most).map_err(malformed)?)
+                    }
+                };
             }
             "protocol-flags" => self.protocol_flags(args)?,
             "key-derivation" => match word()? {
@@ -284,8 +289,9 @@ impl<'a> Push<'a> {
                     None => self.ignore(name, "not base64 of a text"),
                 }
             }
-            "auth-nocache" => self.session.auth_nocache = true,
-            "echo" => self.session.echo.push(args.join(" ")),
+            "auth-nocache" => {
+                self.session.auth_nocache = !self.profile.auth.is_complete();
+            }
             "push-continuation" => {}
             _ => match without_effect(name) {
                 Some(reason) => self.ignore(name, reason),
@@ -404,6 +410,7 @@ fn without_effect(name: &str) -> Option<&'static str> {
         | "client-ip"
         | "remote-cache-lifetime"
         | "custom-control" => "not supported",
+        "echo" => ECHO,
         "setenv-safe" | "parameter" => "scripts and plugins are not run",
         "auth" => "data ciphers here authenticate by themselves",
         _ => return None,

@@ -162,6 +162,76 @@ fn who_the_client_is() {
 }
 
 #[test]
+fn only_typed_credentials_can_be_forgotten() {
+    let inline = "<auth-user-pass>\njoe\nsecret\n</auth-user-pass>\n";
+    let typed = with("auth-nocache");
+    assert!(typed.options.auth.nocache);
+    assert_eq!(typed.verdicts.last().unwrap().kind, VerdictKind::Supported { note: None });
+    for text in [format!("auth-nocache\n{inline}"), format!("{inline}auth-nocache")] {
+        let kept = with(&text);
+        assert!(!kept.options.auth.nocache);
+        let verdict = kept.verdicts.iter().find(|v| v.directive == "auth-nocache").unwrap();
+        assert!(matches!(verdict.kind, VerdictKind::Ignored { warning: false, .. }));
+    }
+    assert!(with("auth-nocache\n<auth-user-pass>\njoe\n</auth-user-pass>").options.auth.nocache);
+}
+
+#[test]
+fn what_has_no_effect_is_not_called_supported() {
+    for line in [
+        "reneg-bytes 0",
+        "float",
+        "resolv-retry 60",
+        "auth-retry interact",
+        "echo hello",
+        "management-of-tomorrow",
+        "reneg-bytes 64000000",
+        "reneg-pkts 1000",
+        "allow-compression asym",
+        "allow-compression yes",
+    ] {
+        assert!(ignored(&last(line)), "{line}");
+    }
+    for line in ["explicit-exit-notify 3", "explicit-exit-notify 0", "replay-window 128 30"] {
+        assert!(matches!(last(line), VerdictKind::Supported { note: Some(_) }), "{line}");
+    }
+    for line in ["resolv-retry infinite", "explicit-exit-notify", "auth-retry nointeract"] {
+        assert_eq!(last(line), VerdictKind::Supported { note: None }, "{line}");
+    }
+    assert!(error("reneg-bytes x").reason.contains("not a number"));
+}
+
+#[test]
+fn cipher_takes_no_part_in_negotiation() {
+    use ovpn_dco::Cipher;
+    for text in [
+        "data-ciphers AES-256-GCM\ncipher AES-128-GCM",
+        "cipher AES-128-GCM\ndata-ciphers AES-256-GCM",
+    ] {
+        let profile = with(text);
+        let data = &profile.options.data;
+        assert_eq!((&*data.ciphers, data.fallback), (&[Cipher::Aes256Gcm][..], None));
+        let verdict = profile.verdicts.iter().find(|v| v.directive == "cipher").unwrap();
+        assert!(matches!(&verdict.kind, VerdictKind::Supported { note: Some(note) }
+            if note.contains("not in data-ciphers")));
+        let pushed = ["cipher AES-128-GCM".to_owned()];
+        assert!(SessionOptions::from_push(&profile.options, &pushed, "").is_err());
+    }
+    // A server that says nothing of ciphers uses the one that both sides were given.
+    let old = with("cipher AES-128-GCM").options;
+    assert_eq!(SessionOptions::from_push(&old, &[], "").unwrap().cipher, Cipher::Aes128Gcm);
+}
+
+#[test]
+fn names_that_only_openvpn_3_has() {
+    let control = with("tls-timeout-ms 250\nmssfix-ctrl 1400").options.control;
+    assert_eq!((control.retransmit.as_millis(), control.max_packet_size), (250, 1400));
+    assert_eq!(with("mssfix-ctrl 9000").options.control.max_packet_size, 2048);
+    assert!(error("tls-timeout-ms 50").reason.contains("100"));
+    assert!(error("mssfix-ctrl 100").reason.contains("256"));
+}
+
+#[test]
 fn stray_key_lines_are_not_shown() {
     let lines = [
         "37268ea8f95d7f71f9fb8fc03770c460",

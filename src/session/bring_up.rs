@@ -15,7 +15,7 @@ use super::plane::DataPlane;
 use super::reconnect::Ending;
 use super::run::Session;
 use super::tunnel::Tunnel;
-use crate::data_path::{self, Decision, Inputs, Reason};
+use crate::data_path::{self, Decision, Inputs};
 use crate::network::{NetcfgNetwork, NetcfgPlan, RouteQuery};
 use crate::profile::{Protocol, Remote, SessionOptions};
 
@@ -78,20 +78,15 @@ impl Session {
 
     /// Kernel or userspace, as far as it can be told now.
     pub(super) fn decide(&self, remote: &Remote, session: Option<&SessionOptions>) -> Decision {
-        let decision = data_path::decide(&Inputs {
+        data_path::decide(&Inputs {
             wanted: self.config.dco,
             options: &self.config.options,
             remote: Some(remote),
             session,
             kernel: &self.kernel,
+            netcfg: matches!(self.network, Network::Netcfg(_)),
             kernel_failure: self.kernel_failure.as_deref(),
-        });
-        match (&self.network, decision) {
-            (Network::Netcfg(_), Decision::Kernel(_)) => {
-                Decision::Userspace { reasons: vec![Reason::Netcfg] }
-            }
-            (_, decision) => decision,
-        }
+        })
     }
 
     /// The kernel refused or lost the data channel: this session does not ask it again.

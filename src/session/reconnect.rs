@@ -69,6 +69,13 @@ pub(super) struct Situation {
     pub(super) rounds: u32,
 }
 
+impl Situation {
+    /// The same address again. What ends a working connection is no unsuccessful attempt.
+    const fn stay(self) -> Advance {
+        if self.connected { Advance::Again } else { Advance::Stay }
+    }
+}
+
 /// What to do next.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Decision {
@@ -88,7 +95,7 @@ pub(super) fn decide(ending: Ending, situation: Situation, retry: &Retry) -> Dec
     let pause = delay(retry, situation.rounds);
     let again = |advance, delay, reason| Decision::Retry {
         // After a working connection the same server comes first.
-        advance: if situation.connected { Advance::Stay } else { advance },
+        advance: if situation.connected { Advance::Again } else { advance },
         delay,
         drop_token: false,
         reason,
@@ -110,7 +117,7 @@ pub(super) fn decide(ending: Ending, situation: Situation, retry: &Retry) -> Dec
         Ending::Control(error) => again(Advance::Address, pause, error.to_string()),
         Ending::AuthFailed(failed) => auth_failed(failed, situation, retry, pause),
         Ending::ServerRestart(reason, flags) => Decision::Retry {
-            advance: if flags.next_remote { Advance::Remote } else { Advance::Stay },
+            advance: if flags.next_remote { Advance::Remote } else { situation.stay() },
             delay: pause,
             drop_token: !flags.preserve,
             reason: with_reason("the server restarts", &reason),
@@ -192,7 +199,7 @@ fn auth_failed(
             advance: match advance {
                 Some(crate::control::Advance::Remote) => Advance::Remote,
                 Some(crate::control::Advance::Address) => Advance::Address,
-                Some(crate::control::Advance::No) | None => Advance::Stay,
+                Some(crate::control::Advance::No) | None => situation.stay(),
             },
             delay: pause.max(backoff.unwrap_or_default().min(retry.max)),
             drop_token: false,
@@ -202,7 +209,8 @@ fn auth_failed(
             let text = "the session token has expired";
             if situation.can_repeat_login {
                 Decision::Retry {
-                    advance: Advance::Stay,
+                    // The login has not been tried yet.
+                    advance: Advance::Again,
                     delay: Duration::ZERO,
                     drop_token: true,
                     reason: text.to_owned(),
@@ -218,7 +226,7 @@ fn auth_failed(
                 && (retry.auth_retry == AuthRetry::NoInteract || situation.auth_fail_retry) =>
         {
             Decision::Retry {
-                advance: Advance::Stay,
+                advance: situation.stay(),
                 delay: pause.max(AUTH_RETRY_DELAY),
                 drop_token: false,
                 reason: with_reason("authentication failed", &reason),
@@ -238,7 +246,6 @@ mod tests {
             max: Duration::from_secs(300),
             rounds: None,
             server_poll_timeout: Duration::from_secs(10),
-            resolve: None,
             auth_retry: AuthRetry::None,
         }
     }
@@ -285,7 +292,27 @@ mod tests {
     fn after_a_working_connection_the_same_server_comes_first() {
         let situation = Situation { connected: true, ever_connected: true, ..first_attempt() };
         let decision = decide(Ending::Lost("eof".to_owned()), situation, &retry());
-        assert_eq!(retried(&decision).0, Advance::Stay);
+        assert_eq!(retried(&decision).0, Advance::Again);
+        let restart = || Ending::ServerRestart(String::new(), RestartFlags::default());
+        assert_eq!(retried(&decide(restart(), situation, &retry())).0, Advance::Again);
+        assert_eq!(retried(&decide(restart(), first_attempt(), &retry())).0, Advance::Stay);
+    }
+
+    #[test]
+    fn the_pause_grows_for_a_server_that_keeps_refusing() {
+        let stubborn = Retry { auth_retry: AuthRetry::NoInteract, ..retry() };
+        let later = || {
+            Ending::AuthFailed(AuthFailed::Temporary {
+                backoff: None,
+                advance: None,
+                message: String::new(),
+            })
+        };
+        for (rounds, temporary, permanent) in [(0, 1, 10), (9, 32, 32), (40, 300, 300)] {
+            let situation = Situation { rounds, ..first_attempt() };
+            let pause = |ending| retried(&decide(ending, situation, &stubborn)).1.as_secs();
+            assert_eq!((pause(later()), pause(refused())), (temporary, permanent));
+        }
     }
 
     #[test]
@@ -305,7 +332,7 @@ mod tests {
     fn an_expired_token_gives_way_to_the_login() {
         let situation = Situation { token_used: true, ..first_attempt() };
         let decision = decide(refused(), situation, &retry());
-        assert_eq!(retried(&decision), (Advance::Stay, Duration::ZERO, true));
+        assert_eq!(retried(&decision), (Advance::Again, Duration::ZERO, true));
         let forgotten = Situation { can_repeat_login: false, ..situation };
         assert_eq!(decide(refused(), forgotten, &retry()), Decision::End(Outcome::NeedCredentials));
     }

@@ -10,7 +10,9 @@ use crate::profile::{Options, Remote};
 /// How far to move before the next attempt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Advance {
-    /// The same address again.
+    /// The same address again, after nothing that speaks against it: not an unsuccessful attempt.
+    Again,
+    /// The same address again, after an unsuccessful attempt.
     Stay,
     /// The next address of this remote, or the next remote after the last one.
     Address,
@@ -28,6 +30,9 @@ pub(super) struct Remotes {
     address: usize,
     /// Full rounds without a successful connection.
     rounds: u32,
+    /// Unsuccessful attempts after which the address stayed, beyond those rounds. As many as there
+    /// are remotes make a round: a server that is never left may not be asked for ever either.
+    stays: usize,
 }
 
 impl Remotes {
@@ -45,7 +50,7 @@ impl Remotes {
                 }
             }
         }
-        Self { list, current: 0, addresses: Vec::new(), address: 0, rounds: 0 }
+        Self { list, current: 0, addresses: Vec::new(), address: 0, rounds: 0, stays: 0 }
     }
 
     /// The remote to try; a profile has at least one.
@@ -72,11 +77,19 @@ impl Remotes {
     /// A connection worked: counting starts again, and the address is kept for the next attempt.
     pub(super) fn succeeded(&mut self) {
         self.rounds = 0;
+        self.stays = 0;
     }
 
     pub(super) fn advance(&mut self, how: Advance) {
         match how {
-            Advance::Stay => {}
+            Advance::Again => {}
+            Advance::Stay => {
+                self.stays += 1;
+                if self.stays >= self.list.len() {
+                    self.stays = 0;
+                    self.rounds = self.rounds.saturating_add(1);
+                }
+            }
             Advance::Address if self.address + 1 < self.addresses.len() => self.address += 1,
             Advance::Address | Advance::Remote => {
                 self.addresses.clear();
@@ -121,7 +134,7 @@ mod tests {
             ["192.0.2.1:1194", "[2001:db8::1]:1194"].map(|a| a.parse().unwrap());
         remotes.resolved(vec![first, second]);
         assert_eq!(remotes.address(), Some(first));
-        remotes.advance(Advance::Stay);
+        remotes.advance(Advance::Again);
         assert_eq!(remotes.address(), Some(first));
         remotes.advance(Advance::Address);
         assert_eq!(remotes.address(), Some(second));
@@ -131,6 +144,22 @@ mod tests {
         remotes.advance(Advance::Remote);
         assert_eq!((host(&remotes), remotes.rounds()), ("a.example", 1));
         remotes.succeeded();
+        assert_eq!(remotes.rounds(), 0);
+    }
+
+    #[test]
+    fn attempts_at_one_address_make_rounds_too() {
+        let mut remotes = remotes("remote a.example\nremote b.example\n");
+        for rounds in [0, 1, 1, 2] {
+            remotes.advance(Advance::Stay);
+            assert_eq!((host(&remotes), remotes.rounds()), ("a.example", rounds));
+        }
+        remotes.advance(Advance::Stay);
+        remotes.succeeded();
+        for _ in 0..3 {
+            remotes.advance(Advance::Again);
+        }
+        remotes.advance(Advance::Stay);
         assert_eq!(remotes.rounds(), 0);
     }
 

@@ -94,12 +94,13 @@ impl Login {
         self.own.is_some() && !self.one_time
     }
 
-    /// They go out. `forget`: `auth-nocache`.
+    /// They go out. `forget`: `auth-nocache`. A session by certificate alone has nothing to forget,
+    /// and nobody to ask for it again.
     pub(super) fn sent(&mut self, forget: bool) {
         if self.token.is_none() {
             self.sent = true;
             if forget {
-                self.own = None;
+                self.own.take_if(|own| *own != Credentials::default());
             }
         }
     }
@@ -266,8 +267,10 @@ impl Session {
             }
         }
         self.remotes.advance(advance);
-        if retry.rounds.is_some_and(|limit| self.remotes.rounds() >= limit)
-            && advance != Advance::Stay
+        // `connect-retry-max` limits attempts that fail, not connections that end.
+        if advance != Advance::Again
+            && !self.connected
+            && retry.rounds.is_some_and(|limit| self.remotes.rounds() >= limit)
         {
             return Err(Outcome::Unreachable { message: reason });
         }
@@ -317,5 +320,45 @@ impl Session {
             let release = self.network.release(tunnel);
             self.commands.while_busy(&self.statistics, release).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn login(username: &str, password: &str) -> Login {
+        Login {
+            own: Some(Credentials { username: username.to_owned(), password: password.into() }),
+            token: None,
+            one_time: false,
+            sent: false,
+        }
+    }
+
+    #[test]
+    fn typed_credentials_are_forgotten_once_sent() {
+        let mut typed = login("joe", "secret");
+        typed.sent(false);
+        assert!(typed.current().is_some() && typed.can_repeat());
+        typed.sent(true);
+        assert!(typed.current().is_none() && !typed.can_repeat());
+    }
+
+    #[test]
+    fn a_certificate_alone_connects_again_with_auth_nocache() {
+        let mut none = login("", "");
+        none.sent(true);
+        none.sent(true);
+        assert_eq!(none.current(), Some(&Credentials::default()));
+    }
+
+    #[test]
+    fn a_token_outlives_the_password() {
+        let mut typed = login("joe", "secret");
+        typed.sent(true);
+        typed.token = Some(Credentials { username: "joe".to_owned(), password: "token".into() });
+        typed.sent(true);
+        assert_eq!(typed.current().map(|token| token.password.expose().as_str()), Some("token"));
     }
 }

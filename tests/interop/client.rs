@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -68,11 +68,27 @@ impl Ending {
 impl Client {
     /// Starts `ovpn-client connect` in `ns` with a profile of this text.
     pub(crate) fn start(ns: &NetNs, directory: &Path, profile: &str, arguments: &[&str]) -> Self {
+        Self::spawn(ns.command(program()), directory, profile, arguments)
+    }
+
+    /// The same where `/dev/net/tun` is missing.
+    pub(crate) fn start_without_tun(
+        ns: &NetNs,
+        directory: &Path,
+        profile: &str,
+        arguments: &[&str],
+    ) -> Self {
+        let mut command = ns.command("unshare");
+        let hide = "mount -t tmpfs none /dev/net && exec \"$@\"";
+        command.args(["--mount", "sh", "-c", hide, "sh"]).arg(program());
+        Self::spawn(command, directory, profile, arguments)
+    }
+
+    fn spawn(mut command: Command, directory: &Path, profile: &str, arguments: &[&str]) -> Self {
         let path = directory.join("client.ovpn");
         std::fs::write(&path, profile).expect("profile");
         let default = (!arguments.contains(&"--dco")).then(|| ["--dco", dco()]);
-        let mut process = ns
-            .command(program())
+        let mut process = command
             .arg("connect")
             .arg(&path)
             .args(["--output", "json"])
@@ -141,6 +157,21 @@ impl Client {
                 if *code == status {
                     return Ok(message.clone());
                 }
+            }
+        }
+    }
+
+    /// Has it print its counters.
+    pub(crate) fn statistics(&mut self) -> Value {
+        self.signal(Signal::SIGUSR2);
+        let deadline = Instant::now() + Duration::from_secs(5);
+        loop {
+            self.step(deadline)
+                .unwrap_or_else(|e| panic!("no counters: {e}\n{}", self.transcript.join("\n")));
+            let line = self.transcript.last().expect("a line");
+            let mut line: Value = serde_json::from_str(line).expect("JSON");
+            if line["signal"] == "Statistics" {
+                return line["counters"].take();
             }
         }
     }

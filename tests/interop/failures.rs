@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::client::{AUTH_FAILED, Ending, FAILED};
+use crate::client::{AUTH_FAILED, Client, Ending, FAILED};
 use crate::lab::{Lab, plain};
 use crate::pki::{Authority, StaticKeys, Validity};
 use crate::server::{ServerConfig, Transport, Version, Wrapping};
@@ -140,6 +140,49 @@ fn wrong_password() {
         ending.assert_failure(3, AUTH_FAILED, &["auth", "password", "credentials"]);
         assert!(!ending.transcript.contains("wrong one"), "the password is in its output");
     }
+}
+
+/// A server that always puts the client off is not asked for ever.
+#[test]
+fn put_off_again_and_again() {
+    let lab = Lab::new();
+    let asked = lab.directory().join("asked");
+    let script = lab.script(
+        "verify",
+        &format!(
+            "#!/bin/sh\necho x >> {}\necho 'TEMP[backoff 1]:come later' > \"$auth_failed_reason_file\"\n\
+             exit 1\n",
+            asked.display()
+        ),
+    );
+    let config = ServerConfig {
+        extra: format!("script-security 3\nauth-user-pass-verify {script} via-env\n"),
+        ..plain(Version::V27, Transport::Udp4)
+    };
+    let file = lab.file("login", "ada\nright one\n");
+    let profile = lab.profile(&config, "auth-user-pass\nconnect-retry-max 3\n");
+    let ending = run(&lab, &config, &profile, &["--auth-user-pass", &file]);
+    ending.assert_failure(1, FAILED, &["come later"]);
+    assert_eq!(std::fs::read_to_string(asked).expect("the script ran").lines().count(), 3);
+}
+
+/// What the machine lacks has an exit code of its own.
+#[test]
+fn missing_tun_device() {
+    let lab = Lab::new();
+    let config = plain(Version::V27, Transport::Udp4);
+    let _server = lab.start_server(&config);
+    let before = lab.client_ns.snapshot();
+    // In the kernel's data path no such device is needed.
+    let ending = Client::start_without_tun(
+        &lab.client_ns,
+        lab.directory(),
+        &lab.profile(&config, ONCE),
+        &["--dco", "off"],
+    )
+    .finish(Duration::from_secs(30));
+    before.assert_same(&lab.client_ns.snapshot());
+    ending.assert_failure(4, FAILED, &["/dev/net/tun"]);
 }
 
 #[test]

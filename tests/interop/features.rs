@@ -186,3 +186,27 @@ fn fingerprint_instead_of_a_ca() {
     running.wait(CONNECTED, Duration::from_secs(15)).unwrap();
     lab.ping("10.8.0.1").unwrap();
 }
+
+/// SIGUSR2 prints the counters and changes nothing else.
+#[test]
+fn counters_on_signal() {
+    let lab = Lab::new();
+    let config = plain(Version::V27, Transport::Udp4);
+    let _server = lab.start_server(&config);
+    let mut running = lab.start_client(&lab.profile(&config, ""), &[]);
+    running.wait(CONNECTED, Duration::from_secs(15)).unwrap();
+    let count = |counters: &serde_json::Value, name: &str| {
+        counters[name].as_i64().unwrap_or_else(|| panic!("no {name} in {counters}"))
+    };
+    let before = running.statistics();
+    lab.ping("10.8.0.1").unwrap();
+    let after = running.statistics();
+    for name in ["BYTES_IN", "BYTES_OUT", "PACKETS_IN", "PACKETS_OUT"] {
+        assert!(count(&before, name) > 0, "{name} in {before}");
+        assert!(count(&after, name) > count(&before, name), "{name}: {before}, then {after}");
+    }
+    let before = running.statuses.len();
+    let ending = running.stop(Signal::SIGTERM);
+    assert_eq!(ending.code, Some(0));
+    assert!(ending.statuses[before..].iter().all(|(code, _)| *code != CONNECTED));
+}

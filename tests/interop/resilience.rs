@@ -238,3 +238,41 @@ fn restart_on_signal_changes_nothing() {
     before.assert_same(&lab.client_ns.snapshot());
     lab.ping("192.0.2.1").unwrap();
 }
+
+/// `auth-nocache` forgets what somebody typed. A certificate and a password in the profile are not
+/// typed: connecting again and new keys go on without anybody.
+#[test]
+fn nothing_to_forget_with_auth_nocache() {
+    let lab = Lab::new();
+    let script = lab.script(
+        "verify",
+        "#!/bin/sh\n[ \"$username\" = ada ] && [ \"$password\" = 'right one' ]\n",
+    );
+    let password = format!("script-security 3\nauth-user-pass-verify {script} via-env\n");
+    let login = "<auth-user-pass>\nada\nright one\n</auth-user-pass>\n";
+    for (server, client) in [("", ""), (password.as_str(), login)] {
+        for pushed in ["", "push auth-nocache\n"] {
+            let config = ServerConfig {
+                extra: format!("{server}{pushed}keepalive 1 10\n"),
+                ..plain(Version::V27, Transport::Udp4)
+            };
+            let server = lab.start_server(&config);
+            let profile = lab.profile(&config, &format!("{client}auth-nocache\nreneg-sec 4\n"));
+            let mut client = lab.start_client(&profile, &[]);
+            client.wait(CONNECTED, Duration::from_secs(15)).unwrap();
+            client.signal(Signal::SIGUSR1);
+            client
+                .wait(CONNECTED, Duration::from_secs(15))
+                .unwrap_or_else(|e| panic!("{e}\n{}", server.log()));
+            let before = client.statuses.len();
+            lab.ping_with("-n -q -i 0.05 -c 120 -W 2 10.8.0.1")
+                .unwrap_or_else(|e| panic!("{e}\n{}", server.log()));
+            let keys = server.log_count("Control Channel: TLS");
+            assert!(keys >= 3, "only {keys} negotiations:\n{}", server.log());
+            let ending = client.stop(Signal::SIGTERM);
+            assert_eq!(ending.code, Some(0), "{}", ending.transcript);
+            let again = ending.statuses[before..].iter().any(|(code, _)| *code == RECONNECTING);
+            assert!(!again, "{}", ending.transcript);
+        }
+    }
+}

@@ -114,8 +114,6 @@ pub fn control_options() -> ControlOptions {
         hand_window: Duration::from_secs(60),
         tran_window: Duration::from_secs(3600),
         reneg: None,
-        reneg_bytes: None,
-        reneg_packets: None,
         max_packet_size: 1250,
         replay_window: (64, Duration::from_secs(15)),
         ping: None,

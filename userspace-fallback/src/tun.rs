@@ -52,10 +52,7 @@ impl TunDevice {
             let what = format!("interface name {name:?} (1 to {NAME_MAX} bytes, no / or %)");
             return Err(Error::Malformed { what });
         }
-        let file =
-            File::options().read(true).write(true).open(CLONE_DEVICE).map_err(|source| {
-                not_permitted(source, "opening /dev/net/tun (try: modprobe tun)")
-            })?;
+        let file = File::options().read(true).write(true).open(CLONE_DEVICE).map_err(not_opened)?;
         let pattern = if name == "tun" { "tun%d" } else { name };
         // Every kernel since 2.6.27 has IFF_VNET_HDR, but a sandbox may pretend to be a kernel.
         let attached = match tun::attach(file.as_fd(), pattern, options.vnet_header) {
@@ -160,9 +157,45 @@ fn probe_offload(fd: BorrowedFd<'_>, options: TunOptions) -> Offload {
     granted.copied().unwrap_or(Offload::None)
 }
 
+/// A missing device is like a missing privilege: whoever runs this process has to grant it.
+fn not_opened(source: io::Error) -> Error {
+    let operation = "the TUN interface";
+    match source.raw_os_error() {
+        Some(libc::ENOENT) => Error::NotPermitted {
+            operation,
+            needs: "/dev/net/tun, which is missing (modprobe tun)",
+        },
+        // The node is there, but nothing is behind it.
+        Some(libc::ENODEV | libc::ENXIO) => {
+            Error::NotPermitted { operation, needs: "the kernel module tun (modprobe tun)" }
+        }
+        _ => not_permitted(source, "opening /dev/net/tun"),
+    }
+}
+
 fn not_permitted(source: io::Error, operation: &'static str) -> Error {
     match source.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => Error::NotPermitted { operation, needs: PRIVILEGE },
         _ => Error::io(operation, source),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_device_is_told_as_what_is_needed() {
+        for (errno, words) in [
+            (libc::ENOENT, "the TUN interface needs /dev/net/tun, which is missing (modprobe tun)"),
+            (libc::ENODEV, "the TUN interface needs the kernel module tun (modprobe tun)"),
+            (libc::ENXIO, "the TUN interface needs the kernel module tun (modprobe tun)"),
+            (libc::EACCES, "opening /dev/net/tun needs CAP_NET_ADMIN"),
+        ] {
+            let error = not_opened(io::Error::from_raw_os_error(errno));
+            assert!(matches!(error, Error::NotPermitted { .. }), "{error:?}");
+            assert_eq!(error.to_string(), words);
+        }
+        assert!(matches!(not_opened(io::Error::from_raw_os_error(libc::EMFILE)), Error::Io { .. }));
     }
 }

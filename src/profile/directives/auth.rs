@@ -14,8 +14,9 @@ const BLANK_PASSWORD: &str = "[[BLANK]]";
 
 pub(super) const TABLE: &[Entry] = &[
     Entry::apply("auth-user-pass", 0, 1, auth_user_pass),
-    Entry::apply("auth-nocache", 0, 0, |d, _| {
+    Entry::apply("auth-nocache", 0, 0, |d, c| {
         d.options.auth.nocache = true;
+        d.nocache = Some(c.line);
         Ok(Done::Taken)
     }),
     Entry::apply("static-challenge", 2, 3, |d, c| {

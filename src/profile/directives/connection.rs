@@ -69,14 +69,13 @@ pub(super) const TABLE: &[Entry] = &[
         Ok(Done::Taken)
     })
     .in_connection(),
-    Entry::apply("float", 0, 0, |d, c| {
-        d.endpoint(c).float = Some(true);
-        Ok(Done::Taken)
-    })
-    .in_connection(),
     Entry::apply("explicit-exit-notify", 0, 1, |d, c| {
-        d.endpoint(c).exit_notify = Some(number(c.get(0).unwrap_or("1"), 0, 100)?);
-        Ok(Done::Taken)
+        let times = number(c.get(0).unwrap_or("1"), 0, 100)?;
+        d.endpoint(c).exit_notify = Some(times);
+        Ok(match times {
+            1 => Done::Taken,
+            _ => Done::Noted("a server over UDP is always told, and once".to_owned()),
+        })
     })
     .in_connection(),
     Entry::apply("remote-random", 0, 0, |d, _| {
@@ -87,11 +86,14 @@ pub(super) const TABLE: &[Entry] = &[
         d.options.remote_random_hostname = true;
         Ok(Done::Taken)
     }),
-    Entry::apply("resolv-retry", 1, 1, |d, c| {
-        d.options.retry.resolve = match c.word(0)? {
-            "infinite" => None,
-            n => Some(seconds(n, MAX_DURATION)?),
-        };
+    Entry::apply("resolv-retry", 1, 1, |_, c| {
+        if c.word(0)? != "infinite" {
+            seconds(c.word(0)?, MAX_DURATION)?;
+            return Ok(Done::Ignored(
+                "each attempt looks a name up once; connect-retry-max limits the attempts"
+                    .to_owned(),
+            ));
+        }
         Ok(Done::Taken)
     }),
     Entry::apply("connect-retry", 1, 2, connect_retry).in_connection(),
@@ -109,7 +111,11 @@ pub(super) const TABLE: &[Entry] = &[
         d.options.retry.auth_retry = match c.word(0)? {
             "none" => AuthRetry::None,
             "nointeract" => AuthRetry::NoInteract,
-            "interact" => AuthRetry::Interact,
+            "interact" => {
+                d.options.retry.auth_retry = AuthRetry::None;
+                let reason = "whether to ask again is up to the front end";
+                return Ok(Done::Ignored(reason.to_owned()));
+            }
             other => return Err(one_of(other, "none, nointeract, interact")),
         };
         Ok(Done::Taken)

@@ -8,9 +8,17 @@ use crate::profile::timers;
 use crate::profile::values::{MAX_DURATION, number, seconds, seconds_or_never};
 use crate::profile::verdict::{Done, Outcome, Problem};
 
+/// Largest control datagram, IP header included (OpenVPN 2).
+const MAX_CONTROL_PACKET: usize = 2048;
+
 pub(super) const TABLE: &[Entry] = &[
     Entry::apply("tls-timeout", 1, 1, |d, c| {
         d.options.control.retransmit = at_least_one(c.word(0)?)?;
+        Ok(Done::Taken)
+    }),
+    Entry::apply("tls-timeout-ms", 1, 1, |d, c| {
+        let milliseconds = number(c.word(0)?, 100, MAX_DURATION * 1000)?;
+        d.options.control.retransmit = Duration::from_millis(milliseconds);
         Ok(Done::Taken)
     }),
     Entry::apply("hand-window", 1, 1, |d, c| {
@@ -25,23 +33,29 @@ pub(super) const TABLE: &[Entry] = &[
         d.options.control.reneg = seconds_or_never(c.word(0)?)?;
         Ok(Done::Taken)
     }),
-    Entry::apply("reneg-bytes", 1, 1, |d, c| {
-        d.options.control.reneg_bytes = Some(number(c.word(0)?, 0, u64::MAX)?).filter(|&n| n > 0);
-        Ok(Done::Taken)
-    }),
-    Entry::apply("reneg-pkts", 1, 1, |d, c| {
-        d.options.control.reneg_packets = Some(number(c.word(0)?, 0, u64::MAX)?).filter(|&n| n > 0);
-        Ok(Done::Taken)
-    }),
+    Entry::apply("reneg-bytes", 1, 1, |_, c| reneg_by_amount(c)),
+    Entry::apply("reneg-pkts", 1, 1, |_, c| reneg_by_amount(c)),
     Entry::apply("max-packet-size", 1, 1, |d, c| {
-        d.options.control.max_packet_size = number(c.word(0)?, 154, 2048)?;
+        d.options.control.max_packet_size = number(c.word(0)?, 154, MAX_CONTROL_PACKET)?;
         Ok(Done::Taken)
+    }),
+    // OpenVPN 3's name.
+    Entry::apply("mssfix-ctrl", 1, 1, |d, c| {
+        let size = number(c.word(0)?, 256, usize::from(u16::MAX))?;
+        d.options.control.max_packet_size = size.min(MAX_CONTROL_PACKET);
+        Ok(if size > MAX_CONTROL_PACKET {
+            Done::Noted(format!("{MAX_CONTROL_PACKET} is the most"))
+        } else {
+            Done::Taken
+        })
     }),
     Entry::apply("replay-window", 1, 2, |d, c| {
         let ids = number(c.word(0)?, 1, 65_536)?;
         let time = seconds(c.get(1).unwrap_or("15"), 600)?;
         d.options.control.replay_window = (ids, time);
-        Ok(Done::Taken)
+        Ok(Done::Noted(
+            "for control packets; data packets have a window that cannot be changed".to_owned(),
+        ))
     }),
     Entry::apply("keepalive", 2, 2, timer),
     Entry::apply("ping", 1, 1, timer),
@@ -58,6 +72,16 @@ pub(super) const TABLE: &[Entry] = &[
         _ => Err(Problem::with_hint("only key method 2 exists any more", "remove the line")),
     }),
 ];
+
+/// AEAD keys last for as many packets as their counter can number, and are renewed before.
+fn reneg_by_amount(call: &Call<'_>) -> Outcome {
+    Ok(match number(call.word(0)?, 0, u64::MAX)? {
+        0 => Done::Ignored("0 means no limit".to_owned()),
+        _ => Done::Warned(
+            "keys are renewed by time (reneg-sec), and before they are used up".to_owned(),
+        ),
+    })
+}
 
 fn at_least_one(text: &str) -> Result<Duration, Problem> {
     number(text, 1, MAX_DURATION).map(Duration::from_secs)

@@ -34,6 +34,7 @@ pub(super) const TABLE: &[Entry] = &[
         let name = c.word(0)?;
         let known = ciphers::known(name).ok_or_else(|| unknown_cipher(name))?;
         d.options.data.occ_cipher = Some(known.name);
+        d.cipher = Some(c.line);
         Ok(match Cipher::from_name(name) {
             Some(_) => Done::Taken,
             None => Done::Noted(

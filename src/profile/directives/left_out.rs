@@ -14,6 +14,8 @@ const SERVER_SIDE: &str = "only has a meaning on servers";
 const TLS_LIBRARY: &str = "for another TLS library";
 const MANAGEMENT: &str = "there is no management interface; the D-Bus interface takes its place";
 
+pub(in crate::profile) const ECHO: &str = "a text for a management interface";
+
 pub(super) const TABLE: &[Entry] = &[
     // Always so.
     Entry::ignore("persist-key", "keys stay in memory anyway"),
@@ -51,6 +53,7 @@ pub(super) const TABLE: &[Entry] = &[
     Entry::ignore("mute", LOGGING),
     Entry::ignore("suppress-timestamps", LOGGING),
     Entry::ignore("machine-readable-output", LOGGING),
+    Entry::ignore("echo", ECHO),
     Entry::ignore("errors-to-stderr", LOGGING),
     Entry::ignore("memstats", DEBUG),
     Entry::ignore("gremlin", DEBUG),
@@ -82,6 +85,7 @@ pub(super) const TABLE: &[Entry] = &[
     Entry::ignore("mtu-test", "the kernel finds the path's MTU"),
     Entry::warn("passtos", "the inner type of service is not copied"),
     Entry::warn("shaper", "traffic is not shaped; use 'tc' on the interface"),
+    Entry::ignore("float", "packets count from the address that was connected to").in_connection(),
     Entry::ignore("multihome", SERVER_SIDE),
     Entry::ignore("persist-local-ip", "addresses are looked up at every attempt"),
     Entry::ignore("persist-remote-ip", "addresses are looked up at every attempt"),

@@ -21,6 +21,7 @@ use crate::secret::Secret;
 
 pub(super) use data::{allow_compression, digest};
 pub(super) use device::tap;
+pub(super) use left_out::ECHO;
 pub(super) use setenv::{forward_compatible, meta};
 pub(super) use tls::cert_profile;
 pub(super) use wrap::unsupported_digest;
@@ -117,9 +118,11 @@ pub(super) fn names() -> Vec<&'static str> {
     all().map(|entry| entry.name).collect()
 }
 
-/// Looks a directive up.
+/// Looks a directive up. Everything that is named like the management interface belongs to it, as
+/// for OpenVPN 3.
 pub(super) fn find(name: &str) -> Option<&'static Entry> {
-    all().find(|entry| entry.name == name)
+    let exact = |name: &str| all().find(|entry| entry.name == name);
+    exact(name).or_else(|| name.starts_with("management-").then(|| exact("management"))?)
 }
 
 /// The known name nearest to a misspelled one, if any is near.
@@ -214,6 +217,13 @@ mod tests {
         for entry in all() {
             assert!(entry.name.len() <= 31, "{}", entry.name);
         }
+    }
+
+    #[test]
+    fn management_is_a_prefix() {
+        assert_eq!(find("management-of-tomorrow").unwrap().name, "management");
+        assert_eq!(find("management-hold").unwrap().name, "management-hold");
+        assert!(find("managemen").is_none() && find("managements").is_none());
     }
 
     #[test]

@@ -46,10 +46,6 @@ pub(super) const TABLE: &[Entry] = &[
         d.options.pull.filters.push(PullFilter { action, text });
         Ok(Done::Taken)
     }),
-    Entry::apply("echo", 0, 15, |d, c| {
-        d.options.extras.entry("echo".to_owned()).or_default().push(c.args.join(" "));
-        Ok(Done::Taken)
-    }),
 ];
 
 fn network(draft: &mut Draft, call: &Call<'_>) -> Outcome {

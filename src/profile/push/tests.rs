@@ -49,8 +49,10 @@ fn a_usual_push() {
     assert_eq!(session.reneg, Some(None));
     assert_eq!(session.inactive.unwrap().bytes, 1000);
     assert_eq!(session.session_timeout, Some(Duration::from_secs(3600)));
-    assert_eq!(session.echo, ["hello world"]);
-    assert_eq!(session.ignored, ["block-outside-dns: for Windows clients"]);
+    assert_eq!(
+        session.ignored,
+        ["echo: a text for a management interface", "block-outside-dns: for Windows clients"]
+    );
 }
 
 #[test]
@@ -94,11 +96,11 @@ fn ciphers() {
     for name in ["AES-256-CBC", "none", "vollbit"] {
         assert!(with_occ("", &format!("cipher {name}"), "").is_err(), "{name}");
     }
-    // `cipher` of an authenticated cipher is what servers without negotiation use.
-    assert_eq!(
-        with_occ("data-ciphers AES-256-GCM\ncipher AES-192-GCM", "", ""),
-        Ok(Cipher::Aes192Gcm)
-    );
+    // `cipher` of an authenticated cipher is what servers without negotiation use; it adds nothing
+    // to the list.
+    let list = "data-ciphers AES-256-GCM:AES-192-GCM\ncipher AES-192-GCM";
+    assert_eq!(with_occ(list, "", ""), Ok(Cipher::Aes192Gcm));
+    assert!(with_occ("data-ciphers AES-256-GCM\ncipher AES-192-GCM", "", "").is_err());
 }
 
 #[test]
@@ -130,7 +132,10 @@ fn sizes_are_bounded() {
     assert_eq!(push("tun-mtu-max 9000", "tun-mtu 9000").unwrap().tun_mtu, 9000);
     assert!(push("", "tun-mtu 60").is_err());
     assert!(push("", "peer-id 16777216").is_err());
-    assert_eq!(push("", "peer-id 16777215").unwrap().peer_id, None);
+    assert!(push("", "peer-id -2").is_err());
+    for undefined in ["peer-id 16777215", "peer-id -1"] {
+        assert_eq!(push("", undefined).unwrap().peer_id, Some(PeerId::UNDEFINED), "{undefined}");
+    }
 }
 
 #[test]
@@ -156,6 +161,9 @@ fn malformed_options_break_only_what_matters() {
             .unwrap();
     assert_eq!(session.ignored.len(), 5);
     assert!(session.ignored[3].starts_with("frobnicate: unknown"));
+    let session = push("", "redirect-gateway def1 new-flag").unwrap();
+    assert!(session.network.redirect.unwrap().def1);
+    assert!(session.ignored[0].starts_with("redirect-gateway: only the unknown flag 'new-flag'"));
     assert!(push("", "ifconfig 10.0.0.300 255.255.255.0").is_err());
     assert!(push("", "ifconfig 10.0.0.3 10.0.0.1").is_err(), "no netmask in subnet topology");
     assert!(push("", "topology p2p,ifconfig 10.0.0.3 10.0.0.1").is_ok());
@@ -167,6 +175,14 @@ fn tokens_are_never_shown() {
     assert!(!format!("{session:?}").contains("secret"));
     let session = push("", "auth-token secret").unwrap();
     assert!(!format!("{session:?}").contains("secret"));
+}
+
+#[test]
+fn a_server_can_have_typed_credentials_forgotten() {
+    assert!(push("", "auth-nocache").unwrap().auth_nocache);
+    assert!(!push("", "ping 1").unwrap().auth_nocache);
+    let inline = "<auth-user-pass>\njoe\nsecret\n</auth-user-pass>";
+    assert!(!push(inline, "auth-nocache").unwrap().auth_nocache);
 }
 
 #[test]

@@ -161,6 +161,16 @@ fn openssl_list_of_version_1() {
 }
 
 #[test]
+fn a_list_without_a_ca_is_an_error() {
+    let ca = Ca::new("CA");
+    let mut options = with_crl(&ca.pem(), &list(&ca, &[7], 2999));
+    options.ca = None;
+    options.peer_fingerprints = vec![numbered(&ca, 7).fingerprint()];
+    let error = TlsConfig::new(&options, None).unwrap_err();
+    check(&error, TlsErrorKind::Config, &["crl-verify", "peer-fingerprint", "add the ca"]);
+}
+
+#[test]
 fn unreadable_list_is_an_error() {
     let ca = Ca::new("CA");
     for (crl, words) in [

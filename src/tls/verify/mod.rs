@@ -67,6 +67,12 @@ impl ServerVerifier {
         if ca.is_empty() && options.verify_hash.is_some() {
             return config("verify-hash needs a ca; use peer-fingerprint instead");
         }
+        if ca.is_empty() && options.crl.is_some() {
+            return config(
+                "crl-verify needs a ca to check the list with, and the profile has \
+                 peer-fingerprint only; add the ca, or remove crl-verify",
+            );
+        }
         let store = match ca {
             [] => None,
             ca => Some(TrustStore::new(ca, extra, options.cert_profile)?),
@@ -115,7 +121,7 @@ impl ServerVerifier {
             None => vec![leaf.clone()],
         };
         self.policy.rules.check(&leaf, &chain)?;
-        if let (Some(crls), Some(_)) = (&self.policy.crls, &self.policy.store) {
+        if let Some(crls) = &self.policy.crls {
             crls.check(&chain, self.allowed(), now)?;
         }
         let path: Path = chain.iter().map(Certificate::fingerprint).collect();

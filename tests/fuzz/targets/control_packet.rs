@@ -136,8 +136,6 @@ fn config(tcp: bool, nocache: bool) -> ControlConfig {
             hand_window: Duration::from_secs(60),
             tran_window: Duration::from_secs(3600),
             reneg: Some(Duration::from_secs(30)),
-            reneg_bytes: None,
-            reneg_packets: None,
             max_packet_size: 1250,
             replay_window: (64, Duration::from_secs(15)),
             ping: None,
