@@ -27,9 +27,6 @@ const DIGITAL_SIGNATURE_OR_KEY_EXCHANGE: u8 = 0x80 | 0x20 | 0x08;
 const NETSCAPE_SERVER: u8 = 0x40;
 const NETSCAPE_CLIENT: u8 = 0x80;
 
-/// Longest common name that OpenVPN 2 takes.
-const MAX_COMMON_NAME: usize = 64;
-
 /// The rules of one profile.
 pub(super) struct Rules {
     remote_cert_tls: Option<CertUsage>,
@@ -74,7 +71,6 @@ impl Rules {
 
     /// Checks everything else; `chain` starts with the leaf.
     pub(super) fn check(&self, leaf: &Certificate, chain: &[Certificate]) -> Result<(), TlsError> {
-        check_common_name(leaf)?;
         self.check_hash(leaf, chain)?;
         self.check_fingerprint(leaf)?;
         self.check_ns_cert_type(leaf)?;
@@ -255,18 +251,6 @@ fn client_purpose(leaf: &Certificate) -> bool {
     usages.is_none_or(|all| all.iter().any(|one| one == CLIENT_AUTH || one == ANY_USAGE))
         && leaf.netscape_type.is_none_or(|bits| bits & NETSCAPE_CLIENT != 0)
         && leaf.key_usage.is_none_or(|usage| usage & (0x80 | 0x08) != 0)
-}
-
-/// OpenVPN 2 takes no server that it has no name for.
-fn check_common_name(leaf: &Certificate) -> Result<(), TlsError> {
-    let why = match &leaf.common_name {
-        None => "has no common name (CN)",
-        Some(name) if name.chars().count() > MAX_COMMON_NAME => {
-            "has a common name (CN) of more than 64 characters"
-        }
-        Some(_) => return Ok(()),
-    };
-    Err(refused("certificate verification", leaf, format!("{why}; have it issued again with one")))
 }
 
 const fn usage_word(usage: CertUsage) -> &'static str {
