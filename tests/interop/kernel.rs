@@ -276,12 +276,13 @@ fn figures() {
             .command(&lab.client_ns)
             .args(["--config", &path, "--verb", "3"])
             .args(arguments)
-            .stdout(std::process::Stdio::null())
+            .stdout(std::fs::File::create(&log).unwrap())
             .spawn()
             .unwrap();
         let reachable = (0..20).any(|_| lab.ping_with("-n -q -c 1 -W 1 10.8.0.1").is_ok());
-        assert!(reachable, "OpenVPN's client did not connect:\n{}", server.log());
-        assert_eq!(links(&lab).len(), usize::from(arguments.is_empty()), "{arguments:?}");
+        let log = std::fs::read_to_string(&log).unwrap();
+        assert!(reachable, "OpenVPN's client did not connect:\n{log}\n{}", server.log());
+        assert_eq!(links(&lab).len(), usize::from(arguments.is_empty()), "{arguments:?}: {log}");
         let name = format!("openvpn {}", arguments.join(" "));
         spent.push((name, cost(&lab, process.id(), MEGABYTES)));
         process.kill().unwrap();
