@@ -421,6 +421,7 @@ mod tests {
     async fn events_become_signals_in_order() {
         let (mut backend, script) = connecting();
         minors(&mut backend);
+        backend.request(Request::Pause { reason: String::new() }).unwrap();
         for state in [
             SessionState::Authenticating,
             SessionState::GetConfig,
@@ -430,7 +431,7 @@ mod tests {
             script.events.send(SessionEvent::State(state)).unwrap();
             backend.next().await;
         }
-        assert_eq!(minors(&mut backend), [StatusMinor::ConnConnecting, StatusMinor::ConnPaused]);
+        assert_eq!(minors(&mut backend), [StatusMinor::ConnPausing, StatusMinor::ConnPaused]);
     }
 
     #[tokio::test]
