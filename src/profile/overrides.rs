@@ -311,14 +311,11 @@ impl ProxyOverrides {
         proxy.port = self.port.unwrap_or(proxy.port);
         if credentials.is_some() {
             proxy.credentials = credentials;
-            if proxy.auth == ProxyAuth::None {
-                proxy.auth = ProxyAuth::NoCleartext;
-            }
         }
         match self.cleartext {
             Some(true) => proxy.auth = ProxyAuth::Any,
-            Some(false) if proxy.auth == ProxyAuth::Any => proxy.auth = ProxyAuth::NoCleartext,
-            _ => {}
+            Some(false) => proxy.auth = ProxyAuth::NoCleartext,
+            None => {}
         }
         Ok(())
     }
@@ -420,6 +417,22 @@ mod tests {
         let udp = collect([text("proto-override", "udp")]);
         let errors = udp.apply(&mut options("remote a 1 tcp\nhttp-proxy p 3128"));
         assert!(errors[0].name == "proto-override" && errors[0].misdirects);
+    }
+
+    #[test]
+    fn a_password_goes_readably_to_a_proxy_of_the_overrides_only_if_they_say_so() {
+        let auth = |overrides: Overrides, extra: &str| {
+            let mut o = options(&format!("remote a 1 tcp\n{extra}"));
+            assert_eq!(overrides.apply(&mut o), []);
+            o.remotes[0].http_proxy.as_ref().unwrap().auth
+        };
+        let host = || [text("proxy-host", "proxy"), text("proxy-port", "1")];
+        let [a, b] = host();
+        assert_eq!(auth(collect([a, b]), ""), ProxyAuth::NoCleartext);
+        let [a, b] = host();
+        assert_eq!(auth(collect([a, b, flag("proxy-auth-cleartext", true)]), ""), ProxyAuth::Any);
+        let forbidden = collect([flag("proxy-auth-cleartext", false)]);
+        assert_eq!(auth(forbidden, "http-proxy p 1"), ProxyAuth::NoCleartext);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod bus;
 mod lifecycle;
 mod process;
+mod proxy;
 mod registration;
 mod specification;
 mod user_input;
