@@ -165,6 +165,11 @@ impl Backend {
         }
     }
 
+    /// What every session has in common.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
     /// The state machine, to read from.
     pub fn machine(&self) -> &Machine {
         &self.machine

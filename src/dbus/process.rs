@@ -13,9 +13,10 @@ use tracing::{info, warn};
 use zbus::names::OwnedUniqueName;
 use zbus::{Connection, MessageStream};
 
+use super::last_resort::clean_up_netcfg;
 use super::profile::no_files;
 use super::service::{Service, ServiceConfig, bus_peers};
-use super::{INTERFACE, LOG, NETCFG, NETCFG_OBJECT, SESSIONS};
+use super::{INTERFACE, LOG, NETCFG, SESSIONS};
 use crate::backend::{Settings, StartSession, Threads};
 use crate::logging::{LogFile, LogLevel, LogLine};
 use crate::network::NetcfgConfig;
@@ -156,7 +157,8 @@ async fn serve(
 
     let result = service.run(messages).await;
     if !direct && !connection.is_closed() {
-        clean_up_netcfg(&connection).await;
+        // The process ends either way.
+        let _ = tokio::time::timeout(CLEANUP_LIMIT, clean_up_netcfg(&connection)).await;
     }
     if !connection.is_closed() {
         connection.release_name(name).await?;
@@ -209,22 +211,6 @@ fn warm_up_netcfg(connection: Connection) {
             warn!("The network configuration service cannot be started: {error}");
         }
     });
-}
-
-/// netcfg forgets a caller it cannot look up: it has to answer before this process is gone, or the
-/// host route to the server stays.
-async fn clean_up_netcfg(connection: &Connection) {
-    let owned = connection.call_method(Some(BUS), BUS_OBJECT, Some(BUS), "NameHasOwner", &NETCFG);
-    let running = match owned.await {
-        Ok(reply) => reply.body().deserialize::<bool>().unwrap_or(false),
-        Err(_) => false,
-    };
-    if !running {
-        return;
-    }
-    let call = connection.call_method(Some(NETCFG), NETCFG_OBJECT, Some(NETCFG), "Cleanup", &());
-    // The process ends either way.
-    let _ = tokio::time::timeout(CLEANUP_LIMIT, call).await;
 }
 
 /// SIGTERM, SIGINT and SIGHUP end the session in order.

@@ -15,7 +15,7 @@ use zbus::{Connection, Guid, Message, MessageStream};
 use super::error::Failure;
 use super::peers::{Change, LogPeer, Outgoing, Peers};
 use super::profile::{Fetched, Files, fetch};
-use super::{INTERFACE, OBJECT, SESSIONS, SESSIONS_OBJECT, log_service};
+use super::{INTERFACE, OBJECT, SESSIONS, SESSIONS_OBJECT, last_resort, log_service};
 use crate::backend::{Backend, Dialect, Error, Registration, Request, Settings, StartSession};
 use crate::logging::{LogLevel, LogLine};
 
@@ -23,8 +23,6 @@ use crate::logging::{LogLevel, LogLine};
 const REGISTRATION_LIMIT: Duration = Duration::from_secs(30);
 /// The session manager calls `Disconnect` once more when it sees (2,16). It gets an answer.
 const LINGER: Duration = Duration::from_millis(200);
-/// After `ForceShutdown` the process ends by itself within this time, or is ended.
-const FORCED_EXIT: Duration = Duration::from_millis(1200);
 /// Of questions to other services.
 const ANSWER_LIMIT: Duration = Duration::from_secs(4);
 /// The registration waits this long for the log service to know the session: a user may ask for
@@ -353,12 +351,8 @@ impl Service {
     }
 
     /// `ForceShutdown` ends the process even if something in it hangs.
-    #[expect(clippy::unused_self, reason = "reads as what it is: an act of the service")]
     pub(super) fn exit_by_force(&self) {
-        std::thread::spawn(|| {
-            std::thread::sleep(FORCED_EXIT);
-            std::process::exit(0);
-        });
+        last_resort::end_process(self.backend.settings().clone());
     }
 
     /// The connection is gone. The session is wound up all the same.
