@@ -16,7 +16,7 @@ use zbus::{Connection, MessageStream};
 use super::last_resort::clean_up_netcfg;
 use super::profile::no_files;
 use super::service::{Service, ServiceConfig, bus_peers};
-use super::{INTERFACE, LOG, NETCFG, SESSIONS};
+use super::{INTERFACE, LOG, SESSIONS};
 use crate::backend::{Settings, StartSession, Threads};
 use crate::logging::{LogFile, LogLevel, LogLine};
 use crate::network::NetcfgConfig;
@@ -133,7 +133,7 @@ async fn serve(
         })
     };
     let settings = Settings {
-        network,
+        network: network.clone(),
         runtime_dir: options.runtime_dir.unwrap_or_else(default_runtime_dir),
         gui_version: concat!("ovpn-client/", env!("CARGO_PKG_VERSION")).to_owned(),
         sso: "openurl,webauth,crtext".to_owned(),
@@ -151,8 +151,8 @@ async fn serve(
     service.request_registration(&name).await?;
     info!("Backend process registered as {name}");
 
-    if !direct {
-        warm_up_netcfg(connection.clone());
+    if let NetworkMode::Netcfg(netcfg) = &network {
+        warm_up(netcfg.clone());
     }
 
     let result = service.run(messages).await;
@@ -202,13 +202,11 @@ async fn introduce(
 }
 
 /// Has the bus start netcfg while the user still types: connecting does not wait for it then.
-fn warm_up_netcfg(connection: Connection) {
+fn warm_up(netcfg: NetcfgConfig) {
     tokio::spawn(async move {
-        let start = (NETCFG, 0_u32);
-        let call =
-            connection.call_method(Some(BUS), BUS_OBJECT, Some(BUS), "StartServiceByName", &start);
-        if let Err(error) = call.await {
-            warn!("The network configuration service cannot be started: {error}");
+        // Connecting finds out again, and then it is the reason why it fails.
+        if let Err(error) = netcfg.start_service().await {
+            warn!("{error}");
         }
     });
 }
