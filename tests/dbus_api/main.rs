@@ -4,6 +4,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests")]
 
 mod bus;
+mod connected;
 mod lifecycle;
 mod process;
 mod proxy;
