@@ -2,11 +2,13 @@
 """Runs inside a root with OpenVPN 3 Linux: starts a system bus, drives the `openvpn3` command line
 through scenarios, and writes what the backend signalled and what the user saw as JSON."""
 
+import base64
 import json
 import os
 import pty
 import re
 import select
+import socket
 import subprocess
 import sys
 import threading
@@ -274,6 +276,67 @@ def wrong_password(recorder):
     output = session.start(user("plain", "wrong"))
     session.record["user"].append(["says so", "authentication failed" in output])
     return session.end()
+
+
+class Proxy:
+    """An HTTP proxy that wants Basic authentication, for as long as it is used with `with`."""
+
+    AUTHORIZATION = b"Basic " + base64.b64encode(b"proxyuser:proxysecret")
+
+    def __enter__(self):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self.listen, daemon=True).start()
+        return self.listener.getsockname()[1]
+
+    def __exit__(self, *_):
+        self.listener.close()
+
+    def listen(self):
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self.serve, args=(client,), daemon=True).start()
+
+    def serve(self, client):
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            byte = client.recv(1)
+            if not byte:
+                return
+            head += byte
+        if b"Proxy-Authorization: " + self.AUTHORIZATION not in head:
+            client.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"rs\"\r\n"
+                           b"Content-Length: 0\r\nConnection: close\r\n\r\n")
+            client.close()
+            return
+        host, port = head.split()[1].decode().rsplit(":", 1)
+        server = socket.create_connection((host, int(port)))
+        client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        threading.Thread(target=self.copy, args=(server, client), daemon=True).start()
+        self.copy(client, server)
+
+    @staticmethod
+    def copy(source, sink):
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            # Closed by the other direction.
+            pass
+
+
+def proxy_login(recorder):
+    """A proxy that the profile gives no credentials for: a wrong password, then the right one."""
+    with Proxy() as port:
+        session = Session(recorder, profile(1195, "tcp", extra=f"http-proxy 127.0.0.1 {port}"))
+        answers = [("proxy username", "proxyuser"), ("proxy password", "wrong"),
+                   ("proxy username", "proxyuser"), ("proxy password", "proxysecret")]
+        session.start(answers)
+        reachable(session, 1195)
+        return session.end()
 
 
 def static_challenge(recorder):
@@ -573,7 +636,7 @@ def token(recorder):
 
 
 SCENARIOS = [token, plain, tcp, pause, statistics, two_sessions, password, wrong_password,
-             wrong_then_right_password, static_challenge, dynamic_challenge, crtext, crtext_wrong, open_url,
+             wrong_then_right_password, proxy_login, static_challenge, dynamic_challenge, crtext, crtext_wrong, open_url,
              web_auth, passphrase, wrong_passphrase, wrong_ca, unusable_profile, overrides, overrides_tunnel,
              inactive, log, python_module]
 
