@@ -15,6 +15,9 @@ use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::field::RecordFields;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::{Context, Filter, Layer, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
@@ -170,15 +173,39 @@ pub fn init(
             LogFile::Stdout => BoxMakeWriter::new(io::stdout),
             LogFile::File(file) => BoxMakeWriter::new(Arc::new(file)),
         };
-        tracing_subscriber::fmt::layer()
-            .with_writer(writer)
-            .with_ansi(colour)
-            .with_target(false)
-            .with_filter(level.clone())
+        to_file(writer, colour).with_filter(level.clone())
     });
     let forward = Forward { level: level.clone(), sender }.with_filter(level.clone());
     tracing_subscriber::registry().with(forward).with(file).try_init()?;
     Ok(receiver)
+}
+
+/// Writes events as lines.
+fn to_file<S>(writer: BoxMakeWriter, colour: bool) -> impl Layer<S>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    tracing_subscriber::fmt::layer()
+        .fmt_fields(PrintableFields)
+        .with_writer(writer)
+        .with_ansi(colour)
+        .with_target(false)
+}
+
+/// Message and fields without control characters: a server's text must not steer the terminal
+/// that somebody reads the file with.
+struct PrintableFields;
+
+impl<'writer> FormatFields<'writer> for PrintableFields {
+    fn format_fields<R: RecordFields>(
+        &self,
+        mut writer: Writer<'writer>,
+        fields: R,
+    ) -> fmt::Result {
+        let mut text = Text::default();
+        fields.record(&mut text);
+        writer.write_str(&printable(&text.text))
+    }
 }
 
 /// Puts events into the queue.
@@ -283,6 +310,18 @@ mod tests {
         let seen = lines(3, emit_all);
         assert_eq!(seen[3].0, Group::BackendProc);
         assert_eq!(seen[0].0, Group::Client);
+    }
+
+    #[test]
+    fn a_file_gets_no_control_characters_either() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let writer = BoxMakeWriter::new(Arc::new(file.reopen().unwrap()));
+        let subscriber = tracing_subscriber::registry().with(to_file(writer, false));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::info!(target: "ovpn_client", host = "a\x1bb", "to\n{}\u{9b}1m", "x");
+        });
+        let written = std::fs::read_to_string(file.path()).unwrap();
+        assert!(written.ends_with("tox1m host=ab\n"), "{written:?}");
     }
 
     #[test]

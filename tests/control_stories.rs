@@ -119,6 +119,8 @@ fn a_silent_server_is_asked_with_backoff_for_one_hand_window() {
     // 0, 2, 6, 14, then every 8 s.
     assert_eq!(sim.client.stats().packets_out, 9);
     assert_eq!(sim.client.stats().error(ErrorCounter::HandshakeTimeout), 1);
+    let survived: Vec<_> = sim.client.stats().errors().collect();
+    assert_eq!(survived, [], "what closed the channel is counted by whoever hears of it");
     assert!(!sim.client.is_active());
 }
 

@@ -2,11 +2,13 @@
 """Runs inside a root with OpenVPN 3 Linux: starts a system bus, drives the `openvpn3` command line
 through scenarios, and writes what the backend signalled and what the user saw as JSON."""
 
+import base64
 import json
 import os
 import pty
 import re
 import select
+import socket
 import subprocess
 import sys
 import threading
@@ -276,6 +278,67 @@ def wrong_password(recorder):
     return session.end()
 
 
+class Proxy:
+    """An HTTP proxy that wants Basic authentication, for as long as it is used with `with`."""
+
+    AUTHORIZATION = b"Basic " + base64.b64encode(b"proxyuser:proxysecret")
+
+    def __enter__(self):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self.listen, daemon=True).start()
+        return self.listener.getsockname()[1]
+
+    def __exit__(self, *_):
+        self.listener.close()
+
+    def listen(self):
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self.serve, args=(client,), daemon=True).start()
+
+    def serve(self, client):
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            byte = client.recv(1)
+            if not byte:
+                return
+            head += byte
+        if b"Proxy-Authorization: " + self.AUTHORIZATION not in head:
+            client.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nProxy-Authenticate: Basic realm=\"rs\"\r\n"
+                           b"Content-Length: 0\r\nConnection: close\r\n\r\n")
+            client.close()
+            return
+        host, port = head.split()[1].decode().rsplit(":", 1)
+        server = socket.create_connection((host, int(port)))
+        client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        threading.Thread(target=self.copy, args=(server, client), daemon=True).start()
+        self.copy(client, server)
+
+    @staticmethod
+    def copy(source, sink):
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            # Closed by the other direction.
+            pass
+
+
+def proxy_login(recorder):
+    """A proxy that the profile gives no credentials for: a wrong password, then the right one."""
+    with Proxy() as port:
+        session = Session(recorder, profile(1195, "tcp", extra=f"http-proxy 127.0.0.1 {port}"))
+        answers = [("proxy username", "proxyuser"), ("proxy password", "wrong"),
+                   ("proxy username", "proxyuser"), ("proxy password", "proxysecret")]
+        session.start(answers)
+        reachable(session, 1195)
+        return session.end()
+
+
 def static_challenge(recorder):
     text = profile(1196, key=None, extra=LOGIN + '\nstatic-challenge "Your PIN" 1')
     session = Session(recorder, text)
@@ -354,6 +417,29 @@ def overrides(recorder):
     values = [("server-override", SERVER), ("log-level", "5")]
     session = Session(recorder, profile().replace(f"remote {SERVER}", "remote 10.97.0.99"), values)
     session.start()
+    reachable(session)
+    return session.end()
+
+
+def device():
+    """Name and index of the tunnel: another index is another device."""
+    links = json.loads(subprocess.check_output(["ip", "-j", "-d", "link"]))
+    return [(link["ifname"], link["ifindex"]) for link in links
+            if link.get("linkinfo", {}).get("info_kind") in ("tun", "ovpn", "ovpn-dco")]
+
+
+def overrides_tunnel(recorder):
+    """A device that outlives a restart, and DNS that is left alone."""
+    values = [("persist-tun", "true"), ("dns-setup-disabled", "true"), ("ipv6", "no")]
+    session = Session(recorder, profile(extra="dhcp-option DNS 10.94.0.1"), values)
+    resolver = contents("/etc/resolv.conf")
+    session.start()
+    session.record["user"].append(["resolv.conf is left alone", contents("/etc/resolv.conf") == resolver])
+    session.told()
+    before = device()
+    session.manage("restart")
+    session.wait("2,7")
+    session.record["user"].append(["same device", bool(before) and device() == before])
     reachable(session)
     return session.end()
 
@@ -464,6 +550,42 @@ def offload(recorder):
     return session.record
 
 
+# `session-start` gives up a session whose password was refused; programs need not.
+WRONG_THEN_RIGHT_SCRIPT = """
+import dbus, openvpn3, sys, time
+bus = dbus.SystemBus()
+config = [c for c in openvpn3.ConfigurationManager(bus).FetchAvailableConfigs() if c.GetConfigName() == sys.argv[1]][0]
+session = openvpn3.SessionManager(bus).NewTunnel(config)
+time.sleep(1)
+for password in ("wrong", "secret"):
+    answers = {"username": "plain", "password": password}
+    slots = session.FetchUserInputSlots()
+    print(sorted(slot.GetVariableName() for slot in slots))
+    for slot in slots:
+        slot.ProvideInput(answers[slot.GetVariableName()])
+    session.Ready()
+    session.Connect()
+    ends = (openvpn3.StatusMinor.CONN_CONNECTED, openvpn3.StatusMinor.CONN_AUTH_FAILED)
+    time.sleep(0.3)
+    for attempt in range(100):
+        status = session.GetStatus()
+        if status["minor"] in ends:
+            break
+        time.sleep(0.1)
+    print(status["minor"].name)
+"""
+
+
+def wrong_then_right_password(recorder):
+    session = Session(recorder, profile(1196, key=None, extra=LOGIN))
+    result = subprocess.run([sys.executable, "-c", WRONG_THEN_RIGHT_SCRIPT, session.name], capture_output=True,
+                            text=True, timeout=90)
+    print(result.stdout, result.stderr, file=sys.stderr)
+    session.record["user"].append(["a wrong password, then the right one", result.stdout.split("\n")[:4]])
+    reachable(session, 1196)
+    return session.end()
+
+
 TOKEN_SCRIPT = """
 import base64, dbus, openvpn3, subprocess, sys, time
 name, pin = sys.argv[1:3]
@@ -514,9 +636,42 @@ def token(recorder):
     return record
 
 
-SCENARIOS = [token, plain, tcp, pause, statistics, two_sessions, password, wrong_password, static_challenge,
-             dynamic_challenge, crtext, crtext_wrong, open_url, web_auth, passphrase, wrong_passphrase,
-             wrong_ca, unusable_profile, overrides, inactive, log, python_module]
+SCENARIOS = [token, plain, tcp, pause, statistics, two_sessions, password, wrong_password,
+             wrong_then_right_password, proxy_login, static_challenge, dynamic_challenge, crtext, crtext_wrong, open_url,
+             web_auth, passphrase, wrong_passphrase, wrong_ca, unusable_profile, overrides, overrides_tunnel,
+             inactive, log, python_module]
+
+
+def contents(path):
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return None
+
+
+def host():
+    """What a session changes and has to change back."""
+    lines = []
+    for what in (["link"], ["address"], ["-4", "route", "show", "table", "all"],
+                 ["-6", "route", "show", "table", "all"], ["rule"], ["-6", "rule"]):
+        output = subprocess.check_output(["ip", "-o", *what], text=True)
+        # Lifetimes run down by themselves.
+        lines += [re.sub(r"(expires|valid_lft|preferred_lft) \S+", "", line).strip() for line in output.splitlines()]
+    lines += [f"resolv.conf: {line}" for line in (contents("/etc/resolv.conf") or "").splitlines()]
+    return lines
+
+
+def left_behind(before):
+    """What differs from before, once the backend has had the time to end."""
+    for attempt in range(50):
+        now = host()
+        difference = sorted([f"- {line}" for line in before if line not in now]
+                            + [f"+ {line}" for line in now if line not in before])
+        if not difference:
+            break
+        time.sleep(0.1)
+    return difference
 
 
 def main():
@@ -539,11 +694,15 @@ def main():
         for scenario in [*SCENARIOS, offload]:
             if scenario.__name__ in (wanted or [s.__name__ for s in SCENARIOS]):
                 print(f"=== {scenario.__name__}", file=sys.stderr)
+                before = host()
                 try:
                     records[scenario.__name__] = scenario(recorder)
                 except Exception as error:  # one broken scenario must not hide the others
                     records[scenario.__name__] = {"signals": recorder.take(), "user": [], "figures": {}, "error": repr(error)}
                 run("session-manage", "--cleanup")
+                # That one looks for itself what is left, after each of its sessions.
+                if scenario is not offload:
+                    records[scenario.__name__]["user"].append(["left behind", left_behind(before)])
     finally:
         recorder.monitor.terminate()
         daemon.terminate()

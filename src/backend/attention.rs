@@ -38,6 +38,10 @@ pub enum AttentionGroup {
     ChallengeAuthPending,
     /// Sign with an external key.
     Pkcs11Sign,
+    /// Decrypt with an external key. Part of both dialects, and never asked for: only key
+    /// exchanges without forward secrecy (RSA) decrypt anything with the certificate's key, and
+    /// every TLS handshake here is an ephemeral one, whose key only signs.
+    Pkcs11Decrypt,
     /// Web authentication.
     OpenUrl,
 }
@@ -46,7 +50,7 @@ impl AttentionGroup {
     /// The type this group belongs to.
     pub const fn attention_type(self) -> AttentionType {
         match self {
-            Self::Pkcs11Sign => AttentionType::Pkcs11,
+            Self::Pkcs11Sign | Self::Pkcs11Decrypt => AttentionType::Pkcs11,
             _ => AttentionType::Credentials,
         }
     }
@@ -64,6 +68,8 @@ impl AttentionGroup {
             (Self::ChallengeAuthPending, Dialect::Deployed) => 6,
             (Self::Pkcs11Sign, Dialect::Documented) => 6,
             (Self::Pkcs11Sign, Dialect::Deployed) => 7,
+            (Self::Pkcs11Decrypt, Dialect::Documented) => 7,
+            (Self::Pkcs11Decrypt, Dialect::Deployed) => 8,
             (Self::OpenUrl, Dialect::Documented) => 8,
             (Self::OpenUrl, Dialect::Deployed) => 9,
         };
@@ -86,6 +92,7 @@ mod tests {
             (ChallengeDynamic, (1, 5), (1, 5)),
             (ChallengeAuthPending, (1, 5), (1, 6)),
             (Pkcs11Sign, (2, 6), (2, 7)),
+            (Pkcs11Decrypt, (2, 7), (2, 8)),
             (OpenUrl, (1, 8), (1, 9)),
         ];
         for (group, documented, deployed) in table {

@@ -88,36 +88,55 @@ impl Threads {
     }
 }
 
+/// Starts a session, once it is known that somebody can configure the network for it: a session
+/// takes a service that is missing for one that will be back, and tries again for ever.
 fn start_session(config: SessionConfig) -> Running {
-    let (handle, events) = SessionHandle::start(config);
-    let (commands, mut receiver) = mpsc::unbounded_channel();
-    // A session that hangs stops reading its commands. Waiting for it happens here, in order, so
-    // that whoever gives the commands never waits.
+    let (commands, receiver) = mpsc::unbounded_channel();
+    let (news, events) = mpsc::unbounded_channel();
     tokio::spawn(async move {
-        while let Some(command) = receiver.recv().await {
-            match command {
-                Command::Pause => handle.pause().await,
-                Command::Resume => handle.resume().await,
-                Command::Restart => handle.restart().await,
-                Command::Disconnect => handle.disconnect().await,
-                Command::Respond(answer) => handle.respond(answer).await,
-                Command::Sign(id, signature) => handle.sign(id, signature).await,
-                // A session that ends meanwhile says so by its last event; only one that hangs is
-                // not alive, and that one does not get here.
-                Command::Ping(reply) => {
-                    if handle.ping().await {
-                        let _ = reply.send(());
-                    }
-                }
-                Command::Statistics(reply) => {
-                    if let Some(statistics) = handle.statistics().await {
-                        let _ = reply.send(statistics);
-                    }
-                }
-            }
+        if let NetworkMode::Netcfg(netcfg) = &config.network
+            && let Err(error) = netcfg.start_service().await
+        {
+            // Whoever does not listen any more does not need the reason.
+            let _ =
+                news.send(SessionEvent::Ended(Outcome::Privilege { message: error.to_string() }));
+            return;
+        }
+        let (handle, mut events) = SessionHandle::start(config);
+        tokio::spawn(pass_on(receiver, handle));
+        while let Some(event) = events.recv().await {
+            // Nobody listens: the session ends with its commands.
+            let _ = news.send(event);
         }
     });
     Running { commands, events }
+}
+
+/// A session that hangs stops reading its commands. Waiting for it happens here, in order, so that
+/// whoever gives the commands never waits.
+async fn pass_on(mut receiver: mpsc::UnboundedReceiver<Command>, handle: SessionHandle) {
+    while let Some(command) = receiver.recv().await {
+        match command {
+            Command::Pause => handle.pause().await,
+            Command::Resume => handle.resume().await,
+            Command::Restart => handle.restart().await,
+            Command::Disconnect => handle.disconnect().await,
+            Command::Respond(answer) => handle.respond(answer).await,
+            Command::Sign(id, signature) => handle.sign(id, signature).await,
+            // A session that ends meanwhile says so by its last event; only one that hangs is
+            // not alive, and that one does not get here.
+            Command::Ping(reply) => {
+                if handle.ping().await {
+                    let _ = reply.send(());
+                }
+            }
+            Command::Statistics(reply) => {
+                if let Some(statistics) = handle.statistics().await {
+                    let _ = reply.send(statistics);
+                }
+            }
+        }
+    }
 }
 
 /// What every session of this process has in common.
@@ -163,6 +182,11 @@ impl Backend {
             timer: None,
             signals: VecDeque::new(),
         }
+    }
+
+    /// What every session has in common.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// The state machine, to read from.
@@ -421,6 +445,7 @@ mod tests {
     async fn events_become_signals_in_order() {
         let (mut backend, script) = connecting();
         minors(&mut backend);
+        backend.request(Request::Pause { reason: String::new() }).unwrap();
         for state in [
             SessionState::Authenticating,
             SessionState::GetConfig,
@@ -430,7 +455,7 @@ mod tests {
             script.events.send(SessionEvent::State(state)).unwrap();
             backend.next().await;
         }
-        assert_eq!(minors(&mut backend), [StatusMinor::ConnConnecting, StatusMinor::ConnPaused]);
+        assert_eq!(minors(&mut backend), [StatusMinor::ConnPausing, StatusMinor::ConnPaused]);
     }
 
     #[tokio::test]

@@ -405,11 +405,12 @@ impl ControlChannel {
 
     /// Counts and reports a failed session; the connection is over unless another key works.
     pub(super) fn session_failed(&mut self, key_id: KeyId, error: SessionError, now: Instant) {
-        self.stats.count(match error {
+        let counter = match error {
             SessionError::EarlyNegotiation(_) => ErrorCounter::EarlyNegotiation,
             SessionError::Tls(_) => ErrorCounter::Ssl,
             _ => ErrorCounter::ControlChannel,
-        });
+        };
+        self.stats.count(counter);
         let error = match error {
             SessionError::Tls(error) => ControlError::Tls(error),
             SessionError::NoCredentials => ControlError::CredentialsForgotten,
@@ -422,6 +423,10 @@ impl ControlChannel {
         } else if is(&self.sessions.negotiating) && self.sessions.current.is_some() {
             self.renegotiation_failed(error, now);
         } else {
+            // That it was the early negotiation is told by nothing but its counter.
+            if counter != ErrorCounter::EarlyNegotiation {
+                self.stats.closed_by(counter);
+            }
             self.close(error);
         }
     }

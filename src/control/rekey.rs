@@ -87,6 +87,7 @@ impl ControlChannel {
         if self.sessions.current.is_some() {
             self.renegotiation_failed(error, now);
         } else {
+            self.stats.closed_by(ErrorCounter::HandshakeTimeout);
             self.close(error);
         }
     }

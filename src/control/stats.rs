@@ -64,14 +64,20 @@ pub struct ControlStats {
     /// Of the packets sent, how many carried a message again.
     pub retransmissions: u64,
     errors: [u64; ErrorCounter::ALL.len()],
+    /// What closed the channel.
+    fatal: Option<ErrorCounter>,
 }
 
 impl ControlStats {
-    /// Name and count of each error that happened.
+    /// Name and count of each error that the channel has survived. The one that closed it is for
+    /// whoever hears [`super::Event::Closed`] to count.
     pub fn errors(&self) -> impl Iterator<Item = (&'static str, u64)> {
         ErrorCounter::ALL
             .into_iter()
-            .map(|counter| (counter.name(), self.error(counter)))
+            .map(|counter| {
+                let fatal = u64::from(self.fatal == Some(counter));
+                (counter.name(), self.error(counter).saturating_sub(fatal))
+            })
             .filter(|(_, count)| *count > 0)
     }
 
@@ -82,5 +88,10 @@ impl ControlStats {
 
     pub(super) const fn count(&mut self, counter: ErrorCounter) {
         self.errors[counter as usize] += 1;
+    }
+
+    /// An error that was counted before has closed the channel.
+    pub(super) const fn closed_by(&mut self, counter: ErrorCounter) {
+        self.fatal = Some(counter);
     }
 }

@@ -11,13 +11,26 @@ use zbus::names::OwnedUniqueName;
 use super::{INTERFACE, LOG, LOG_OBJECT, SESSIONS};
 
 const LIMIT: Duration = Duration::from_secs(5);
+/// How often `Attach` is tried with a service that does not answer: it may just be slow to start.
+const TRIES: u32 = 6;
 const FAREWELL_LIMIT: Duration = Duration::from_millis(500);
 
 /// Attaches both interfaces, starting the service if need be. `None` if there is no log service.
 pub(super) async fn attach(connection: &Connection) -> Option<OwnedUniqueName> {
-    let name = call(connection, "Attach", &INTERFACE, LIMIT).await?;
+    let mut name = None;
+    for _ in 0..TRIES {
+        match call(connection, "Attach", &INTERFACE, LIMIT).await {
+            Ok(found) => {
+                name = Some(found);
+                break;
+            }
+            Err(Failure::NoAnswer) => {}
+            Err(Failure::Refused) => return None,
+        }
+    }
+    let name = name?;
     // The deployed backends attach the session manager's interface too; nothing depends on it.
-    call(connection, "Attach", &SESSIONS, LIMIT).await;
+    let _ = call(connection, "Attach", &SESSIONS, LIMIT).await;
     Some(name)
 }
 
@@ -25,7 +38,8 @@ pub(super) async fn attach(connection: &Connection) -> Option<OwnedUniqueName> {
 pub(super) async fn assign_session(connection: &Connection, session_path: &str) {
     match zbus::ObjectPath::try_from(session_path) {
         Ok(path) => {
-            call(connection, "AssignSession", &(path, INTERFACE), LIMIT).await;
+            // What went wrong is in the log.
+            let _ = call(connection, "AssignSession", &(path, INTERFACE), LIMIT).await;
         }
         Err(error) => tracing::warn!("No log forwarding for {session_path}: {error}"),
     }
@@ -34,8 +48,14 @@ pub(super) async fn assign_session(connection: &Connection, session_path: &str) 
 /// Says goodbye.
 pub(super) async fn detach(connection: &Connection) {
     for interface in [INTERFACE, SESSIONS] {
-        call(connection, "Detach", &interface, FAREWELL_LIMIT).await;
+        let _ = call(connection, "Detach", &interface, FAREWELL_LIMIT).await;
     }
+}
+
+enum Failure {
+    NoAnswer,
+    /// Or there is no such service.
+    Refused,
 }
 
 async fn call<B>(
@@ -43,25 +63,29 @@ async fn call<B>(
     method: &'static str,
     body: &B,
     limit: Duration,
-) -> Option<OwnedUniqueName>
+) -> Result<OwnedUniqueName, Failure>
 where
     B: serde::Serialize + zbus::DynamicType + Sync,
 {
     let call = connection.call_method(Some(LOG), LOG_OBJECT, Some(LOG), method, body);
     match tokio::time::timeout(limit, call).await {
-        Ok(Ok(reply)) => reply.header().sender().map(|name| name.to_owned().into()),
+        Ok(Ok(reply)) => sender(&reply),
         Ok(Err(zbus::Error::MethodError(_, Some(text), reply)))
             if text.contains("Already attached") =>
         {
-            reply.header().sender().map(|name| name.to_owned().into())
+            sender(&reply)
         }
         Ok(Err(error)) => {
             tracing::debug!("Log service: {method}: {error}");
-            None
+            Err(Failure::Refused)
         }
         Err(_) => {
             tracing::debug!("Log service: {method}: no answer within {} s", limit.as_secs());
-            None
+            Err(Failure::NoAnswer)
         }
     }
+}
+
+fn sender(reply: &zbus::Message) -> Result<OwnedUniqueName, Failure> {
+    reply.header().sender().map(|name| name.to_owned().into()).ok_or(Failure::Refused)
 }

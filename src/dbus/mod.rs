@@ -5,6 +5,7 @@
 
 mod error;
 mod introspection;
+mod last_resort;
 mod log_service;
 mod object;
 mod peers;

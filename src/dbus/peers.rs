@@ -34,12 +34,24 @@ pub(super) enum Peers {
 /// How far the log service is.
 #[derive(Debug)]
 pub(super) enum LogPeer {
-    /// `Attach` is under way; what it would miss is kept.
-    Attaching(Vec<Outgoing>),
+    /// `Attach` is under way.
+    Attaching {
+        /// What it would miss.
+        backlog: Vec<Outgoing>,
+        /// The newest news of its name since then: who has it, or that nobody has.
+        news: Option<Option<OwnedUniqueName>>,
+    },
     /// It listens.
     Attached(OwnedUniqueName),
     /// There is none.
     Absent,
+}
+
+impl LogPeer {
+    /// `Attach` is about to be called.
+    pub(super) const fn attaching() -> Self {
+        Self::Attaching { backlog: Vec::new(), news: None }
+    }
 }
 
 impl Peers {
@@ -63,11 +75,16 @@ impl Peers {
                 *manager = owner;
                 if gone { Change::ManagerGone } else { Change::None }
             }
-            LOG => match (&log, owner) {
-                (LogPeer::Attaching(_), _) => Change::None,
+            LOG => match (&mut *log, owner) {
+                (LogPeer::Attaching { news, .. }, owner) => {
+                    *news = Some(owner);
+                    Change::None
+                }
+                // The bus tells of the one that `Attach` has started, maybe after its answer.
+                (LogPeer::Attached(name), Some(owner)) if *name == owner => Change::None,
                 (_, Some(_)) => {
-                    *log = LogPeer::Attaching(Vec::new());
-                    Change::LogBack
+                    *log = LogPeer::attaching();
+                    Change::AttachLog
                 }
                 (_, None) => {
                     *log = LogPeer::Absent;
@@ -96,35 +113,46 @@ impl Peers {
                     LogPeer::Attached(name) => {
                         messages.push(signal.message(connection, Some(name), token)?);
                     }
-                    LogPeer::Attaching(backlog) if backlog.len() < BACKLOG => backlog.push(signal),
-                    LogPeer::Attaching(_) | LogPeer::Absent => {}
+                    LogPeer::Attaching { backlog, .. } if backlog.len() < BACKLOG => {
+                        backlog.push(signal);
+                    }
+                    LogPeer::Attaching { .. } | LogPeer::Absent => {}
                 }
                 connection.send_all(&messages).await
             }
         }
     }
 
-    /// The log service listens now (or does not exist): it gets what it has missed.
+    /// `Attach` has come to an end. A log service that listens now gets what it has missed; one
+    /// that has come since has to be attached, too.
     pub(super) async fn log_attached(
         &mut self,
         connection: &Connection,
         token: &str,
         name: Option<OwnedUniqueName>,
-    ) -> zbus::Result<()> {
-        let Self::Bus { log, .. } = self else { return Ok(()) };
-        let Some(name) = name else {
-            *log = LogPeer::Absent;
-            return Ok(());
+    ) -> zbus::Result<Change> {
+        let Self::Bus { log: log @ LogPeer::Attaching { .. }, .. } = self else {
+            return Ok(Change::None);
         };
-        let messages = match log {
-            LogPeer::Attaching(backlog) => backlog
-                .iter()
-                .map(|signal| signal.message(connection, Some(&name), token))
-                .collect::<zbus::Result<Vec<_>>>()?,
-            _ => Vec::new(),
+        let LogPeer::Attaching { backlog, news } = std::mem::replace(log, LogPeer::Absent) else {
+            return Ok(Change::None);
         };
-        *log = LogPeer::Attached(name);
-        connection.send_all(&messages).await
+        match (name, news) {
+            (name, Some(Some(owner))) if name.as_ref() != Some(&owner) => {
+                *log = LogPeer::Attaching { backlog, news: None };
+                Ok(Change::AttachLog)
+            }
+            (Some(name), None | Some(Some(_))) => {
+                let messages = backlog
+                    .iter()
+                    .map(|signal| signal.message(connection, Some(&name), token))
+                    .collect::<zbus::Result<Vec<_>>>()?;
+                *log = LogPeer::Attached(name);
+                connection.send_all(&messages).await?;
+                Ok(Change::None)
+            }
+            (_, Some(None)) | (None, _) => Ok(Change::None),
+        }
     }
 
     /// True while the log service listens.
@@ -139,8 +167,8 @@ pub(super) enum Change {
     None,
     /// The session manager is gone: so is everybody's handle on this process.
     ManagerGone,
-    /// A new log service: attach again.
-    LogBack,
+    /// A new log service: it has to be attached.
+    AttachLog,
 }
 
 impl Outgoing {
@@ -206,7 +234,7 @@ mod tests {
         let mut peers = Peers::Bus { manager: None, log: LogPeer::Attached(unique(":1.2")) };
         assert_eq!(peers.owner_changed(LOG, None), Change::None);
         assert!(!peers.has_log());
-        assert_eq!(peers.owner_changed(LOG, Some(unique(":1.3"))), Change::LogBack);
+        assert_eq!(peers.owner_changed(LOG, Some(unique(":1.3"))), Change::AttachLog);
         assert_eq!(peers.owner_changed(LOG, Some(unique(":1.3"))), Change::None);
     }
 }

@@ -13,9 +13,10 @@ use tracing::{info, warn};
 use zbus::names::OwnedUniqueName;
 use zbus::{Connection, MessageStream};
 
+use super::last_resort::clean_up_netcfg;
 use super::profile::no_files;
 use super::service::{Service, ServiceConfig, bus_peers};
-use super::{INTERFACE, LOG, NETCFG, NETCFG_OBJECT, SESSIONS};
+use super::{INTERFACE, LOG, SESSIONS};
 use crate::backend::{Settings, StartSession, Threads};
 use crate::logging::{LogFile, LogLevel, LogLine};
 use crate::network::NetcfgConfig;
@@ -132,7 +133,7 @@ async fn serve(
         })
     };
     let settings = Settings {
-        network,
+        network: network.clone(),
         runtime_dir: options.runtime_dir.unwrap_or_else(default_runtime_dir),
         gui_version: concat!("ovpn-client/", env!("CARGO_PKG_VERSION")).to_owned(),
         sso: "openurl,webauth,crtext".to_owned(),
@@ -150,13 +151,14 @@ async fn serve(
     service.request_registration(&name).await?;
     info!("Backend process registered as {name}");
 
-    if !direct {
-        warm_up_netcfg(connection.clone());
+    if let NetworkMode::Netcfg(netcfg) = &network {
+        warm_up(netcfg.clone());
     }
 
     let result = service.run(messages).await;
     if !direct && !connection.is_closed() {
-        clean_up_netcfg(&connection).await;
+        // The process ends either way.
+        let _ = tokio::time::timeout(CLEANUP_LIMIT, clean_up_netcfg(&connection)).await;
     }
     if !connection.is_closed() {
         connection.release_name(name).await?;
@@ -200,31 +202,13 @@ async fn introduce(
 }
 
 /// Has the bus start netcfg while the user still types: connecting does not wait for it then.
-fn warm_up_netcfg(connection: Connection) {
+fn warm_up(netcfg: NetcfgConfig) {
     tokio::spawn(async move {
-        let start = (NETCFG, 0_u32);
-        let call =
-            connection.call_method(Some(BUS), BUS_OBJECT, Some(BUS), "StartServiceByName", &start);
-        if let Err(error) = call.await {
-            warn!("The network configuration service cannot be started: {error}");
+        // Connecting finds out again, and then it is the reason why it fails.
+        if let Err(error) = netcfg.start_service().await {
+            warn!("{error}");
         }
     });
-}
-
-/// netcfg forgets a caller it cannot look up: it has to answer before this process is gone, or the
-/// host route to the server stays.
-async fn clean_up_netcfg(connection: &Connection) {
-    let owned = connection.call_method(Some(BUS), BUS_OBJECT, Some(BUS), "NameHasOwner", &NETCFG);
-    let running = match owned.await {
-        Ok(reply) => reply.body().deserialize::<bool>().unwrap_or(false),
-        Err(_) => false,
-    };
-    if !running {
-        return;
-    }
-    let call = connection.call_method(Some(NETCFG), NETCFG_OBJECT, Some(NETCFG), "Cleanup", &());
-    // The process ends either way.
-    let _ = tokio::time::timeout(CLEANUP_LIMIT, call).await;
 }
 
 /// SIGTERM, SIGINT and SIGHUP end the session in order.

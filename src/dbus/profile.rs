@@ -8,8 +8,8 @@ use zbus::{Connection, OwnedVariant, Variant};
 
 use super::{CONFIGURATION, PROPERTIES};
 use crate::profile::{
-    DnsScope, FileSource, NoFiles, Options, OverrideValue, Overrides, Profile, ProfileErrors,
-    VerdictKind,
+    DnsScope, FileSource, NoFiles, Options, OverrideError, OverrideValue, Overrides, Profile,
+    ProfileErrors, VerdictKind,
 };
 use crate::secret::Secret;
 use crate::tls::key_needs_passphrase;
@@ -61,7 +61,7 @@ fn evaluate(
     files: &Files,
     private: bool,
 ) -> Fetched {
-    let (overrides, unusable) =
+    let (overrides, mut unusable) =
         Overrides::collect(overrides.into_iter().filter_map(|(name, value)| {
             let value = override_value(value)?;
             let shown = match &value {
@@ -72,9 +72,6 @@ fn evaluate(
             debug!("Configuration override '{name}' set to {shown}");
             Some((name, value))
         }));
-    for error in unusable {
-        error!("{error}");
-    }
     let mut fetched = Fetched {
         dco,
         auth_fail_retry: overrides.auth_fail_retry,
@@ -104,15 +101,27 @@ fn evaluate(
             }
             let verb = options.verb.map(u32::from);
             fetched.log_level = fetched.log_level.or(verb);
-            if let Err(error) = overrides.apply(&mut options) {
-                error!("{error}");
-            }
+            unusable.extend(overrides.apply(&mut options));
             fetched.passphrase_needed = key_needs_passphrase(&options.tls);
             Ok(Arc::new(options))
         }
         Err(errors) => Err(errors.to_string().replace('\n', "; ")),
     };
+    for error in &unusable {
+        error!("{error}");
+    }
+    if let (Some(reason), Ok(_)) = (misdirection(&unusable), &fetched.profile) {
+        fetched.passphrase_needed = false;
+        fetched.profile = Err(reason);
+    }
     fetched
+}
+
+/// Why no connection may be made although the profile itself is fine.
+fn misdirection(unusable: &[OverrideError]) -> Option<String> {
+    let reasons: Vec<_> =
+        unusable.iter().filter(|error| error.misdirects).map(ToString::to_string).collect();
+    (!reasons.is_empty()).then(|| reasons.join("; "))
 }
 
 /// A configuration manager drops comments, and with them the note that the private key is

@@ -15,7 +15,7 @@ use zbus::{Connection, Guid, Message, MessageStream};
 use super::error::Failure;
 use super::peers::{Change, LogPeer, Outgoing, Peers};
 use super::profile::{Fetched, Files, fetch};
-use super::{INTERFACE, OBJECT, SESSIONS, SESSIONS_OBJECT, log_service};
+use super::{INTERFACE, OBJECT, SESSIONS, SESSIONS_OBJECT, last_resort, log_service};
 use crate::backend::{Backend, Dialect, Error, Registration, Request, Settings, StartSession};
 use crate::logging::{LogLevel, LogLine};
 
@@ -23,10 +23,11 @@ use crate::logging::{LogLevel, LogLine};
 const REGISTRATION_LIMIT: Duration = Duration::from_secs(30);
 /// The session manager calls `Disconnect` once more when it sees (2,16). It gets an answer.
 const LINGER: Duration = Duration::from_millis(200);
-/// After `ForceShutdown` the process ends by itself within this time, or is ended.
-const FORCED_EXIT: Duration = Duration::from_millis(1200);
 /// Of questions to other services.
 const ANSWER_LIMIT: Duration = Duration::from_secs(4);
+/// The registration waits this long for the log service to know the session: a user may ask for
+/// the log as soon as the session is there.
+const ASSIGN_LIMIT: Duration = Duration::from_millis(500);
 /// The last version of the session manager that leaves sessions open after (2,10).
 const LAST_PATIENT_MANAGER: u32 = 24;
 
@@ -65,6 +66,8 @@ pub(super) struct Service {
     pub(super) log_level: LogLevel,
     pub(super) last_line: Option<LogLine>,
     pub(super) registering: bool,
+    /// The log service that is attached has been told of the session.
+    assigned: bool,
     files: Files,
     lines: mpsc::Receiver<LogLine>,
     stop: mpsc::Receiver<()>,
@@ -87,6 +90,7 @@ impl Service {
             log_level: config.log_level,
             last_line: None,
             registering: false,
+            assigned: false,
             files: config.files,
             lines: config.lines,
             stop: config.stop,
@@ -200,7 +204,7 @@ impl Service {
                 error!("The session manager is gone; nobody can control this session any more");
                 self.terminate();
             }
-            Change::LogBack => self.attach_log(),
+            Change::AttachLog => self.attach_log(),
         }
     }
 
@@ -208,8 +212,10 @@ impl Service {
         match internal {
             Internal::Fetched(registering, result) => self.fetched(registering, result).await,
             Internal::LogAttached(name) => {
-                self.peers.log_attached(&self.connection, &self.token, name).await?;
-                self.assign_session();
+                match self.peers.log_attached(&self.connection, &self.token, name).await? {
+                    Change::AttachLog => self.attach_log(),
+                    _ => self.assign_session(),
+                }
                 Ok(())
             }
             Internal::ManagerIsPatient => {
@@ -221,13 +227,24 @@ impl Service {
 
     pub(super) fn register(&mut self, registering: Registering) {
         self.registering = true;
+        let assign = registering.session_path.clone().filter(|_| self.peers.has_log());
+        self.assigned = assign.is_some();
         let connection = self.connection.clone();
         let private = matches!(self.peers, Peers::Private);
         let files = self.files.clone();
         let internal = self.internal.clone();
         tokio::spawn(async move {
+            let assigned = async {
+                if let Some(path) = assign {
+                    log_service::assign_session(&connection, &path).await;
+                }
+            };
             let fetched = fetch(&connection, private, &registering.config_path, &files);
-            let result = match tokio::time::timeout(ANSWER_LIMIT, fetched).await {
+            let (_, fetched) = tokio::join!(
+                tokio::time::timeout(ASSIGN_LIMIT, assigned),
+                tokio::time::timeout(ANSWER_LIMIT, fetched),
+            );
+            let result = match fetched {
                 Ok(result) => result.map(Box::new),
                 Err(_) => Err(zbus::Error::Failure("no answer".to_owned())),
             };
@@ -277,7 +294,8 @@ impl Service {
         self.connection.reply(&call.header(), &name).await
     }
 
-    fn attach_log(&self) {
+    fn attach_log(&mut self) {
+        self.assigned = false;
         let connection = self.connection.clone();
         let internal = self.internal.clone();
         tokio::spawn(async move {
@@ -286,9 +304,10 @@ impl Service {
     }
 
     /// Once both the log service and the session path are known.
-    fn assign_session(&self) {
+    fn assign_session(&mut self) {
         let Some(path) = self.backend.machine().session_path() else { return };
-        if self.peers.has_log() {
+        if self.peers.has_log() && !self.assigned {
+            self.assigned = true;
             let (connection, path) = (self.connection.clone(), path.to_owned());
             tokio::spawn(async move { log_service::assign_session(&connection, &path).await });
         }
@@ -332,12 +351,8 @@ impl Service {
     }
 
     /// `ForceShutdown` ends the process even if something in it hangs.
-    #[expect(clippy::unused_self, reason = "reads as what it is: an act of the service")]
     pub(super) fn exit_by_force(&self) {
-        std::thread::spawn(|| {
-            std::thread::sleep(FORCED_EXIT);
-            std::process::exit(0);
-        });
+        last_resort::end_process(self.backend.settings().clone());
     }
 
     /// The connection is gone. The session is wound up all the same.
@@ -424,7 +439,7 @@ pub async fn serve_private(
 
 /// Peers of a bus connection whose log service is about to be attached.
 pub(super) fn bus_peers(manager: OwnedUniqueName) -> Peers {
-    Peers::Bus { manager: Some(manager), log: LogPeer::Attaching(Vec::new()) }
+    Peers::Bus { manager: Some(manager), log: LogPeer::attaching() }
 }
 
 #[cfg(test)]

@@ -131,6 +131,23 @@ impl Journal {
         Ok((journal, leftovers))
     }
 
+    /// What this process itself has noted: for when the task that keeps its journal hangs. Not
+    /// locked; whoever holds the lock does nothing any more.
+    pub(super) fn of_this_process(directory: &Path) -> Result<Vec<Leftover>, NetworkError> {
+        let namespace = Namespace::current()
+            .map_err(|e| failure("read", Path::new("/proc/thread-self/ns/net"), e))?;
+        let (pid, started) = (std::process::id(), start_time().unwrap_or(0));
+        let mut own = Vec::new();
+        for (path, file) in journals(directory)? {
+            if let Some((process, undo)) = read(&file)
+                && (process.pid, process.start_time, process.namespace) == (pid, started, namespace)
+            {
+                own.push(Leftover { path, pid, _lock: file, undo });
+            }
+        }
+        Ok(own)
+    }
+
     fn create(directory: &Path, namespace: Namespace) -> Result<Self, NetworkError> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let pid = std::process::id();
@@ -223,20 +240,28 @@ fn start_time() -> Option<u64> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
-fn find_leftovers(directory: &Path, here: Namespace) -> Result<Vec<Leftover>, NetworkError> {
-    let mut leftovers = Vec::new();
+/// All journals in the directory, opened.
+fn journals(directory: &Path) -> Result<Vec<(PathBuf, File)>, NetworkError> {
+    let mut journals = Vec::new();
     let entries = fs::read_dir(directory).map_err(|e| failure("read", directory, e))?;
     for entry in entries {
         let path = entry.map_err(|e| failure("read", directory, e))?.path();
         if path.extension().is_none_or(|extension| extension != EXTENSION) {
             continue;
         }
-        let file = match OpenOptions::new().read(true).write(true).open(&path) {
-            Ok(file) => file,
+        match OpenOptions::new().read(true).write(true).open(&path) {
+            Ok(file) => journals.push((path, file)),
             // Its process just ended in good order.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(failure("open", &path, e)),
-        };
+        }
+    }
+    Ok(journals)
+}
+
+fn find_leftovers(directory: &Path, here: Namespace) -> Result<Vec<Leftover>, NetworkError> {
+    let mut leftovers = Vec::new();
+    for (path, file) in journals(directory)? {
         match file.try_lock() {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => continue,
@@ -322,6 +347,23 @@ mod tests {
         assert_eq!(leftover.pid(), std::process::id());
         leftover.finish().unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn the_own_notes_are_found_although_they_are_locked() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut journal, _) = Journal::open(directory.path()).unwrap();
+        journal.record(undo("a")).unwrap();
+        let elsewhere = Namespace { device: 4, inode: 1 };
+        let mut foreign = Journal::create(directory.path(), elsewhere).unwrap();
+        foreign.record(undo("b")).unwrap();
+        let mut own = Journal::of_this_process(directory.path()).unwrap();
+        assert_eq!(own.len(), 1);
+        let own = own.remove(0);
+        assert_eq!(own.undo, [undo("a")]);
+        own.finish().unwrap();
+        assert!(Journal::of_this_process(directory.path()).unwrap().is_empty());
+        assert!(foreign.path.exists());
     }
 
     #[test]

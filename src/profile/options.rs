@@ -115,7 +115,7 @@ pub struct HttpProxy {
 /// What a proxy may ask for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ProxyAuth {
-    /// No authentication.
+    /// Nobody has said. Credentials are asked for if the proxy wants any.
     None,
     /// Any method.
     Any,

@@ -25,7 +25,24 @@ pub struct OverrideError {
     pub name: String,
     /// What is wrong with it. Never holds the value.
     pub reason: String,
+    /// Without it packets would go where they are not meant to go (past a proxy, to another
+    /// server, around the tunnel): no connection may be made. Otherwise it is only to be logged.
+    pub misdirects: bool,
 }
+
+impl OverrideError {
+    fn new(name: &str, reason: impl Into<String>) -> Self {
+        Self {
+            name: name.to_owned(),
+            reason: reason.into(),
+            misdirects: MISDIRECTING.contains(&name),
+        }
+    }
+}
+
+/// Overrides that say where packets go.
+const MISDIRECTING: [&str; 6] =
+    ["server-override", "port-override", "proto-override", "ipv6", "proxy-host", "proxy-port"];
 
 /// `dns-scope`
 #[derive(
@@ -84,8 +101,7 @@ pub struct Overrides {
 }
 
 impl Overrides {
-    /// Takes all overrides of a profile; those that cannot be used are returned, to be logged, and
-    /// have no effect.
+    /// Takes all overrides of a profile; those that cannot be used are returned and have no effect.
     pub fn collect(
         values: impl IntoIterator<Item = (String, OverrideValue)>,
     ) -> (Self, Vec<OverrideError>) {
@@ -106,7 +122,7 @@ impl Overrides {
             OverrideValue::Text(text) => self.set_text(name, text),
             OverrideValue::Flag(flag) => self.set_flag(name, *flag),
         };
-        result.map_err(|reason| OverrideError { name: name.to_owned(), reason })
+        result.map_err(|reason| OverrideError::new(name, reason))
     }
 
     fn set_flag(&mut self, name: &str, flag: bool) -> Result<(), String> {
@@ -191,18 +207,25 @@ impl Overrides {
         Ok(())
     }
 
-    /// Applies the overrides to a parsed profile.
-    ///
-    /// # Errors
-    /// Overrides that do not fit the profile or each other; the options are unchanged then.
-    pub fn apply(&self, options: &mut Options) -> Result<(), OverrideError> {
-        let remotes = self.remotes(&options.remotes)?;
-        if remotes.iter().any(|r| r.http_proxy.is_some())
-            && !options.data.dco_incompatible.iter().any(|reason| reason == "http-proxy")
-        {
-            options.data.dco_incompatible.push("http-proxy".to_owned());
+    /// Applies the overrides to a parsed profile. Those that do not fit it, or each other, are
+    /// returned and have no effect; all others have.
+    #[must_use]
+    pub fn apply(&self, options: &mut Options) -> Vec<OverrideError> {
+        let mut unusable = Vec::new();
+        match self.remotes(&options.remotes) {
+            Ok(remotes) => {
+                if remotes.iter().any(|r| r.http_proxy.is_some())
+                    && !options.data.dco_incompatible.iter().any(|reason| reason == "http-proxy")
+                {
+                    options.data.dco_incompatible.push("http-proxy".to_owned());
+                }
+                if remotes.iter().all(|r| r.http_proxy.is_none()) {
+                    unusable.extend(self.proxy.without_proxy());
+                }
+                options.remotes = remotes;
+            }
+            Err(error) => unusable.push(error),
         }
-        options.remotes = remotes;
         options.pull.unpushed_ipv6 = self.unpushed_ipv6.unwrap_or(options.pull.unpushed_ipv6);
         options.pull.dns_fallback |= self.dns_fallback;
         options.pull.dns_disabled |= self.dns_setup_disabled;
@@ -214,7 +237,7 @@ impl Overrides {
         tls.version_max = tls.version_max.max(tls.version_min);
         tls.cert_profile = self.cert_profile.unwrap_or(tls.cert_profile);
         options.device.persist = self.persist_tun.unwrap_or(options.device.persist);
-        Ok(())
+        unusable
     }
 
     fn remotes(&self, remotes: &[Remote]) -> Result<Vec<Remote>, OverrideError> {
@@ -243,26 +266,37 @@ impl Overrides {
         }
         if changed.is_empty() {
             let name = if self.proxy.host.is_some() { "proxy-host" } else { "proto-override" };
-            return Err(OverrideError {
-                name: name.to_owned(),
-                reason: "an HTTP proxy needs a server that is reached over TCP".to_owned(),
-            });
+            let reason = "an HTTP proxy needs a server that is reached over TCP";
+            return Err(OverrideError::new(name, reason));
         }
         Ok(changed)
     }
 }
 
 impl ProxyOverrides {
+    /// What has no effect because there is no proxy. Harmless: nobody asked for one.
+    fn without_proxy(&self) -> impl Iterator<Item = OverrideError> {
+        let given = [
+            ("proxy-port", self.port.is_some()),
+            ("proxy-username", self.username.is_some()),
+            ("proxy-password", self.password.is_some()),
+            ("proxy-auth-cleartext", self.cleartext.is_some()),
+        ];
+        given.into_iter().filter(|(_, given)| *given).map(|(name, _)| OverrideError {
+            misdirects: false,
+            ..OverrideError::new(name, "there is no HTTP proxy")
+        })
+    }
+
     fn apply(&self, remote: &mut Remote) -> Result<(), OverrideError> {
         let credentials = self.username.as_ref().map(|username| Credentials {
             username: username.clone(),
             password: self.password.clone().unwrap_or_default(),
         });
         if let Some(host) = &self.host {
-            let port = self.port.ok_or_else(|| OverrideError {
-                name: "proxy-host".to_owned(),
-                reason: "proxy-port is missing".to_owned(),
-            })?;
+            let port = self
+                .port
+                .ok_or_else(|| OverrideError::new("proxy-host", "proxy-port is missing"))?;
             remote.http_proxy = Some(HttpProxy {
                 host: host.clone(),
                 port,
@@ -277,14 +311,11 @@ impl ProxyOverrides {
         proxy.port = self.port.unwrap_or(proxy.port);
         if credentials.is_some() {
             proxy.credentials = credentials;
-            if proxy.auth == ProxyAuth::None {
-                proxy.auth = ProxyAuth::NoCleartext;
-            }
         }
         match self.cleartext {
             Some(true) => proxy.auth = ProxyAuth::Any,
-            Some(false) if proxy.auth == ProxyAuth::Any => proxy.auth = ProxyAuth::NoCleartext,
-            _ => {}
+            Some(false) => proxy.auth = ProxyAuth::NoCleartext,
+            None => {}
         }
         Ok(())
     }
@@ -336,8 +367,13 @@ mod tests {
         );
         assert!(errors.iter().all(|e| e.to_string().starts_with("Unsupported override: ")));
         assert!(!format!("{overrides:?}").contains("hidden"));
+        let misdirect: Vec<_> =
+            errors.iter().filter(|e| e.misdirects).map(|e| e.name.as_str()).collect();
+        assert_eq!(misdirect, ["proto-override", "proto-override", "port-override"]);
         let mut o = options("remote a");
-        overrides.apply(&mut o).unwrap();
+        let harmless = overrides.apply(&mut o);
+        assert_eq!(harmless.len(), 1);
+        assert!(harmless[0].name == "proxy-password" && !harmless[0].misdirects);
         assert_eq!((o.remotes[0].host.as_str(), o.remotes[0].port), ("other", 1194));
     }
 
@@ -349,7 +385,7 @@ mod tests {
             text("proto-override", "tcp"),
         ]);
         let mut o = options("explicit-exit-notify\nremote a\nremote b 1195\nremote c 1 udp6");
-        overrides.apply(&mut o).unwrap();
+        assert_eq!(overrides.apply(&mut o), []);
         let left: Vec<_> = o.remotes.iter().map(|r| (r.host.as_str(), r.port, r.family)).collect();
         assert_eq!(left, [("x.example", 443, Family::Any), ("x.example", 443, Family::V6)]);
         assert_eq!(o.remotes[0].protocol, Protocol::Tcp);
@@ -366,18 +402,52 @@ mod tests {
             flag("proxy-auth-cleartext", true),
         ]);
         let mut o = options("remote a 443 tcp\nremote b");
-        overrides.apply(&mut o).unwrap();
+        assert_eq!(overrides.apply(&mut o), []);
         assert_eq!(o.remotes.len(), 1);
         let proxy = o.remotes[0].http_proxy.as_ref().unwrap();
         assert_eq!((proxy.host.as_str(), proxy.port, proxy.auth), ("proxy", 3128, ProxyAuth::Any));
         assert_eq!(proxy.credentials.as_ref().unwrap().username, "u");
         assert_eq!(o.data.dco_incompatible, ["http-proxy"]);
 
-        let udp = options("remote b");
-        let error = overrides.apply(&mut udp.clone()).unwrap_err();
-        assert!(error.to_string().contains("TCP"));
+        let errors = overrides.apply(&mut options("remote b"));
+        assert!(errors[0].to_string().contains("TCP") && errors[0].misdirects);
         let no_port = collect([text("proxy-host", "proxy")]);
-        assert!(no_port.apply(&mut options("remote a 1 tcp")).is_err());
+        let errors = no_port.apply(&mut options("remote a 1 tcp"));
+        assert!(errors[0].to_string().contains("proxy-port") && errors[0].misdirects);
+        let udp = collect([text("proto-override", "udp")]);
+        let errors = udp.apply(&mut options("remote a 1 tcp\nhttp-proxy p 3128"));
+        assert!(errors[0].name == "proto-override" && errors[0].misdirects);
+    }
+
+    #[test]
+    fn a_password_goes_readably_to_a_proxy_of_the_overrides_only_if_they_say_so() {
+        let auth = |overrides: Overrides, extra: &str| {
+            let mut o = options(&format!("remote a 1 tcp\n{extra}"));
+            assert_eq!(overrides.apply(&mut o), []);
+            o.remotes[0].http_proxy.as_ref().unwrap().auth
+        };
+        let host = || [text("proxy-host", "proxy"), text("proxy-port", "1")];
+        let [a, b] = host();
+        assert_eq!(auth(collect([a, b]), ""), ProxyAuth::NoCleartext);
+        let [a, b] = host();
+        assert_eq!(auth(collect([a, b, flag("proxy-auth-cleartext", true)]), ""), ProxyAuth::Any);
+        let forbidden = collect([flag("proxy-auth-cleartext", false)]);
+        assert_eq!(auth(forbidden, "http-proxy p 1"), ProxyAuth::NoCleartext);
+    }
+
+    #[test]
+    fn one_that_does_not_fit_keeps_no_other_from_having_effect() {
+        let overrides = collect([
+            text("proxy-host", "proxy"),
+            text("proxy-port", "3128"),
+            flag("persist-tun", true),
+            flag("dns-setup-disabled", true),
+            text("tls-version-min", "tls_1_3"),
+        ]);
+        let mut o = options("remote only-udp");
+        assert_eq!(overrides.apply(&mut o).len(), 1);
+        assert!(o.device.persist && o.pull.dns_disabled);
+        assert_eq!(o.tls.version_min, TlsVersion::V1_3);
     }
 
     #[test]
@@ -399,7 +469,7 @@ mod tests {
             text("automatic-restart", "on-failure"),
         ]);
         let mut o = options("remote a\nverb 1\ntls-version-max 1.2");
-        overrides.apply(&mut o).unwrap();
+        assert_eq!(overrides.apply(&mut o), []);
         assert_eq!(o.pull.unpushed_ipv6, UnpushedFamily::Block);
         assert_eq!(o.verb, Some(5));
         assert!(o.pull.dns_fallback && o.pull.dns_disabled && o.device.persist);

@@ -155,27 +155,28 @@ impl<'a> Connect<'a> {
         if self.authorization.is_some() {
             return Err(ProxyError::BadCredentials);
         }
-        let offered = headers
+        let offers: Vec<&str> = headers
             .iter()
             .filter(|h| h.name.eq_ignore_ascii_case("proxy-authenticate"))
             .filter_map(|h| std::str::from_utf8(h.value).ok())
-            .filter(|value| {
-                // Basic would show the password to everyone on the way.
-                let basic = value
-                    .trim_start()
-                    .get(..5)
-                    .is_some_and(|start| start.eq_ignore_ascii_case("basic"));
-                !(basic && self.proxy.auth == ProxyAuth::NoCleartext)
-            })
-            .collect::<Vec<_>>()
-            .join(", ");
-        let no_method = |hint| ProxyError::NoMethod { offered: offered.clone(), hint };
-        if self.proxy.auth == ProxyAuth::None && self.credentials.is_none() {
-            return Err(no_method("give an authentication method or file in `http-proxy`"));
-        }
+            .collect();
+        let no_method = |hint| ProxyError::NoMethod { offered: offers.join(", "), hint };
+        // Nobody is asked for credentials that no method here could make use of.
+        let any = PasswordClient::try_from(offers.join(", ").as_str());
+        let any = any.map_err(|_| no_method("only Basic and Digest are supported"))?;
         let credentials = self.credentials.ok_or(ProxyError::NeedCredentials)?;
-        let mut client = PasswordClient::try_from(offered.as_str())
-            .map_err(|_| no_method("only Basic and Digest are supported"))?;
+        let mut client = if self.proxy.auth == ProxyAuth::NoCleartext {
+            let offers: Vec<&str> =
+                offers.iter().copied().filter(|offer| !is_basic(offer)).collect();
+            PasswordClient::try_from(offers.join(", ").as_str()).map_err(|_| {
+                no_method(
+                    "Basic would show the password to everyone on the way; the override \
+                     proxy-auth-cleartext, or `auto` in `http-proxy`, allows it",
+                )
+            })?
+        } else {
+            any
+        };
         let authorization = client
             .respond(&PasswordParams {
                 username: &credentials.username,
@@ -188,6 +189,10 @@ impl<'a> Connect<'a> {
         self.authorization = Some(Secret::new(authorization));
         Ok(())
     }
+}
+
+fn is_basic(offer: &str) -> bool {
+    offer.trim_start().get(..5).is_some_and(|start| start.eq_ignore_ascii_case("basic"))
 }
 
 /// Reads up to and including the empty line, and nothing after it: what follows belongs to OpenVPN.
@@ -321,10 +326,17 @@ mod tests {
         let user = credentials();
         let (result, _) = ask(&proxy(ProxyAuth::Any), Some(&user), &[BASIC, BASIC]).await;
         assert!(matches!(result, Err(ProxyError::BadCredentials)));
-        let (result, _) = ask(&proxy(ProxyAuth::Any), None, &[BASIC]).await;
-        assert!(matches!(result, Err(ProxyError::NeedCredentials)));
+        // Also where the profile says nothing about authentication.
+        for auth in [ProxyAuth::Any, ProxyAuth::None, ProxyAuth::NoCleartext] {
+            let (result, _) = ask(&proxy(auth), None, &[BASIC]).await;
+            assert!(matches!(result, Err(ProxyError::NeedCredentials)));
+        }
         let (result, _) = ask(&proxy(ProxyAuth::NoCleartext), Some(&user), &[BASIC]).await;
-        assert!(matches!(result, Err(ProxyError::NoMethod { .. })));
+        let error = result.unwrap_err().to_string();
+        assert!(error.contains("proxy-auth-cleartext"), "{error}");
+        const NTLM: &str = "HTTP/1.1 407 Auth\r\nProxy-Authenticate: NTLM\r\n\r\n";
+        let (result, _) = ask(&proxy(ProxyAuth::Any), None, &[NTLM]).await;
+        assert!(matches!(result, Err(ProxyError::NoMethod { .. })), "{result:?}");
         let (result, _) =
             ask(&proxy(ProxyAuth::Any), None, &["HTTP/1.1 403 Not here\r\n\r\n"]).await;
         let error = result.unwrap_err();

@@ -1,5 +1,6 @@
 //! A private bus, stand-ins for the services of OpenVPN 3 Linux on it, and a backend process.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
@@ -18,6 +19,7 @@ pub(crate) const INTERFACE: &str = "net.openvpn.v3.backends";
 pub(crate) const OBJECT: &str = "/net/openvpn/v3/backends/session";
 pub(crate) const SESSIONS: &str = "net.openvpn.v3.sessions";
 pub(crate) const CONFIGURATION: &str = "net.openvpn.v3.configuration";
+pub(crate) const NETCFG: &str = "net.openvpn.v3.netcfg";
 pub(crate) const LOG: &str = "net.openvpn.v3.log";
 pub(crate) const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 pub(crate) const SESSION_PATH: &str = "/net/openvpn/v3/sessions/test";
@@ -83,6 +85,19 @@ impl Bus {
         command
     }
 
+    /// [`Self::program`] as it runs where nobody gave it `CAP_NET_ADMIN`.
+    pub(crate) fn unprivileged(&self) -> Command {
+        let mut command = self.program();
+        let drop = || {
+            // Whoever may not give it up has not got it.
+            let _ = caps::drop(None, caps::CapSet::Bounding, caps::Capability::CAP_NET_ADMIN);
+            Ok(())
+        };
+        // SAFETY: between fork and exec this makes one system call.
+        unsafe { command.pre_exec(drop) };
+        command
+    }
+
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -110,11 +125,16 @@ impl StandIn {
     /// Takes a name (none if empty) and answers calls: `answer` gives the one value of a reply, and
     /// `None` leaves the call without any.
     pub(crate) async fn start(bus: &Bus, name: &str, answer: Answer) -> Self {
-        let mut messages = bus.connect().await;
-        let connection = Connection::from(&messages);
+        let messages = bus.connect().await;
         if !name.is_empty() {
-            connection.request_name(name).await.unwrap();
+            Connection::from(&messages).request_name(name).await.unwrap();
         }
+        Self::serve(messages, answer)
+    }
+
+    /// The one at this end of a connection.
+    pub(crate) fn serve(mut messages: MessageStream, answer: Answer) -> Self {
+        let connection = Connection::from(&messages);
         let (sender, signals) = mpsc::unbounded_channel();
         let calls = Arc::new(Mutex::new(Vec::new()));
         let (seen, replier) = (calls.clone(), connection.clone());
@@ -157,7 +177,12 @@ impl StandIn {
         profile: String,
         overrides: Vec<(&'static str, &'static str)>,
     ) -> Self {
-        let answer = move |call: &Message| {
+        Self::start(bus, CONFIGURATION, Self::profile(profile, overrides)).await
+    }
+
+    /// What a configuration manager answers.
+    pub(crate) fn profile(profile: String, overrides: Vec<(&'static str, &'static str)>) -> Answer {
+        Box::new(move |call: &Message| {
             let header = call.header();
             let body = call.body();
             let value = match header.member().unwrap().as_str() {
@@ -177,8 +202,7 @@ impl StandIn {
                 other => panic!("{other} is not needed"),
             };
             Some(value.unwrap())
-        };
-        Self::start(bus, CONFIGURATION, Box::new(answer)).await
+        })
     }
 
     pub(crate) fn calls(&self) -> Vec<String> {
@@ -288,7 +312,12 @@ pub(crate) struct Backend {
 impl Backend {
     /// Runs the program and waits for its signal.
     pub(crate) async fn start(bus: &Bus, manager: &mut StandIn) -> Self {
-        let status = bus.program().arg(TOKEN).stdout(Stdio::null()).status().unwrap();
+        Self::run(bus.program(), manager).await
+    }
+
+    /// Runs this form of the program.
+    pub(crate) async fn run(mut program: Command, manager: &mut StandIn) -> Self {
+        let status = program.arg(TOKEN).stdout(Stdio::null()).status().unwrap();
         assert!(status.success(), "{status}");
         Self::registering(manager).await
     }

@@ -1,5 +1,7 @@
 //! The life of a session towards a server that never answers.
 
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -100,6 +102,86 @@ async fn force_shutdown_always_ends_the_process() {
     backend.call(&manager, "ForceShutdown", &()).await.unwrap();
     manager.expect(&["S 2,16"]).await;
     backend.gone(Duration::from_secs(2)).await;
+}
+
+/// A session that hangs in netcfg's `Cleanup`: the service is asked once more without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn force_shutdown_cleans_up_after_a_session_that_hangs_in_netcfg() {
+    let bus = Bus::start();
+    let mut manager = StandIn::session_manager(&bus).await;
+    let (_server, profile) = silent_server("");
+    let _configuration = StandIn::configuration(&bus, profile).await;
+    let calls = AtomicUsize::new(0);
+    let mute_at_first = move |call: &zbus::Message| {
+        let cleanup = call.header().member().unwrap() == "Cleanup";
+        (!cleanup || calls.fetch_add(1, Ordering::Relaxed) > 0).then(|| 0_u32.into())
+    };
+    let netcfg = StandIn::start(&bus, NETCFG, Box::new(mute_at_first)).await;
+    let backend = Backend::run(bus.unprivileged(), &mut manager).await;
+    backend.register(&manager).await.unwrap();
+    backend.call(&manager, "Connect", &()).await.unwrap();
+    netcfg.called("ProtectSocket").await;
+    backend.call(&manager, "ForceShutdown", &()).await.unwrap();
+    backend.gone(Duration::from_secs(3)).await;
+    let cleanups = netcfg.calls().iter().filter(|call| *call == "Cleanup").count();
+    assert_eq!(cleanups, 2, "the session's, and the one of last resort");
+}
+
+/// A session that hangs before it has its journal: it waits for a lock.
+#[tokio::test(flavor = "multi_thread")]
+async fn force_shutdown_undoes_what_a_session_that_hangs_has_noted() {
+    if !ovpn_client::privileges::can_configure_network() {
+        println!("skipped: needs CAP_NET_ADMIN");
+        return;
+    }
+    let bus = Bus::start();
+    let directory = bus.file("run");
+    std::fs::create_dir(&directory).unwrap();
+    let lock = std::fs::File::open(&directory).unwrap();
+    lock.lock().unwrap();
+    let mut manager = StandIn::session_manager(&bus).await;
+    let (_server, profile) = silent_server("");
+    let _configuration = StandIn::configuration(&bus, profile).await;
+    let backend = Backend::start(&bus, &mut manager).await;
+    let pid = backend.pid;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let start_time = stat.rsplit(')').next().unwrap().split_whitespace().nth(19).unwrap();
+    let namespace = std::fs::metadata(format!("/proc/{pid}/ns/net")).unwrap();
+    let journal = directory.join(format!("{pid}-9-0.journal"));
+    let text = format!(
+        "{{\"process\":{{\"version\":1,\"pid\":{pid},\"start_time\":{start_time},\
+         \"namespace\":{{\"device\":{},\"inode\":{}}}}}}}\n\
+         {{\"undo\":{{\"id\":0,\"what\":{{\"delete_link\":{{\"name\":\"nosuch9\",\
+         \"kind\":\"ovpn\",\"index\":2000000000}}}}}}}}\n",
+        namespace.dev(),
+        namespace.ino(),
+    );
+    std::fs::write(&journal, text).unwrap();
+    backend.register(&manager).await.unwrap();
+    backend.call(&manager, "Connect", &()).await.unwrap();
+    backend.call(&manager, "ForceShutdown", &()).await.unwrap();
+    backend.gone(Duration::from_secs(3)).await;
+    assert!(!journal.exists(), "everything in it is undone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_to_configure_the_network_is_a_clear_failure() {
+    let bus = Bus::start();
+    let mut manager = StandIn::session_manager(&bus).await;
+    let (_server, profile) = silent_server("");
+    let _configuration = StandIn::configuration(&bus, profile).await;
+    let backend = Backend::run(bus.unprivileged(), &mut manager).await;
+    backend.register(&manager).await.unwrap();
+    backend.call(&manager, "Connect", &()).await.unwrap();
+    let ok = format!("S 2,2 config_path={CONFIG_PATH}");
+    manager.expect(&[&ok, &ok, "S 2,6"]).await;
+    let failure = manager.said().await;
+    assert!(failure.starts_with("S 2,9 ") && failure.contains(NETCFG), "{failure}");
+    assert!(failure.contains("CAP_NET_ADMIN"), "{failure}");
+    // It can come later.
+    let netcfg = StandIn::start(&bus, NETCFG, Box::new(|_| Some(0_u32.into()))).await;
+    backend.call(&manager, "Connect", &()).await.unwrap();
+    netcfg.called("ProtectSocket").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

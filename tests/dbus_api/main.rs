@@ -4,8 +4,10 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests")]
 
 mod bus;
+mod connected;
 mod lifecycle;
 mod process;
+mod proxy;
 mod registration;
 mod specification;
 mod user_input;

@@ -53,3 +53,34 @@ fn without_a_session_manager_the_process_ends() {
     assert_eq!(output.status.code(), Some(0));
     assert!(String::from_utf8(output.stderr).unwrap().contains("net.openvpn.v3.sessions"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_configures_the_network_itself_can_do_little_else() {
+    if !ovpn_client::privileges::can_configure_network() {
+        println!("skipped: needs CAP_NET_ADMIN");
+        return;
+    }
+    let bus = Bus::start();
+    let mut manager = StandIn::session_manager(&bus).await;
+    let backend = Backend::start(&bus, &mut manager).await;
+    // The threads of sessions inherit from the first.
+    for task in std::fs::read_dir(format!("/proc/{}/task", backend.pid)).unwrap() {
+        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.trim_start_matches(':').trim().to_owned()
+        };
+        assert_eq!(field("NoNewPrivs"), "1");
+        assert_eq!(field("Seccomp"), "2");
+        for set in ["CapEff", "CapPrm"] {
+            // CAP_NET_BIND_SERVICE, CAP_NET_ADMIN, CAP_NET_RAW
+            let allowed = 1 << 10 | 1 << 12 | 1 << 13;
+            let held = u64::from_str_radix(&field(set), 16).unwrap();
+            assert_eq!(held & !allowed, 0, "{set} {held:#x}");
+            assert_ne!(held & 1 << 12, 0, "{set} {held:#x}");
+        }
+        for set in ["CapInh", "CapAmb"] {
+            assert_eq!(u64::from_str_radix(&field(set), 16).unwrap(), 0, "{set}");
+        }
+    }
+}

@@ -1,5 +1,6 @@
 //! From exec to a registered backend.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::bus::*;
@@ -69,6 +70,54 @@ async fn the_process_introduces_itself_in_the_order_the_services_need() {
     let status = backend.get(&manager, "status").await.unwrap();
     let status: (u32, u32, String) = status.try_into().unwrap();
     assert_eq!(status, (2, 2, format!("config_path={CONFIG_PATH}")));
+}
+
+/// The shortest of some runs: the others had to wait for something else on this machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_asks_for_its_registration_at_once() {
+    let bus = Bus::start();
+    let mut manager = StandIn::session_manager(&bus).await;
+    let _log = StandIn::log(&bus).await;
+    let mut times = Vec::new();
+    for _ in 0..8 {
+        let started = Instant::now();
+        let _backend = Backend::start(&bus, &mut manager).await;
+        times.push(started.elapsed());
+    }
+    times.sort_unstable();
+    println!("exec to RegistrationRequest, shortest first: {times:?}");
+    assert!(times[0] < Duration::from_millis(250), "{times:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn services_that_never_answer_delay_nothing() {
+    let bus = Bus::start();
+    let mut manager = StandIn::session_manager(&bus).await;
+    let (_server, profile) = silent_server("push-peer-info");
+    let _configuration = StandIn::configuration(&bus, profile).await;
+    let mut mute = Vec::new();
+    for name in [LOG, NETCFG, "org.freedesktop.hostname1", "net.openvpn.v3.devposture"] {
+        mute.push(StandIn::start(&bus, name, Box::new(|_| None)).await);
+    }
+    let started = Instant::now();
+    let backend = Backend::start(&bus, &mut manager).await;
+    backend.register(&manager).await.unwrap();
+    backend.call(&manager, "Connect", &()).await.unwrap();
+    let took = started.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_nobody_confirms_ends() {
+    let bus = Bus::start();
+    let mut manager = StandIn::session_manager(&bus).await;
+    let log = StandIn::log(&bus).await;
+    let backend = Backend::start(&bus, &mut manager).await;
+    let started = Instant::now();
+    backend.gone(Duration::from_secs(40)).await;
+    assert!(started.elapsed() > Duration::from_secs(25), "{:?}", started.elapsed());
+    manager.expect(&["S 2,9"]).await;
+    log.called(&format!("Detach {INTERFACE}")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,6 +199,66 @@ async fn a_log_service_that_is_absent_or_hangs_or_comes_late_does_no_harm() {
     assert!(!mute.calls().iter().any(|call| call.starts_with("AssignSession")));
 }
 
+/// A user may ask for the log as soon as the session manager has the answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_service_knows_the_session_before_the_session_manager_does() {
+    const PAUSE: Duration = Duration::from_millis(200);
+    let bus = Bus::start();
+    let mut manager = StandIn::session_manager(&bus).await;
+    let thoughtful = |call: &zbus::Message| {
+        if call.header().member().unwrap() == "AssignSession" {
+            std::thread::sleep(PAUSE);
+        }
+        Some(0_u32.into())
+    };
+    let mut log = StandIn::start(&bus, LOG, Box::new(thoughtful)).await;
+    let (_server, profile) = silent_server("");
+    let _configuration = StandIn::configuration(&bus, profile).await;
+    let backend = Backend::start(&bus, &mut manager).await;
+    // Once it is attached.
+    log.signal_named("Log").await;
+    let started = Instant::now();
+    backend.register(&manager).await.unwrap();
+    let took = started.elapsed();
+    assert!(took >= PAUSE && took < PAUSE + Duration::from_secs(1), "{took:?}");
+    assert_eq!(log.calls().last(), Some(&format!("AssignSession {SESSION_PATH} {INTERFACE}")));
+}
+
+/// Slower than the time limit of a call.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_service_that_is_slow_is_waited_for() {
+    let bus = Bus::start();
+    let mut manager = StandIn::session_manager(&bus).await;
+    let calls = AtomicUsize::new(0);
+    let slow =
+        move |_: &zbus::Message| (calls.fetch_add(1, Ordering::Relaxed) > 0).then(|| 0_u32.into());
+    let mut log = StandIn::start(&bus, LOG, Box::new(slow)).await;
+    let (_server, profile) = silent_server("");
+    let _configuration = StandIn::configuration(&bus, profile).await;
+    let backend = Backend::start(&bus, &mut manager).await;
+    backend.register(&manager).await.unwrap();
+    log.called(&format!("AssignSession {SESSION_PATH} {INTERFACE}")).await;
+    log.expect(&[&format!("S 2,2 config_path={CONFIG_PATH}")]).await;
+}
+
+/// The one that `Attach` was called for is gone before it has answered, and another one is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_service_that_changes_while_it_is_being_attached_is_attached_again() {
+    let bus = Bus::start();
+    let mut manager = StandIn::session_manager(&bus).await;
+    let mute = StandIn::start(&bus, LOG, Box::new(|_| None)).await;
+    let (_server, profile) = silent_server("");
+    let _configuration = StandIn::configuration(&bus, profile).await;
+    let backend = Backend::start(&bus, &mut manager).await;
+    mute.called(&format!("Attach {INTERFACE}")).await;
+    backend.register(&manager).await.unwrap();
+    mute.connection.release_name(LOG).await.unwrap();
+    let mut log = StandIn::log(&bus).await;
+    log.called(&format!("AssignSession {SESSION_PATH} {INTERFACE}")).await;
+    // It gets what it has missed.
+    log.expect(&[&format!("S 2,2 config_path={CONFIG_PATH}")]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_profile_that_cannot_be_had_is_an_error() {
     let bus = Bus::start();
@@ -203,4 +312,24 @@ async fn overrides_reach_the_profile_and_the_log_level() {
             break;
         }
     }
+}
+
+/// A proxy that cannot be used must not be gone round.
+#[tokio::test(flavor = "multi_thread")]
+async fn overrides_that_cannot_be_followed_keep_the_connection_from_being_made() {
+    let bus = Bus::start();
+    let mut manager = StandIn::session_manager(&bus).await;
+    let (server, profile) = silent_server("");
+    let overrides = vec![("proxy-host", "127.0.0.1"), ("proxy-port", "9"), ("log-level", "5")];
+    let _configuration = StandIn::configuration_with(&bus, profile, overrides).await;
+    let backend = Backend::start(&bus, &mut manager).await;
+    backend.register(&manager).await.unwrap();
+    assert_eq!(u32::try_from(backend.get(&manager, "log_level").await.unwrap()).unwrap(), 5);
+    backend.call(&manager, "Connect", &()).await.unwrap();
+    let ok = format!("S 2,2 config_path={CONFIG_PATH}");
+    manager.expect(&[&ok, &ok, "S 2,6"]).await;
+    let failure = manager.said().await;
+    assert!(failure.starts_with("S 2,9 ") && failure.contains("proxy-host"), "{failure}");
+    server.set_nonblocking(true).unwrap();
+    assert!(server.recv(&mut [0; 16]).is_err(), "nothing goes to the server");
 }

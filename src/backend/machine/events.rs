@@ -46,7 +46,13 @@ impl Machine {
 
     fn progress(&mut self, state: SessionState) {
         let State::Running(run) = &mut self.state else { return };
-        if run.phase == Phase::Resuming && state != SessionState::Paused {
+        if state == SessionState::Paused {
+            run.pauses_due = run.pauses_due.saturating_sub(1);
+        }
+        // The session finishes what it is at before it pauses. What it tells until then is the
+        // past: it ends no pause, and begins no resumption.
+        let outdated = run.pauses_due > 0;
+        if run.phase == Phase::Resuming && !outdated && state != SessionState::Paused {
             run.phase = Phase::Reconnecting;
             self.say(StatusMinor::ConnReconnecting, "");
             // The session may call its first step after a pause a reconnection, too.
@@ -75,19 +81,21 @@ impl Machine {
                 }
             }
             SessionState::Connected(info) => {
-                run.phase = Phase::Connected;
                 run.established = true;
                 run.web_auth = false;
                 self.queue.remove(AttentionGroup::ChallengeAuthPending);
                 info!("{}", connected_line(&info));
                 self.session_name = Some((info.host.clone(), true));
                 self.connection = Some(info);
-                self.say(StatusMinor::ConnConnected, "");
+                if !outdated {
+                    run.phase = Phase::Connected;
+                    self.say(StatusMinor::ConnConnected, "");
+                }
             }
             SessionState::Reconnecting { reason } => {
                 run.web_auth = false;
                 let established = run.established;
-                if established && run.phase != Phase::Paused {
+                if established && !outdated {
                     run.phase = Phase::Reconnecting;
                 }
                 self.queue.remove(AttentionGroup::ChallengeAuthPending);
@@ -95,16 +103,21 @@ impl Machine {
                 let reason = printable(&reason);
                 if established {
                     info!("Reconnecting: {reason}");
-                    self.say(StatusMinor::ConnReconnecting, "");
+                    if !outdated {
+                        self.say(StatusMinor::ConnReconnecting, "");
+                    }
                 } else {
                     info!("Connection attempt failed: {reason}; trying again");
                 }
             }
             SessionState::Paused => {
+                let lasting = run.phase == Phase::Paused && !outdated;
                 run.web_auth = false;
                 self.queue.remove(AttentionGroup::ChallengeAuthPending);
                 self.queue.remove(AttentionGroup::Pkcs11Sign);
-                self.say(StatusMinor::ConnPaused, "");
+                if lasting {
+                    self.say(StatusMinor::ConnPaused, "");
+                }
             }
         }
     }

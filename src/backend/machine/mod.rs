@@ -151,7 +151,9 @@ enum Phase {
 #[derive(Debug)]
 struct Run {
     phase: Phase,
-    /// (2,7) has been sent in this run.
+    /// How many pauses the session has been told of and has not come to yet.
+    pauses_due: u32,
+    /// There has been a working connection in this run.
     established: bool,
     web_auth: bool,
     /// The server's authentication request could not be understood; the run is being closed.

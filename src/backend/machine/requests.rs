@@ -161,6 +161,7 @@ impl Machine {
                 };
                 self.state = State::Running(Run {
                     phase: Phase::Connecting { contacted: false },
+                    pauses_due: 0,
                     established: false,
                     web_auth: false,
                     malformed_auth: false,
@@ -185,6 +186,7 @@ impl Machine {
             return Err(Error::already_paused());
         }
         run.phase = Phase::Paused;
+        run.pauses_due = run.pauses_due.saturating_add(1);
         let reason = format!("Reason: {}", printable(reason));
         info!("Pausing connection");
         self.say(StatusMinor::ConnPausing, reason);

@@ -400,9 +400,42 @@ fn pause_resume_restart() {
     assert_eq!(state(&mut machine, SessionState::Connected(info())), ["S 2,7"]);
 
     request(&mut machine, pause());
+    assert_eq!(state(&mut machine, SessionState::Paused), ["S 2,14"]);
     assert_eq!(request(&mut machine, Request::Restart), ["S 2,12", "restart"]);
     assert_eq!(state(&mut machine, reconnecting), ["S 2,12"]);
     assert_eq!(state(&mut machine, resolving), [""; 0]);
+    assert_eq!(state(&mut machine, SessionState::Connected(info())), ["S 2,7"]);
+}
+
+/// A session that is configuring the network pauses only when that is done.
+#[test]
+fn a_pause_outlasts_the_connection_that_was_being_made() {
+    let mut machine = registered("");
+    request(&mut machine, Request::Connect);
+    request(&mut machine, pause());
+    assert_eq!(state(&mut machine, SessionState::Connected(info())), [""; 0]);
+    assert_eq!(machine.status().codes(), (2, 13));
+    assert_eq!(state(&mut machine, SessionState::Paused), ["S 2,14"]);
+    assert_eq!(machine.connection(), Some(&info()));
+    assert_eq!(refused(&mut machine, pause()), "Connection is already paused");
+    assert_eq!(request(&mut machine, Request::Resume), ["S 2,15", "resume"]);
+    let resolving = SessionState::Resolving { host: "x".to_owned() };
+    assert_eq!(state(&mut machine, resolving), ["S 2,12"]);
+    assert_eq!(state(&mut machine, SessionState::Connected(info())), ["S 2,7"]);
+}
+
+/// Both wishes wait for the session; it comes to them one after the other.
+#[test]
+fn a_resumption_begins_after_the_pause_and_not_with_older_news() {
+    let mut machine = connected();
+    request(&mut machine, pause());
+    request(&mut machine, Request::Resume);
+    let lost = SessionState::Reconnecting { reason: "timeout".to_owned() };
+    assert_eq!(state(&mut machine, lost), [""; 0]);
+    assert_eq!(state(&mut machine, SessionState::Connected(info())), [""; 0]);
+    assert_eq!(state(&mut machine, SessionState::Paused), [""; 0]);
+    let resolving = SessionState::Resolving { host: "x".to_owned() };
+    assert_eq!(state(&mut machine, resolving), ["S 2,12"]);
     assert_eq!(state(&mut machine, SessionState::Connected(info())), ["S 2,7"]);
 }
 

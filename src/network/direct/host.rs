@@ -2,10 +2,12 @@
 
 use std::io;
 
+use tracing::{info, warn};
+
 use super::super::dns::HostResolver;
 use super::super::error::NetworkError;
 use super::super::fib::{Fib, FibRoute, RouteKind, Selectors};
-use super::super::journal::Undo;
+use super::super::journal::{Leftover, Undo};
 use super::super::netlink::{Link, Netlink, PROTOCOL};
 use super::super::plan::{PlannedRoute, RouteTarget};
 use super::super::types::RouteQuery;
@@ -67,6 +69,30 @@ pub(super) struct HostAccess {
 }
 
 impl HostAccess {
+    /// Undoes what processes have left. What cannot be undone is logged, and kept for another try.
+    pub(super) async fn undo_leftovers(
+        &self,
+        leftovers: Vec<Leftover>,
+    ) -> Result<(), NetworkError> {
+        for leftover in leftovers {
+            let pid = leftover.pid();
+            let mut failed = false;
+            for undo in &leftover.undo {
+                if let Err(error) = self.revert(undo).await {
+                    warn!("cleaning up after process {pid}: {error}");
+                    failed = true;
+                }
+            }
+            if !leftover.undo.is_empty() && !failed {
+                info!("undid {} changes that process {pid} had left", leftover.undo.len());
+            }
+            if !failed {
+                leftover.finish()?;
+            }
+        }
+        Ok(())
+    }
+
     /// Undoes one change. What is gone already is no error: a link takes its addresses and routes
     /// with it, and people clean up by hand.
     pub(super) async fn revert(&self, undo: &Undo) -> Result<(), NetworkError> {

@@ -74,28 +74,25 @@ impl DirectNetwork {
         let netlink = Netlink::open().map_err(|e| NetworkError::netlink("open netlink", e))?;
         let host = HostAccess { netlink, resolver };
         let (journal, leftovers) = Journal::open(runtime_dir)?;
-        for leftover in leftovers {
-            let pid = leftover.pid();
-            let mut failed = false;
-            for undo in &leftover.undo {
-                if let Err(error) = host.revert(undo).await {
-                    warn!("cleaning up after process {pid}: {error}");
-                    failed = true;
-                }
-            }
-            if !leftover.undo.is_empty() && !failed {
-                info!("undid {} changes that process {pid} had left", leftover.undo.len());
-            }
-            if !failed {
-                leftover.finish()?;
-            }
-        }
+        host.undo_leftovers(leftovers).await?;
         match host.resolver.restore_after_reboot() {
             Ok(true) => info!("restored resolv.conf as it was before the last boot"),
             Ok(false) => {}
             Err(reason) => debug!("resolv.conf: {reason}"),
         }
         Ok(Self { host, journal, interface: None, entries: Vec::new(), link: None })
+    }
+
+    /// Undoes what this process has done by way of values of this type whose owners hang. The last
+    /// thing before the process ends: they must not come back to life.
+    ///
+    /// # Errors
+    /// When there is no journal or netlink cannot be opened. What cannot be undone is logged, and
+    /// kept for the next start.
+    pub async fn undo_abandoned(runtime_dir: &FsPath) -> Result<(), NetworkError> {
+        let netlink = Netlink::open().map_err(|e| NetworkError::netlink("open netlink", e))?;
+        let host = HostAccess { netlink, resolver: HostResolver::default() };
+        host.undo_leftovers(Journal::of_this_process(runtime_dir)?).await
     }
 
     /// Notes a link that was just made and outlives this process (kernel data channel). If the

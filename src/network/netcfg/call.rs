@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tracing::debug;
 use zbus::message::{Flags, Type};
 use zbus::{Connection, DynamicType, Message, MessageStream, OwnedVariant, Variant, fdo};
 
@@ -126,6 +127,38 @@ impl NetcfgError {
             _ => false,
         }
     }
+}
+
+/// A session that is being watched over has to answer within 4 s, and waits for this.
+const START_LIMIT: Duration = Duration::from_secs(3);
+
+/// See [`super::NetcfgConfig::start_service`].
+pub(super) async fn start_service(connection: &Connection) -> Result<(), NetcfgError> {
+    match tokio::time::timeout(START_LIMIT, find_or_start(connection)).await {
+        Ok(Ok(())) | Err(_) => Ok(()),
+        Ok(Err(error @ NetcfgError::Unavailable { .. })) => Err(error),
+        // A bus that does not let us ask may let us call.
+        Ok(Err(error)) => {
+            debug!("{error}");
+            Ok(())
+        }
+    }
+}
+
+async fn find_or_start(connection: &Connection) -> Result<(), NetcfgError> {
+    const BUS: &str = "org.freedesktop.DBus";
+    const BUS_OBJECT: &str = "/org/freedesktop/DBus";
+    const FIND: &str = "NameHasOwner";
+    const START: &str = "StartServiceByName";
+    let found = connection.call_method(Some(BUS), BUS_OBJECT, Some(BUS), FIND, &SERVICE).await;
+    let found = found.map_err(|error| NetcfgError::new(FIND, error))?;
+    // Starting fails for a service that runs but is none of the bus's own.
+    if found.body().deserialize().map_err(|error| NetcfgError::reply(FIND, &error))? {
+        return Ok(());
+    }
+    let name = (SERVICE, 0_u32);
+    let started = connection.call_method(Some(BUS), BUS_OBJECT, Some(BUS), START, &name).await;
+    started.map(drop).map_err(|error| NetcfgError::new(START, error))
 }
 
 /// `GDBus.Error:net.openvpn.v3.netcfg.error: text` is how GLib transports errors of its own.

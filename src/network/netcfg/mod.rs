@@ -38,6 +38,17 @@ pub struct NetcfgConfig {
     pub without_socket: bool,
 }
 
+impl NetcfgConfig {
+    /// Has the bus start the service, if it does not run yet. One that is just slow is taken for
+    /// there.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be started.
+    pub async fn start_service(&self) -> Result<(), NetcfgError> {
+        call::start_service(&self.connection).await
+    }
+}
+
 /// One session's use of the service.
 ///
 /// The service only forgets what it is told to forget: call [`Self::destroy`] when the tunnel ends

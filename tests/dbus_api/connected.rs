@@ -1,0 +1,118 @@
+//! What the object shows of a working connection, with a session that the test plays.
+
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+
+use ovpn_client::backend::{Command, Running, Settings};
+use ovpn_client::dbus::{PrivateService, serve_private};
+use ovpn_client::logging::LogLevel;
+use ovpn_client::profile::{NoFiles, Protocol};
+use ovpn_client::session::{ConnectionInfo, NetworkMode, SessionEvent, SessionState};
+use tokio::sync::mpsc;
+use zbus::{Guid, ObjectPath, OwnedVariant, Variant};
+
+use crate::bus::*;
+
+const DEVICE_PATH: &str = "/net/openvpn/v3/netcfg/17_token";
+
+type Script = (mpsc::UnboundedReceiver<Command>, mpsc::UnboundedSender<SessionEvent>);
+
+fn info() -> ConnectionInfo {
+    ConnectionInfo {
+        protocol: Protocol::Tcp,
+        host: "vpn.example".to_owned(),
+        address: SocketAddr::from(([192, 0, 2, 1], 443)),
+        username: String::new(),
+        device: "tun7".to_owned(),
+        data_path: "userspace",
+        data_path_reason: None,
+        tunnel: vec!["10.8.0.2/24".to_owned()],
+        gateways: vec!["10.8.0.1".to_owned()],
+        mtu: 1500,
+        cipher: "AES-256-GCM",
+        device_path: Some(DEVICE_PATH.to_owned()),
+    }
+}
+
+async fn get(peer: &StandIn, name: &str) -> OwnedVariant {
+    let body = (INTERFACE, name);
+    let call = peer.connection.call_method(None::<&str>, OBJECT, Some(PROPERTIES), "Get", &body);
+    call.await.unwrap().body().deserialize().unwrap()
+}
+
+async fn call<B>(peer: &StandIn, method: &str, body: &B)
+where
+    B: serde::Serialize + zbus::DynamicType,
+{
+    let call = peer.connection.call_method(None::<&str>, OBJECT, Some(INTERFACE), method, body);
+    call.await.unwrap();
+}
+
+/// `device_path`, `device_name`, `session_name`, `connection`.
+async fn shown(peer: &StandIn) -> (String, String, String, (String, String, String, u32)) {
+    let path = Variant::from(get(peer, "device_path").await);
+    (
+        ObjectPath::try_from(path).unwrap().to_string(),
+        get(peer, "device_name").await.try_into().unwrap(),
+        get(peer, "session_name").await.try_into().unwrap(),
+        get(peer, "connection").await.try_into().unwrap(),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn device_session_and_connection_are_shown_once_there_are_any() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let guid = Guid::generate();
+    let scripts: Arc<Mutex<Vec<Script>>> = Arc::default();
+    let started = scripts.clone();
+    let (_lines, lines) = mpsc::channel(1);
+    let service = PrivateService {
+        settings: Settings {
+            network: NetworkMode::Direct,
+            runtime_dir: "/nowhere".into(),
+            gui_version: "test".to_owned(),
+            sso: String::new(),
+        },
+        start: Box::new(move |_| {
+            let (commands, command_receiver) = mpsc::unbounded_channel();
+            let (event_sender, events) = mpsc::unbounded_channel();
+            started.lock().unwrap().push((command_receiver, event_sender));
+            Running { commands, events }
+        }),
+        files: Arc::new(NoFiles),
+        log_level: LogLevel::new(3),
+        lines,
+    };
+    tokio::spawn(async move {
+        serve_private(theirs, &guid, TOKEN.to_owned(), service).await.unwrap();
+    });
+    let messages = zbus::connection::Builder::unix_stream(ours).p2p().build_message_stream();
+    let (_server, profile) = silent_server("");
+    let mut peer = StandIn::serve(messages.await.unwrap(), StandIn::profile(profile, Vec::new()));
+    let paths = (TOKEN, path(SESSION_PATH), path(CONFIG_PATH));
+    call(&peer, "RegistrationConfirmation", &paths).await;
+
+    let nothing = || ("/".to_owned(), String::new(), String::new(), Default::default());
+    assert_eq!(shown(&peer).await, nothing());
+    call(&peer, "Connect", &()).await;
+    assert_eq!(shown(&peer).await, nothing());
+    let (mut commands, events) = scripts.lock().unwrap().remove(0);
+    events.send(SessionEvent::State(SessionState::Connected(info()))).unwrap();
+    let ok = format!("S 2,2 config_path={CONFIG_PATH}");
+    peer.signal_named("RegistrationRequest").await;
+    peer.expect(&[&ok, &ok, "S 2,6", "S 2,7"]).await;
+    let connection = ("tcp".to_owned(), "vpn.example".to_owned(), "192.0.2.1".to_owned(), 443_u32);
+    let all = || {
+        let host = "vpn.example".to_owned();
+        (DEVICE_PATH.to_owned(), "tun7".to_owned(), host, connection.clone())
+    };
+    assert_eq!(shown(&peer).await, all());
+
+    // A pause leaves them as they are.
+    call(&peer, "Pause", &("lunch",)).await;
+    assert!(matches!(commands.recv().await, Some(Command::Pause)));
+    events.send(SessionEvent::State(SessionState::Paused)).unwrap();
+    peer.expect(&["S 2,13 Reason: lunch", "S 2,14"]).await;
+    assert_eq!(shown(&peer).await, all());
+}
