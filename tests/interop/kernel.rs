@@ -278,8 +278,7 @@ fn figures() {
             .stdout(std::process::Stdio::null())
             .spawn()
             .unwrap();
-        let reachable =
-            (0..20).any(|_| lab.ping_with("-n -q -c 1 -W 1 10.8.0.1").is_ok());
+        let reachable = (0..20).any(|_| lab.ping_with("-n -q -c 1 -W 1 10.8.0.1").is_ok());
         assert!(reachable, "OpenVPN's client did not connect:\n{}", server.log());
         assert_eq!(links(&lab).len(), usize::from(arguments.is_empty()), "{arguments:?}");
         let name = format!("openvpn {}", arguments.join(" "));

@@ -332,9 +332,10 @@ impl Described {
             let kind = api.link_kind();
             return Err(exists(format!("{name} exists and is not a link of kind {kind}")));
         }
-        let owned = self.alias.as_deref().is_some_and(|alias| {
-            alias.starts_with(ALIAS) && !owner_is_gone(alias)
-        });
+        let owned = self
+            .alias
+            .as_deref()
+            .is_some_and(|alias| alias.starts_with(ALIAS) && !owner_is_gone(alias));
         // The in-tree module switches the carrier with the peer. A link of `ovpn-dco-v2`, which
         // cannot be asked for its peers, has carrier whenever it is up.
         if owned || self.carrier {
