@@ -13,6 +13,10 @@
 //!
 //! Each module starts by saying what it decides and what it never does.
 
+// Under the name by which the simulated server of `tests/sim` knows it.
+#[cfg(test)]
+extern crate self as ovpn_client;
+
 pub mod backend;
 pub mod cli;
 pub mod control;

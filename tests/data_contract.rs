@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use netns::{NetNs, connect};
 use ovpn_dco::kernel::{Api, KernelDataChannel, LinkName};
+use ovpn_dco::recording::RecordingDataChannel;
 use ovpn_dco::{
     Cipher, ControlPort, DataChannel, DataEvent, DirectionKey, Error, Framing, Keepalive,
     KeyConfig, KeyId, KeySlot, PeerConfig, PeerDeletedReason, PeerId, TransportSocket,
@@ -70,6 +71,20 @@ impl Plane for Kernel {
         let api = Api::ALL.into_iter().find(|api| api.name() == name).unwrap();
         keep_quiet();
         KernelDataChannel::create(api, LinkName::from_dev("tun")).await.unwrap()
+    }
+}
+
+/// The recording fake: keeps the contract's state, moves no packets.
+struct Recording;
+
+impl Plane for Recording {
+    type Channel = RecordingDataChannel;
+
+    const GRANULARITY: Duration = Duration::ZERO;
+
+    async fn create() -> Self::Channel {
+        // It makes no interface; the loopback is one, with the index that the fake tells.
+        RecordingDataChannel::new("lo", true).0
     }
 }
 
@@ -533,6 +548,24 @@ async fn commands_need_a_peer<P: Plane>(ns: NetNs) {
     bench.no_event().await;
 }
 
+/// What can be seen of peers and slots without a packet.
+async fn keeps_account_of_peers_and_slots<P: Plane>(ns: NetNs) {
+    let mut bench = bench::<P>(ns, Transport::Udp, Keepalive::default()).await;
+    let channel = &mut bench.channel;
+    channel.del_key(KeySlot::Secondary).await.unwrap();
+    channel.new_key(KeySlot::Primary, key(0, 0, false)).await.unwrap();
+    channel.new_key(KeySlot::Secondary, key(1, 0, false)).await.unwrap();
+    channel.swap_keys().await.unwrap();
+    channel.del_key(KeySlot::Secondary).await.unwrap();
+    channel.set_keepalive(Keepalive { interval: 10, timeout: 60 }).await.unwrap();
+    assert_eq!(channel.stats().await.unwrap().link_rx_packets, 0);
+    let socket = bench.control.own.duplicate();
+    channel.new_peer(peer(socket, Keepalive::default()), Vec::new()).await.unwrap();
+    channel.del_peer().await.unwrap();
+    assert!(matches!(channel.del_peer().await, Err(Error::NoSuchPeer)));
+    bench.no_event().await;
+}
+
 async fn another_peer_replaces_the_first<P: Plane>(ns: NetNs) {
     let mut bench = bench::<P>(ns, Transport::Udp, Keepalive::default()).await;
     bench.both_keys(KeySlot::Primary, 0).await;
@@ -665,6 +698,7 @@ contract!(userspace, super::Userspace:
     consumes_pings_and_sends_its_own,
     expires_once,
     commands_need_a_peer,
+    keeps_account_of_peers_and_slots,
     another_peer_replaces_the_first,
     counts,
     passes_control_packets_over_udp,
@@ -686,10 +720,17 @@ contract!(in guests: kernel, super::Kernel:
     consumes_pings_and_sends_its_own,
     expires_once,
     commands_need_a_peer,
+    keeps_account_of_peers_and_slots,
     another_peer_replaces_the_first,
     counts,
     passes_control_packets_over_udp,
     passes_control_packets_over_tcp,
     a_deleted_peer_leaves_the_socket_alone,
     closing_removes_the_interface,
+);
+
+// The rest of the list is about packets.
+contract!(recording, super::Recording:
+    commands_need_a_peer,
+    keeps_account_of_peers_and_slots,
 );

@@ -9,6 +9,8 @@ use std::path::Path;
 mod control_packet;
 #[path = "fuzz/targets/key_method.rs"]
 mod key_method;
+#[path = "fuzz/targets/netlink.rs"]
+mod netlink;
 #[path = "fuzz/targets/offload_coalesce.rs"]
 mod offload_coalesce;
 #[path = "fuzz/targets/offload_split.rs"]
@@ -40,6 +42,11 @@ fn control_packet() {
 #[test]
 fn key_method() {
     replay("key_method", key_method::run);
+}
+
+#[test]
+fn netlink() {
+    replay("netlink", netlink::run);
 }
 
 #[test]

@@ -99,7 +99,8 @@ pub trait DataChannel: Send {
         key: KeyConfig,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Exchanges the two slots.
+    /// Exchanges the two slots. [`crate::Error::KeySlotEmpty`] where the implementation can tell
+    /// that the secondary slot has no key: nothing could be sent afterwards.
     fn swap_keys(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Empties a slot.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use ovpn_dco::kernel::Api;
 use ovpn_dco::{DataEvent, Error as DataError, PeerDeletedReason};
 use rand::RngExt;
 use tokio::time::sleep_until;
@@ -11,6 +12,7 @@ use tokio::time::sleep_until;
 use super::commands::{Request, Wish};
 use super::event::{SessionEvent, SessionState};
 use super::host;
+use super::inactivity::{Inactivity, traffic};
 use super::reconnect::Ending;
 use super::run::{End, Session};
 use super::signing;
@@ -21,8 +23,7 @@ use crate::control::{
 use crate::data_path::Decision;
 use crate::network::RouteQuery;
 use crate::profile::{
-    Family, Inactive, PeerInfoExtra, Protocol, PushError, Remote, SessionOptions, occ_string,
-    peer_info,
+    Family, PeerInfoExtra, Protocol, PushError, Remote, SessionOptions, occ_string, peer_info,
 };
 use crate::secret::{Credentials, Secret};
 use crate::transport::{SocketOptions, Transport, TransportError};
@@ -48,13 +49,6 @@ pub(super) struct Link {
     inactivity: Option<Inactivity>,
     ends_at: Option<Instant>,
     pub(super) username: String,
-}
-
-/// Watches for tunnel traffic (`inactive`).
-struct Inactivity {
-    rule: Inactive,
-    since: Instant,
-    bytes: u64,
 }
 
 impl Session {
@@ -158,7 +152,7 @@ impl Session {
         Ok((remote, connected.map_err(Ending::Transport)?))
     }
 
-    fn link(
+    pub(super) fn link(
         &self,
         remote: Remote,
         transport: Transport,
@@ -378,11 +372,12 @@ impl Session {
             auth_token: options.auth_token.clone(),
             auth_token_user: options.auth_token_user.clone(),
         };
-        let now = Instant::now();
-        link.inactivity = options.inactive.map(|rule| Inactivity { rule, since: now, bytes: 0 });
-        link.ends_at = options.session_timeout.map(|after| now + after);
+        link.ends_at = options.session_timeout.map(|after| Instant::now() + after);
         link.options = Some(options.clone());
         self.bring_up(link, &options).await?;
+        if let Some(rule) = options.inactive {
+            link.inactivity = Some(Inactivity::new(rule, Instant::now(), self.traffic().await));
+        }
         link.control.accept_push(negotiated, Instant::now()).map_err(Ending::Control)
     }
 
@@ -414,21 +409,25 @@ impl Session {
             return Err(Ending::SessionTimeout);
         }
         if let Some(watch) = &mut link.inactivity
-            && now >= watch.since + watch.rule.after
-            && let Some(tunnel) = &mut self.tunnel
+            && now >= watch.deadline()
+            && watch.is_idle(now, self.traffic().await)
         {
-            let stats = tunnel.stats().await;
-            let bytes = stats.vpn_rx_bytes + stats.vpn_tx_bytes;
-            if bytes.saturating_sub(watch.bytes) < watch.rule.bytes.max(1) {
-                return Err(Ending::Inactive);
-            }
-            watch.bytes = bytes;
-            watch.since = now;
+            return Err(Ending::Inactive);
         }
         Ok(())
     }
 
-    async fn data_event(&mut self, link: &mut Link, event: DataEvent) -> Result<(), Ending> {
+    /// What went through the tunnel since the session started, in bytes.
+    pub(super) async fn traffic(&mut self) -> u64 {
+        let api = self.tunnel.as_ref().and_then(|tunnel| tunnel.plane().api());
+        traffic(&self.statistics_now(&Statistics::default()).await, api == Some(Api::OvpnDcoV2))
+    }
+
+    pub(super) async fn data_event(
+        &mut self,
+        link: &mut Link,
+        event: DataEvent,
+    ) -> Result<(), Ending> {
         match event {
             DataEvent::PeerDeleted(PeerDeletedReason::Expired) => {
                 let exit = link
@@ -504,11 +503,12 @@ impl Session {
 }
 
 impl Link {
-    /// Reads and writes until the stream stands between two packets with nothing left to send.
+    /// Reads and writes until the stream stands between two packets with nothing left to send, and
+    /// nothing left to read: `ovpn-dco-v2` would not look at it before more arrives.
     pub(super) async fn come_to_boundary(&mut self) -> std::io::Result<()> {
         self.transport.flush().await?;
         let mut packet = Vec::new();
-        while !self.transport.at_packet_boundary() {
+        while !self.transport.at_packet_boundary() || self.transport.has_unread() {
             self.transport.recv(&mut packet).await?;
             if packet.first().is_some_and(|byte| !ovpn_dco::is_data_packet(*byte)) {
                 self.control.handle_packet(&mut packet, Instant::now());
@@ -519,7 +519,7 @@ impl Link {
 
     fn deadline(&self) -> Instant {
         let answer = (!self.contacted).then_some(self.answer_by);
-        let inactive = self.inactivity.as_ref().map(|watch| watch.since + watch.rule.after);
+        let inactive = self.inactivity.as_ref().map(Inactivity::deadline);
         [self.control.poll_timeout(), answer, inactive, self.ends_at]
             .into_iter()
             .flatten()

@@ -23,16 +23,26 @@ use crate::profile::{Protocol, Remote, SessionOptions};
 const HANDOVER_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why a tunnel could not be set up.
-enum Failure {
-    /// The data channel refused: another one may not.
-    Data(DataError),
-    /// No data channel will help.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// This data path could not; another one may.
+    DataPath {
+        why: String,
+        /// Without another one.
+        ending: Ending,
+    },
+    /// No data path will help.
     Ending(Ending),
 }
 
 impl From<DataError> for Failure {
     fn from(error: DataError) -> Self {
-        Self::Data(error)
+        let why = error.to_string();
+        let ending = match error {
+            DataError::NotPermitted { .. } => Ending::Privilege(why.clone()),
+            _ => Ending::Unusable(format!("cannot set up the tunnel: {why}")),
+        };
+        Self::DataPath { why, ending }
     }
 }
 
@@ -45,11 +55,7 @@ impl From<Ending> for Failure {
 impl From<Failure> for Ending {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Ending(ending) => ending,
-            Failure::Data(error @ DataError::NotPermitted { .. }) => {
-                Self::Privilege(error.to_string())
-            }
-            Failure::Data(error) => Self::Unusable(format!("cannot set up the tunnel: {error}")),
+            Failure::DataPath { ending, .. } | Failure::Ending(ending) => ending,
         }
     }
 }
@@ -62,13 +68,14 @@ impl Session {
         link: &mut Link,
         options: &SessionOptions,
     ) -> Result<(), Ending> {
+        self.discard_dead_tunnel().await;
         let mut decision = self.decide(&link.remote, Some(options));
         if let Decision::Kernel(api) = decision {
             match self.with_kernel(link, options, api).await {
                 Ok(()) => return Ok(()),
                 Err(Failure::Ending(ending)) => return Err(ending),
-                Err(Failure::Data(error)) => {
-                    self.kernel_failed(link, &error.to_string()).await;
+                Err(Failure::DataPath { why, .. }) => {
+                    self.kernel_failed(link, &why).await;
                     decision = self.decide(&link.remote, Some(options));
                 }
             }
@@ -89,32 +96,49 @@ impl Session {
         })
     }
 
+    /// A tunnel kept from the last connection may have lost its data path or its interface since:
+    /// nobody listens to it between connections.
+    async fn discard_dead_tunnel(&mut self) {
+        let Some(tunnel) = &self.tunnel else { return };
+        let interface = tunnel.plane().interface();
+        if tunnel.has_failed() || !self.network.has_link(interface).await {
+            tracing::info!("{} is gone: the tunnel is made anew", interface.name);
+            self.drop_tunnel().await;
+        }
+    }
+
     /// The kernel refused or lost the data channel: this session does not ask it again.
     async fn kernel_failed(&mut self, link: &mut Link, why: &str) {
         tracing::warn!("kernel offload failed: {why}; going on in userspace");
         self.statistics.count("TUN_ERROR");
         self.kernel_failure = Some(why.to_owned());
-        if let Some(tunnel) = &mut self.tunnel {
-            self.statistics.add_peer(&tunnel.del_peer().await);
-        }
+        self.give_up_tunnel().await;
         if let Err(error) = link.transport.detach() {
             // The next receive fails, and the session reconnects.
             tracing::warn!("taking the transport socket back: {error}");
         }
+    }
+
+    async fn give_up_tunnel(&mut self) {
+        if let Some(tunnel) = &mut self.tunnel {
+            self.statistics.add_peer(&tunnel.del_peer().await);
+        }
         self.drop_tunnel().await;
     }
 
-    /// The kernel's data path is gone while connected: userspace takes over. Its keys must be new
-    /// ones, because packet ids of the old ones would repeat.
+    /// The data path is gone while connected. Userspace takes over from the kernel, with new keys,
+    /// because packet ids of the old ones would repeat. In any case the old tunnel goes.
     pub(super) async fn fall_back(&mut self, link: &mut Link, why: &str) -> Result<(), Ending> {
         let lost = || Ending::Lost(format!("the data path failed: {why}"));
-        let kernel = self.tunnel.as_ref().is_some_and(|tunnel| tunnel.plane().is_kernel());
-        let options = link.options.clone().filter(|_| {
-            // A TCP stream may have been left in the middle of a packet.
-            kernel && link.transport.protocol() == Protocol::Udp
-        });
-        let Some(options) = options else { return Err(lost()) };
+        if !self.tunnel.as_ref().is_some_and(|tunnel| tunnel.plane().is_kernel()) {
+            self.give_up_tunnel().await;
+            return Err(lost());
+        }
         self.kernel_failed(link, why).await;
+        // The kernel may have left a TCP stream in the middle of a packet, in either direction, and
+        // nothing tells: only a new connection is sure to be in step.
+        let udp = link.transport.protocol() == Protocol::Udp;
+        let Some(options) = link.options.clone().filter(|_| udp) else { return Err(lost()) };
         let why_not_kernel = self.decide(&link.remote, Some(&options)).why_not_kernel();
         self.with_userspace(link, &options, why_not_kernel).await?;
         link.control.renegotiate(Instant::now());
@@ -140,7 +164,11 @@ impl Session {
         self.configure(link, options).await?;
         tokio::time::timeout(HANDOVER_LIMIT, link.come_to_boundary())
             .await
-            .map_err(|_| Ending::Lost("the TCP stream stands still in mid-packet".to_owned()))?
+            .map_err(|_| {
+                // Userspace can go on in the middle of a packet.
+                let why = "the TCP stream does not come to a packet's end".to_owned();
+                Failure::DataPath { ending: Ending::Lost(why.clone()), why }
+            })?
             .map_err(|e| Ending::Lost(format!("the connection to the server broke: {e}")))?;
         self.add_peer(link, options).await
     }
@@ -159,7 +187,11 @@ impl Session {
         }
         if self.tunnel.is_none() && matches!(self.network, Network::Direct(_)) {
             let name = &self.config.options.device.name;
-            self.tunnel = Some(userspace(TunDevice::create(name, TunOptions::default())?)?);
+            let device = TunDevice::create(name, TunOptions::default()).map_err(|e| match e {
+                DataError::NotPermitted { .. } => Failure::from(e),
+                e => Ending::Unusable(format!("cannot create the device {name}: {e}")).into(),
+            })?;
+            self.tunnel = Some(userspace(device)?);
         }
         self.configure(link, options).await?;
         if let Some(tunnel) = &mut self.tunnel {
@@ -196,7 +228,7 @@ impl Session {
         let work = async {
             match network {
                 Network::Direct(direct) => match tunnel {
-                    Some(tunnel) => Ok(configure_directly(direct, tunnel, wanted).await?),
+                    Some(tunnel) => configure_directly(direct, tunnel, wanted).await,
                     None => Ok(()),
                 },
                 Network::Netcfg(netcfg) => netcfg_device(netcfg, tunnel, wanted).await,
@@ -215,7 +247,7 @@ impl Session {
             id: options.peer_id,
             socket,
             remote: link.transport.remote(),
-            local: None,
+            local: link.remote.local,
             keepalive: Keepalive {
                 interval: seconds(options.ping),
                 timeout: seconds(options.ping_timeout.map(|timeout| timeout.after)),
@@ -241,7 +273,7 @@ impl Session {
         }
         let clamp =
             mss_clamp(self.config.options.data.mssfix, options.tun_mtu, outer(link, options));
-        link_mtu(options.tun_mtu, clamp)
+        link_mtu(options.tun_mtu, clamp, options.network.ifconfig_ipv6.is_some())
     }
 
     pub(super) async fn install_key(
@@ -260,11 +292,11 @@ impl Session {
                 let why_not_kernel = self.decide(&link.remote, Some(&options)).why_not_kernel();
                 self.with_userspace(link, &options, why_not_kernel).await?;
                 match &mut self.tunnel {
-                    Some(tunnel) => Ok(tunnel.install_key(key).await.map_err(Failure::Data)?),
+                    Some(tunnel) => Ok(tunnel.install_key(key).await.map_err(Failure::from)?),
                     None => Ok(()),
                 }
             }
-            Err(error) => Err(Failure::Data(error).into()),
+            Err(error) => Err(Failure::from(error).into()),
             Ok(()) => Ok(()),
         }
     }

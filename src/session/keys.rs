@@ -13,6 +13,8 @@ pub(super) enum KeyStep {
     Delete(KeySlot),
     /// Nothing: it is so already.
     Nothing,
+    /// The key is in no slot although it should be.
+    Mismatch,
 }
 
 /// The key ids in the two slots.
@@ -38,11 +40,15 @@ impl KeySlots {
 
     /// Send with this key from now on.
     pub(super) fn promote(&mut self, key: KeyId) -> KeyStep {
-        if self.secondary == Some(key) {
-            std::mem::swap(&mut self.primary, &mut self.secondary);
-            KeyStep::Swap
-        } else {
-            KeyStep::Nothing
+        match (self.primary, self.secondary) {
+            (_, Some(secondary)) if secondary == key => {
+                std::mem::swap(&mut self.primary, &mut self.secondary);
+                KeyStep::Swap
+            }
+            (Some(primary), _) if primary == key => KeyStep::Nothing,
+            // A new peer: the key was the old one's, and another is on its way.
+            (None, None) => KeyStep::Nothing,
+            _ => KeyStep::Mismatch,
         }
     }
 
@@ -86,7 +92,19 @@ mod tests {
         slots.add(id(0));
         slots.add(id(1));
         assert_eq!(slots.add(id(2)), KeyStep::Install(KeySlot::Secondary));
-        assert_eq!(slots.promote(id(1)), KeyStep::Nothing);
+        assert_eq!(slots.retire(id(1)), KeyStep::Nothing);
         assert_eq!(slots.promote(id(2)), KeyStep::Swap);
+    }
+
+    #[test]
+    fn a_key_that_is_nowhere_cannot_be_promoted() {
+        let id = |n| KeyId::new(n).unwrap();
+        let mut slots = KeySlots::default();
+        assert_eq!(slots.promote(id(1)), KeyStep::Nothing, "it went with its peer");
+        slots.add(id(0));
+        assert_eq!(slots.promote(id(1)), KeyStep::Mismatch);
+        slots.add(id(2));
+        assert_eq!(slots.promote(id(1)), KeyStep::Mismatch);
+        assert_eq!(slots.promote(id(0)), KeyStep::Nothing);
     }
 }

@@ -1,7 +1,7 @@
 //! One VPN session: connects, reconnects, pauses, ends. The only place where the control channel,
 //! the transport, the data plane and the network configuration meet.
 //!
-//! - `remotes`, `reconnect`, `keys`, `mtu` decide; they are pure.
+//! - `remotes`, `reconnect`, `keys`, `mtu`, `inactivity` decide; they are pure.
 //! - `run` walks from attempt to attempt; `attempt` is one connection from socket to end;
 //!   `bring_up` makes a tunnel of a push reply; `tunnel` is the device with its data plane, which
 //!   may outlive connections.
@@ -11,6 +11,7 @@ mod bring_up;
 mod commands;
 mod event;
 mod host;
+mod inactivity;
 mod keys;
 mod mtu;
 mod network;
@@ -20,6 +21,8 @@ mod remotes;
 mod run;
 mod signing;
 mod stats;
+#[cfg(test)]
+mod tests;
 mod tunnel;
 
 use std::path::PathBuf;

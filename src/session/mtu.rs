@@ -13,6 +13,8 @@ const AEAD: u16 = 4 + 16;
 /// Default of `mssfix` when the tunnel MTU is 1500: keeps outer packets within PPPoE's MTU.
 const DEFAULT_OUTER: u16 = 1492;
 const DEFAULT_TUN_MTU: u16 = 1500;
+/// The kernel switches IPv6 off on a link that is smaller.
+const IPV6_MIN_MTU: u16 = 1280;
 
 /// What surrounds an inner packet on its way.
 #[derive(Clone, Copy, Debug)]
@@ -52,9 +54,11 @@ fn outer_to_inner(mtu: u16, encapsulation: u16, outer: Outer) -> Option<u16> {
     mtu.checked_sub(ip + transport + encapsulation)
 }
 
-/// The link MTU that has the effect of `clamp` where packets do not pass through this process.
-pub(super) fn link_mtu(tun_mtu: u16, clamp: Option<MssClamp>) -> u16 {
-    clamp.map_or(tun_mtu, |clamp| tun_mtu.min(clamp.ipv4 + IPV4 + TCP))
+/// The link MTU that has the effect of `clamp` where packets do not pass through this process, as
+/// far as the tunnel's own address (`ipv6`: it has such a one) can live with it.
+pub(super) fn link_mtu(tun_mtu: u16, clamp: Option<MssClamp>, ipv6: bool) -> u16 {
+    let least = if ipv6 { IPV6_MIN_MTU } else { 0 };
+    clamp.map_or(tun_mtu, |clamp| tun_mtu.min((clamp.ipv4 + IPV4 + TCP).max(least)))
 }
 
 #[cfg(test)]
@@ -84,8 +88,16 @@ mod tests {
     #[test]
     fn kernel_link_mtu_follows_the_clamp() {
         let clamp = mss_clamp(MssFix::Default, 1500, outer(Protocol::Udp, false));
-        assert_eq!(link_mtu(1500, clamp), 1440);
-        assert_eq!(link_mtu(1400, Some(MssClamp { ipv4: 1400, ipv6: 1380 })), 1400);
-        assert_eq!(link_mtu(1500, None), 1500);
+        assert_eq!(link_mtu(1500, clamp, false), 1440);
+        assert_eq!(link_mtu(1400, Some(MssClamp { ipv4: 1400, ipv6: 1380 }), false), 1400);
+        assert_eq!(link_mtu(1500, None, false), 1500);
+    }
+
+    #[test]
+    fn a_clamp_leaves_ipv6_alive() {
+        let clamp = Some(MssClamp { ipv4: 960, ipv6: 940 });
+        assert_eq!(link_mtu(1500, clamp, true), 1280);
+        assert_eq!(link_mtu(1500, clamp, false), 1000);
+        assert_eq!(link_mtu(1200, clamp, true), 1200, "the server wants it so");
     }
 }

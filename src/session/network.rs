@@ -7,6 +7,7 @@ use std::path::Path;
 use ovpn_dco::{DataChannel, Interface};
 use socket2::Socket;
 
+use super::bring_up::Failure;
 use super::event::Outcome;
 use super::reconnect::Ending;
 use super::tunnel::Tunnel;
@@ -68,10 +69,22 @@ impl Network {
     }
 
     /// A link that would outlive this process exists: a crash must not leave it.
-    pub(super) async fn adopt(&mut self, interface: &Interface) -> Result<(), Ending> {
+    pub(super) async fn adopt(&mut self, interface: &Interface) -> Result<(), Failure> {
         match self {
             Self::Direct(direct) => direct.adopt_link(interface).await.map_err(failed),
             Self::Netcfg(_) => Ok(()),
+        }
+    }
+
+    /// Whether a tunnel's interface still exists, as far as that can be known.
+    pub(super) async fn has_link(&self, interface: &Interface) -> bool {
+        match self {
+            Self::Direct(direct) => direct.has_link(interface).await.unwrap_or_else(|error| {
+                tracing::debug!("{error}");
+                true
+            }),
+            // The kernel keeps a device whose descriptor is open.
+            Self::Netcfg(_) => true,
         }
     }
 
@@ -119,7 +132,7 @@ pub(super) async fn configure_directly(
     direct: &mut DirectNetwork,
     tunnel: &Tunnel,
     wanted: Wanted<'_>,
-) -> Result<(), Ending> {
+) -> Result<(), Failure> {
     let gateways = direct.lookup(wanted.query).await.map_err(failed)?;
     let plan = NetworkPlan::build(&PlanInput {
         options: wanted.options,
@@ -137,14 +150,19 @@ pub(super) async fn configure_directly(
     Ok(())
 }
 
-fn failed(error: NetworkError) -> Ending {
-    match &error {
+/// What the kernel refuses it may have against this interface only.
+fn failed(error: NetworkError) -> Failure {
+    let why = error.to_string();
+    match error {
         NetworkError::Netlink { source, .. }
             if source.kind() == std::io::ErrorKind::PermissionDenied =>
         {
-            Ending::Privilege(error.to_string())
+            Failure::DataPath { ending: Ending::Privilege(why.clone()), why }
         }
-        _ => Ending::Unusable(error.to_string()),
+        NetworkError::Netlink { .. } => {
+            Failure::DataPath { ending: Ending::Unusable(why.clone()), why }
+        }
+        _ => Failure::Ending(Ending::Unusable(why)),
     }
 }
 

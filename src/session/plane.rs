@@ -12,6 +12,9 @@ use ovpn_userspace::UserspaceDataChannel;
 pub(super) enum DataPlane {
     Kernel(KernelDataChannel),
     Userspace(UserspaceDataChannel),
+    /// In place of the kernel's, for tests of what drives it.
+    #[cfg(test)]
+    Recording(ovpn_dco::recording::RecordingDataChannel),
 }
 
 macro_rules! either {
@@ -19,6 +22,8 @@ macro_rules! either {
         match $self {
             Self::Kernel($channel) => $call,
             Self::Userspace($channel) => $call,
+            #[cfg(test)]
+            Self::Recording($channel) => $call,
         }
     };
 }
@@ -26,14 +31,11 @@ macro_rules! either {
 impl DataPlane {
     /// `ovpn`, `ovpn-dco-v2` or `userspace`.
     pub(super) fn name(&self) -> &'static str {
-        match self {
-            Self::Kernel(channel) => channel.api().name(),
-            Self::Userspace(_) => "userspace",
-        }
+        self.api().map_or("userspace", Api::name)
     }
 
-    pub(super) const fn is_kernel(&self) -> bool {
-        matches!(self, Self::Kernel(_))
+    pub(super) fn is_kernel(&self) -> bool {
+        self.api().is_some()
     }
 
     /// Which kernel interface it uses, if any.
@@ -41,6 +43,8 @@ impl DataPlane {
         match self {
             Self::Kernel(channel) => Some(channel.api()),
             Self::Userspace(_) => None,
+            #[cfg(test)]
+            Self::Recording(_) => Some(Api::Ovpn),
         }
     }
 }

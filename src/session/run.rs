@@ -125,7 +125,7 @@ pub(super) async fn run(
 }
 
 impl Session {
-    async fn new(
+    pub(super) async fn new(
         config: SessionConfig,
         receiver: mpsc::Receiver<Command>,
         events: mpsc::UnboundedSender<SessionEvent>,

@@ -1,6 +1,8 @@
 //! The tunnel: a network interface with its data plane and network configuration. It may outlive a
 //! connection, so that the next one with the same push changes nothing.
 
+use std::time::Duration;
+
 use ovpn_dco::{
     ControlPort, DataChannel, DataEvent, Error as DataError, KeyConfig, KeyId, KeySlot, PeerConfig,
     PeerStats,
@@ -9,12 +11,18 @@ use ovpn_dco::{
 use super::keys::{KeySlots, KeyStep};
 use super::plane::DataPlane;
 
+/// How often the counters are looked at: a peer that dies takes along what was counted since.
+const LOOK: Duration = Duration::from_secs(10);
+
 /// An interface, what moves its packets, and the keys in use.
 #[derive(Debug)]
 pub(super) struct Tunnel {
     plane: DataPlane,
     keys: KeySlots,
     has_peer: bool,
+    /// The data plane has ended: another one must take its place.
+    failed: bool,
+    look: tokio::time::Interval,
     /// Why it is not kernel offload, where it is not.
     pub(super) why_not_kernel: Option<String>,
     /// The netcfg object of the device.
@@ -24,11 +32,16 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
+    /// On a tokio runtime.
     pub(super) fn new(plane: DataPlane) -> Self {
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         Self {
             plane,
             keys: KeySlots::default(),
             has_peer: false,
+            failed: false,
+            look,
             why_not_kernel: None,
             device_path: None,
             last_stats: PeerStats::default(),
@@ -41,6 +54,11 @@ impl Tunnel {
 
     pub(super) const fn has_peer(&self) -> bool {
         self.has_peer
+    }
+
+    /// Nothing more is to be expected of it.
+    pub(super) const fn has_failed(&self) -> bool {
+        self.failed
     }
 
     pub(super) async fn new_peer(
@@ -83,10 +101,11 @@ impl Tunnel {
         let id = key.key_id;
         match self.keys.add(id) {
             KeyStep::Install(slot) => self.plane.new_key(slot, key).await,
-            KeyStep::Swap | KeyStep::Delete(_) | KeyStep::Nothing => Ok(()),
+            KeyStep::Swap | KeyStep::Delete(_) | KeyStep::Nothing | KeyStep::Mismatch => Ok(()),
         }
     }
 
+    /// [`DataError::KeySlotEmpty`] if the key is not there.
     pub(super) async fn promote_key(&mut self, key: KeyId) -> Result<(), DataError> {
         let step = self.keys.promote(key);
         self.perform(step).await
@@ -101,6 +120,7 @@ impl Tunnel {
         match step {
             KeyStep::Swap => self.plane.swap_keys().await,
             KeyStep::Delete(slot) => self.plane.del_key(slot).await,
+            KeyStep::Mismatch => Err(DataError::KeySlotEmpty(KeySlot::Secondary)),
             KeyStep::Install(_) | KeyStep::Nothing => Ok(()),
         }
     }
@@ -121,11 +141,21 @@ impl Tunnel {
 
     /// The next event of the data plane. Cancel safe.
     pub(super) async fn next_event(&mut self) -> DataEvent {
-        let event = self.plane.next_event().await;
-        if matches!(event, DataEvent::PeerDeleted(_) | DataEvent::Failed(_)) {
-            self.has_peer = false;
+        loop {
+            tokio::select! {
+                biased;
+                event = self.plane.next_event() => {
+                    self.failed |= matches!(event, DataEvent::Failed(_));
+                    if self.failed || matches!(event, DataEvent::PeerDeleted(_)) {
+                        self.has_peer = false;
+                    }
+                    return event;
+                }
+                _ = self.look.tick() => {
+                    self.stats().await;
+                }
+            }
         }
-        event
     }
 
     /// Removes the interface.
@@ -133,5 +163,46 @@ impl Tunnel {
         if let Err(e) = self.plane.close().await {
             tracing::warn!("removing the interface: {e}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ovpn_dco::PeerDeletedReason;
+    use ovpn_dco::recording::RecordingDataChannel;
+
+    use super::*;
+    use crate::session::tests::{key, peer};
+
+    /// What a peer that dies by itself had moved is not lost with it.
+    #[tokio::test]
+    async fn the_newest_figures_outlive_the_peer() {
+        let (channel, recorder) = RecordingDataChannel::new("lo", false);
+        let mut tunnel = Tunnel::new(DataPlane::Recording(channel));
+        tunnel.new_peer(peer(), Vec::new()).await.unwrap();
+        let stats = PeerStats { vpn_rx_bytes: 7, ..PeerStats::default() };
+        recorder.set_stats(stats);
+        let quiet = tokio::time::timeout(Duration::from_millis(50), tunnel.next_event()).await;
+        assert!(quiet.is_err(), "{quiet:?}");
+        recorder.tell(DataEvent::PeerDeleted(PeerDeletedReason::Expired));
+        tunnel.next_event().await;
+        assert!(!tunnel.has_peer() && !tunnel.has_failed());
+        assert_eq!(tunnel.del_peer().await, stats);
+        assert_eq!(tunnel.del_peer().await, PeerStats::default(), "counted once");
+    }
+
+    #[tokio::test]
+    async fn a_key_that_is_not_there_is_reported() {
+        let (channel, recorder) = RecordingDataChannel::new("lo", false);
+        let mut tunnel = Tunnel::new(DataPlane::Recording(channel));
+        tunnel.new_peer(peer(), Vec::new()).await.unwrap();
+        tunnel.install_key(key(0)).await.unwrap();
+        recorder.take_calls();
+        let error = tunnel.promote_key(key(1).key_id).await.unwrap_err();
+        assert!(matches!(error, DataError::KeySlotEmpty(KeySlot::Secondary)), "{error}");
+        assert_eq!(recorder.take_calls(), [], "the key in use stays in use");
+        tunnel.clear_keys().await;
+        tunnel.install_key(key(2)).await.unwrap();
+        assert_eq!(recorder.keys(), [Some(key(2).key_id), None], "the next one sends at once");
     }
 }

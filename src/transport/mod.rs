@@ -253,6 +253,14 @@ impl Transport {
         }
     }
 
+    /// Whether a stream holds bytes (or its end) that nobody has read yet. Does not wait.
+    pub fn has_unread(&self) -> bool {
+        match &self.io {
+            Io::Tcp(tcp) => tcp.has_unread(),
+            Io::Udp { .. } | Io::Unwatched(_) => false,
+        }
+    }
+
     /// Bytes of a packet read only in part, length included; the stream is at a boundary after.
     pub fn take_residue(&mut self) -> Vec<u8> {
         match &mut self.io {

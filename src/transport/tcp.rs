@@ -2,8 +2,10 @@
 //! itself.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::MAX_PACKET;
@@ -129,6 +131,13 @@ impl TcpPackets {
         self.partial.is_empty()
     }
 
+    /// Asks the kernel: the runtime learns later what has arrived. A broken stream has something
+    /// to read, too.
+    pub(super) fn has_unread(&self) -> bool {
+        let peeked = SockRef::from(&self.stream).peek(&mut [MaybeUninit::uninit()]);
+        !matches!(peeked, Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+    }
+
     pub(super) fn take_residue(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.partial)
     }
@@ -183,11 +192,17 @@ mod tests {
         let (mut packets, mut server) = pair().await;
         server.write_all(b"\0\x01a\0\x05bc").await.unwrap();
         let mut packet = Vec::new();
+        assert!(packets.has_unread());
         packets.recv(&mut packet).await.unwrap();
+        assert!(packets.at_boundary() && packets.has_unread());
         let mut rest = [0; 16];
         packets.stream.readable().await.unwrap();
         let n = packets.stream.try_read(&mut rest).unwrap();
         assert_eq!(&rest[..n], b"\0\x05bc");
+        assert!(!packets.has_unread());
+        drop(server);
+        packets.stream.readable().await.unwrap();
+        assert!(packets.has_unread(), "the end wants to be read");
     }
 
     #[tokio::test]

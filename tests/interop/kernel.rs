@@ -142,6 +142,10 @@ fn module_unloaded() {
         lab.ping("10.8.0.1").unwrap();
         sh(&format!("rmmod {}", api().module()));
         ping_until_it_works(&lab, &client, &server);
+        if transport == Transport::Udp4 {
+            let logins = server.log_count("Peer Connection Initiated");
+            assert_eq!(logins, 1, "{}", server.log());
+        }
         drop(client);
         // Loaded again by the next one.
         drop((lab, server));

@@ -93,7 +93,7 @@ impl KernelDataChannel {
     /// # Errors
     ///
     /// [`Error::NoSuchFamily`], [`Error::NotPermitted`]; [`Error::Kernel`] for everything else the
-    /// kernel refuses (`EEXIST`: the name is taken).
+    /// kernel refuses (`EEXIST`: the name is taken; `EBUSY`: somebody uses the link of that name).
     pub async fn create(api: Api, name: LinkName) -> Result<Self, Error> {
         // Sockets belong to the namespace of the thread that opens them; the module may have to
         // be loaded first, but a thread of the blocking pool may be in another namespace.
@@ -199,14 +199,47 @@ impl KernelDataChannel {
         }
     }
 
-    fn check_usage(&mut self) -> Option<DataEvent> {
+    /// Looks at the counters: for the use of the key, and for what events did not tell.
+    fn check(&mut self) -> Option<DataEvent> {
         let mut backend = lock(&self.backend);
-        if backend.gone {
+        if backend.gone || backend.peer.is_none() {
             return None;
         }
-        let stats = backend.stats().ok()?;
-        let key = backend.peer.as_mut()?.usage.check(stats)?;
-        Some(DataEvent::KeyExhausted(key))
+        match found(backend.stats()) {
+            Found::Peer(stats) => {
+                let key = backend.peer.as_mut()?.usage.check(stats)?;
+                Some(DataEvent::KeyExhausted(key))
+            }
+            // The peer is not forgotten yet: the event that says why may be on its way.
+            Found::NoPeer => Some(TEARDOWN),
+            Found::NoLink => Some(self.fail(backend, "the network link was deleted")),
+            Found::Nothing => None,
+        }
+    }
+}
+
+/// A peer that was deleted, and nothing says by whom.
+const TEARDOWN: DataEvent = DataEvent::PeerDeleted(PeerDeletedReason::Teardown);
+
+/// What a look at the counters finds.
+#[derive(Debug, PartialEq, Eq)]
+enum Found {
+    Peer(PeerStats),
+    NoPeer,
+    NoLink,
+    /// The question failed: no reason to give anything up.
+    Nothing,
+}
+
+fn found(answer: Result<PeerStats, Error>) -> Found {
+    match answer {
+        Ok(stats) => Found::Peer(stats),
+        Err(Error::NoSuchPeer) => Found::NoPeer,
+        Err(Error::Kernel { errno: libc::ENODEV, .. }) => Found::NoLink,
+        Err(error) => {
+            tracing::debug!(%error, "the peer's counters");
+            Found::Nothing
+        }
     }
 }
 
@@ -302,6 +335,11 @@ impl Backend {
 
     fn swap_keys(&mut self) -> Result<(), Error> {
         let id = self.peer()?.id;
+        // The kernel exchanges with an empty slot too, and is left without a key to send with.
+        match self.device.key(id, KeySlot::Secondary) {
+            Ok(_) | Err(Error::Unsupported { .. }) => {}
+            Err(error) => return Err(error),
+        }
         self.device.swap_keys(id)?;
         let now = self.stats()?;
         self.peer()?.usage.swapped(now);
@@ -408,14 +446,13 @@ impl DataChannel for KernelDataChannel {
     }
 
     async fn next_event(&mut self) -> DataEvent {
-        const TEARDOWN: DataEvent = DataEvent::PeerDeleted(PeerDeletedReason::Teardown);
         while !self.failed {
             let due = self.torn_down;
             let told = tokio::select! {
                 biased;
                 event = self.events.next() => self.interpret(event),
                 () = wait_until(due) => Some(TEARDOWN),
-                _ = self.poll.tick() => self.check_usage(),
+                _ = self.poll.tick() => self.check(),
             };
             match told {
                 // The link may be going, with its peer ahead of it.
@@ -424,6 +461,9 @@ impl DataChannel for KernelDataChannel {
                 }
                 Some(event) => {
                     self.torn_down = None;
+                    if matches!(event, DataEvent::PeerDeleted(_)) {
+                        lock(&self.backend).peer = None;
+                    }
                     self.failed = matches!(event, DataEvent::Failed(_));
                     return event;
                 }
@@ -495,4 +535,19 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T, Error> {
     // The runtime is shutting down, or the work panicked.
     tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Closed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A deletion whose event was lost must not leave a dead tunnel up.
+    #[test]
+    fn what_a_look_at_the_counters_finds() {
+        let refused = |errno| Error::Kernel { operation: "PEER_GET", errno, message: None };
+        assert_eq!(found(Ok(PeerStats::default())), Found::Peer(PeerStats::default()));
+        assert_eq!(found(Err(Error::NoSuchPeer)), Found::NoPeer);
+        assert_eq!(found(Err(refused(libc::ENODEV))), Found::NoLink);
+        assert_eq!(found(Err(refused(libc::ENOBUFS))), Found::Nothing);
+    }
 }

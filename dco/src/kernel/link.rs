@@ -44,7 +44,7 @@ pub enum Mode {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum LinkName {
     /// This one. A link of that name that exists already is used, and kept afterwards, if it is
-    /// of the right kind.
+    /// of the right kind and nobody uses it.
     Exact(String),
     /// The first free one of prefix0 to prefix255.
     Numbered(String),
@@ -117,12 +117,13 @@ impl Links {
     }
 
     /// Creates a link, which is down; or takes the existing one of an exact name if it is of the
-    /// same kind. The second value says whether it was created.
+    /// same kind and idle. The second value says whether it was created.
     ///
     /// # Errors
     ///
     /// [`Error::Kernel`] with `EEXIST` when the name is taken by something else or, numbered, all
-    /// names are; [`Error::NotPermitted`]; [`Error::Malformed`] for a name that cannot be one.
+    /// names are; with `EBUSY` when somebody uses the link of that name; [`Error::NotPermitted`];
+    /// [`Error::Malformed`] for a name that cannot be one.
     pub fn create(
         &mut self,
         api: Api,
@@ -198,13 +199,11 @@ impl Links {
         Ok(Interface { name: name.to_owned(), index })
     }
 
-    /// The link of this name, if it is of the right kind.
+    /// The link of this name, if it may be taken.
     fn existing(&mut self, api: Api, name: &str) -> Result<Interface, Error> {
         match self.by_name(name)? {
-            Some(link) if link.kind.as_deref() == Some(api.link_kind()) => Ok(link.interface),
-            _ => {
-                Err(exists(format!("{name} exists and is not a link of kind {}", api.link_kind())))
-            }
+            Some(link) => link.take(api),
+            None => Err(exists(format!("{name} was deleted just now"))),
         }
     }
 
@@ -269,7 +268,11 @@ fn new_link(api: Api, name: &str, mode: Mode) -> Result<LinkMessage, Error> {
 }
 
 fn exists(message: String) -> Error {
-    Error::Kernel { operation: "RTM_NEWLINK", errno: libc::EEXIST, message: Some(message) }
+    taken(libc::EEXIST, message)
+}
+
+fn taken(errno: i32, message: String) -> Error {
+    Error::Kernel { operation: "RTM_NEWLINK", errno, message: Some(message) }
 }
 
 /// What the kernel would refuse, and `%`, which it would replace by a number.
@@ -321,6 +324,29 @@ fn describe(message: &LinkMessage) -> Option<Described> {
 }
 
 impl Described {
+    /// The link, for a channel of its own. A peer of ours would replace, without a word, that of
+    /// whoever uses it.
+    fn take(self, api: Api) -> Result<Interface, Error> {
+        let name = &self.interface.name;
+        if self.kind.as_deref() != Some(api.link_kind()) {
+            let kind = api.link_kind();
+            return Err(exists(format!("{name} exists and is not a link of kind {kind}")));
+        }
+        let owned = self
+            .alias
+            .as_deref()
+            .is_some_and(|alias| alias.starts_with(ALIAS) && !owner_is_gone(alias));
+        // The in-tree module switches the carrier with the peer. A link of `ovpn-dco-v2`, which
+        // cannot be asked for its peers, has carrier whenever it is up.
+        if owned || self.carrier {
+            return Err(taken(
+                libc::EBUSY,
+                format!("{name} is in use by another VPN connection; choose another dev"),
+            ));
+        }
+        Ok(self.interface)
+    }
+
     fn ours(self) -> Option<Link> {
         let api = Api::ALL.into_iter().find(|api| Some(api.link_kind()) == self.kind.as_deref())?;
         let leftover = self.alias.is_some_and(|alias| owner_is_gone(&alias));
@@ -388,6 +414,28 @@ mod tests {
         assert!(!owner_is_gone(&of_child.replace("pid:[", "pid:[9")));
         assert!(!owner_is_gone("office VPN"));
         assert!(!owner_is_gone(ALIAS));
+    }
+
+    #[test]
+    fn a_link_in_use_is_not_taken() {
+        let link = |kind: &str, carrier, alias: Option<&str>| Described {
+            interface: Interface { name: "office".to_owned(), index: 9 },
+            kind: Some(kind.to_owned()),
+            carrier,
+            alias: alias.map(str::to_owned),
+        };
+        for api in Api::ALL {
+            let kind = api.link_kind();
+            assert_eq!(link(kind, false, None).take(api).unwrap().index, 9);
+            assert!(link(kind, false, Some("by hand")).take(api).is_ok());
+            for busy in [link(kind, true, None), link(kind, false, Some(&owner_alias()))] {
+                let error = busy.take(api).unwrap_err();
+                assert!(matches!(error, Error::Kernel { errno: libc::EBUSY, .. }), "{error}");
+                assert!(error.to_string().contains("office is in use"), "{error}");
+            }
+            let error = link("dummy", false, None).take(api).unwrap_err();
+            assert!(matches!(error, Error::Kernel { errno: libc::EEXIST, .. }), "{error}");
+        }
     }
 
     #[test]

@@ -159,6 +159,25 @@ fn deleted_by_somebody_else() {
     });
 }
 
+/// Somebody uses a link that bears no mark of its owner, as other programs' links do: its peer is
+/// not replaced.
+#[test]
+#[ignore = "runs in a guest: ci/vm/run"]
+fn a_link_in_use_is_left_alone() {
+    guest(|api| async move {
+        let mut pair = Pair::new(api).await;
+        let sockets = pair.sockets(Transport::Udp, false);
+        pair.up(&sockets, Cipher::Aes256Gcm).await;
+        let name = pair.client.channel.interface().name.clone();
+        pair.client.ns.sh(&format!("ip link set {name} alias office"));
+        let create = KernelDataChannel::create(api, LinkName::Exact(name));
+        let error = inside(&pair.client.ns, create).await.unwrap_err();
+        assert!(error.to_string().contains("in use"), "{error}");
+        pair.ping();
+        pair.close().await;
+    });
+}
+
 /// More events than the queue holds: what counts is still told.
 #[test]
 #[ignore = "runs in a guest: ci/vm/run"]
@@ -226,6 +245,12 @@ fn names() {
         assert_eq!(Some(channel.interface().index), index);
         channel.close().await.unwrap();
         assert_eq!(ns.link_index("kept"), index, "it was not ours to delete");
+
+        // A channel of this process has it.
+        let owner = create(&ns, api, exact("mine")).await;
+        let error = inside(&ns, KernelDataChannel::create(api, exact("mine"))).await.unwrap_err();
+        assert!(error.to_string().contains("mine is in use"), "{error}");
+        owner.close().await.unwrap();
 
         let error = inside(&ns, KernelDataChannel::create(api, exact("a/b"))).await.unwrap_err();
         assert!(matches!(error, Error::Malformed { .. }), "{error}");

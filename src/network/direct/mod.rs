@@ -110,6 +110,17 @@ impl DirectNetwork {
         Ok(())
     }
 
+    /// Whether an interface is still there, under its name.
+    ///
+    /// # Errors
+    /// When netlink fails.
+    pub async fn has_link(&self, interface: &Interface) -> Result<bool, NetworkError> {
+        let found = self.host.find_link(&interface.name, interface.index).await;
+        found
+            .map(|link| link.is_some())
+            .map_err(|e| NetworkError::netlink(format!("look at {}", interface.name), e))
+    }
+
     /// The adopted link was deleted again by its owner.
     ///
     /// # Errors

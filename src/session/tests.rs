@@ -1,0 +1,432 @@
+//! A session on top of the recording fake in the kernel's place: what becomes of it when the kernel
+//! refuses, forgets or goes. In a network namespace, because the way out is a device in userspace.
+
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::time::Instant;
+
+use ovpn_dco::kernel::{Api, ApiReport, Features, Report, Status};
+use ovpn_dco::recording::{Call, Recorder, RecordingDataChannel};
+use ovpn_dco::{
+    Cipher, DataChannel, DataEvent, DirectionKey, Error, Framing, Keepalive, KeyConfig, KeyId,
+    KeySlot, PeerConfig, PeerDeletedReason, PeerId, PeerStats, TransportSocket,
+};
+use tokio::sync::mpsc;
+
+use super::attempt::Link;
+use super::plane::DataPlane;
+use super::reconnect::Ending;
+use super::run::Session;
+use super::tunnel::Tunnel;
+use super::{NetworkMode, SessionConfig, SessionEvent, SessionState};
+use crate::profile::{DnsScope, NoFiles, Profile, Protocol, SessionOptions};
+use crate::secret::{Credentials, Secret};
+use crate::transport::{SocketOptions, Transport};
+
+#[path = "../../tests/netns/mod.rs"]
+mod netns;
+#[path = "../../tests/sim/mod.rs"]
+mod sim;
+
+use netns::NetNs;
+
+/// A peer for a fake, which looks at none of it.
+pub(super) fn peer() -> PeerConfig {
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    PeerConfig {
+        id: PeerId::new(1),
+        socket: TransportSocket::Udp(socket.into()),
+        remote: "127.0.0.1:1".parse().unwrap(),
+        local: None,
+        keepalive: Keepalive::default(),
+        framing: Framing::None,
+        mss: None,
+    }
+}
+
+pub(super) fn key(id: u8) -> KeyConfig {
+    let cipher = Cipher::Aes256Gcm;
+    let direction = DirectionKey::new(cipher, &[id; 32], [0; 8]).unwrap();
+    let key_id = KeyId::new(id).unwrap();
+    KeyConfig { key_id, cipher, encrypt: direction.clone(), decrypt: direction }
+}
+
+/// A session with a kept tunnel (the fake's) and a connection whose control channel is up.
+struct Bench {
+    session: Session,
+    link: Link,
+    options: SessionOptions,
+    recorder: Recorder,
+    events: mpsc::UnboundedReceiver<SessionEvent>,
+    /// The far end of the transport.
+    _far: Far,
+    _runtime_dir: tempfile::TempDir,
+}
+
+#[expect(dead_code, reason = "kept open")]
+enum Far {
+    Udp(UdpSocket),
+    Tcp(std::net::TcpListener),
+}
+
+/// Runs a test in a namespace of its own.
+fn within<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send) {
+    NetNs::new("sess").block_on(test);
+}
+
+fn report() -> Report {
+    let ready = ApiReport {
+        api: Api::Ovpn,
+        status: Status::Ready(Features { tx_id_and_float: true }),
+        loaded: true,
+        version: None,
+    };
+    Report { kernel: "7.0".to_owned(), apis: vec![ready] }
+}
+
+async fn bench(protocol: Protocol, push: &[&str]) -> Bench {
+    let (far, remote) = match protocol {
+        Protocol::Udp => {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let address = socket.local_addr().unwrap();
+            (Far::Udp(socket), address)
+        }
+        Protocol::Tcp => {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            (Far::Tcp(listener), address)
+        }
+    };
+    let word = if protocol == Protocol::Udp { "udp" } else { "tcp" };
+    let profile = format!(
+        "client\ndev tun\nauth-user-pass\npeer-fingerprint {}\nlocal 127.0.0.1\n\
+         remote 127.0.0.1 {} {word}\n",
+        ["00"; 32].join(":"),
+        remote.port(),
+    );
+    let profile = Profile::parse(&profile, "test.ovpn", &NoFiles).unwrap();
+    let runtime_dir = tempfile::tempdir().unwrap();
+    let credentials = Credentials { username: "joe".to_owned(), password: Secret::from("secret") };
+    let config = SessionConfig {
+        options: Arc::new(profile.options),
+        credentials: credentials.clone(),
+        one_time_password: false,
+        key_passphrase: None,
+        proxy_credentials: None,
+        dco: true,
+        network: NetworkMode::Direct,
+        runtime_dir: runtime_dir.path().to_owned(),
+        auth_fail_retry: false,
+        dns_scope: DnsScope::default(),
+        gui_version: String::new(),
+        sso: String::new(),
+    };
+    let (commands, receiver) = mpsc::channel(1);
+    // Without a handle a session would want to disconnect.
+    std::mem::forget(commands);
+    let (sender, events) = mpsc::unbounded_channel();
+    let mut session = Session::new(config, receiver, sender).await.unwrap();
+    session.kernel = report();
+    // The fake has no interface of its own; the loopback is one.
+    let (channel, recorder) = RecordingDataChannel::new("lo", true);
+    session.tunnel = Some(Tunnel::new(DataPlane::Recording(channel)));
+
+    let socket_options = SocketOptions::default();
+    let protector = session.network.protector();
+    let transport = match protocol {
+        Protocol::Udp => Transport::udp(remote, &socket_options, &protector).await,
+        Protocol::Tcp => Transport::tcp(remote, &socket_options, &protector).await,
+    };
+    let server = session.config.options.remotes[0].clone();
+    let mut link = session.link(server, transport.unwrap(), credentials).unwrap();
+    let mut sim = sim::Setup::new(sim::Mode::None, 1).start();
+    sim.connect();
+    link.control = sim.client;
+
+    let mut pushed: Vec<String> =
+        ["ifconfig 10.8.0.6 255.255.255.0", "topology subnet", "peer-id 3", "cipher AES-256-GCM"]
+            .map(str::to_owned)
+            .into();
+    pushed.extend(push.iter().map(|option| (*option).to_owned()));
+    let options = SessionOptions::from_push(&session.config.options, &pushed, "").unwrap();
+    link.options = Some(options.clone());
+    Bench { session, link, options, recorder, events, _far: far, _runtime_dir: runtime_dir }
+}
+
+impl Bench {
+    /// Brings the tunnel up with a first key.
+    async fn connect(&mut self) {
+        self.session.bring_up(&mut self.link, &self.options.clone()).await.unwrap();
+        self.session.install_key(&mut self.link, key(0)).await.unwrap();
+        self.session.connected = true;
+        self.recorder.take_calls();
+        // What the sim's last packets left to say.
+        self.soft_reset();
+    }
+
+    fn data_path(&self) -> Option<&'static str> {
+        self.session.tunnel.as_ref().map(|tunnel| tunnel.plane().name())
+    }
+
+    /// Whether the control channel begins a new key.
+    fn soft_reset(&mut self) -> bool {
+        const SOFT_RESET: u8 = 3;
+        let mut packet = Vec::new();
+        let mut begins = false;
+        while self.link.control.poll_transmit(Instant::now(), &mut packet) {
+            begins |= packet.first().is_some_and(|byte| byte >> 3 == SOFT_RESET);
+            packet.clear();
+        }
+        begins
+    }
+
+    /// Userspace has taken over for good, and the fake is gone.
+    fn assert_fallen_back(&self) {
+        assert_eq!(self.data_path(), Some("userspace"));
+        assert!(self.recorder.is_closed());
+        assert!(self.session.kernel_failure.is_some(), "the kernel would be asked again");
+        assert!(self.session.tunnel.as_ref().is_some_and(Tunnel::has_peer));
+    }
+
+    /// What a reconnect would do with the tunnel.
+    async fn bring_up_again(&mut self) {
+        self.session.bring_up(&mut self.link, &self.options.clone()).await.unwrap();
+    }
+}
+
+fn refused(operation: &'static str) -> Error {
+    Error::Kernel { operation, errno: libc::EINVAL, message: None }
+}
+
+#[test]
+fn the_kernel_gets_what_was_pushed() {
+    within(|| async {
+        let mut bench = bench(Protocol::Udp, &["ping 10", "ping-restart 60"]).await;
+        bench.bring_up_again().await;
+        let calls = bench.recorder.take_calls();
+        let [Call::NewPeer { id, tcp: false, keepalive, .. }] = calls[..] else {
+            panic!("{calls:?}");
+        };
+        assert_eq!(id, PeerId::new(3));
+        assert_eq!(keepalive, Keepalive { interval: 10, timeout: 60 });
+        assert_eq!(bench.data_path(), Some("ovpn"));
+    });
+}
+
+#[test]
+fn a_refused_peer_makes_userspace_take_over() {
+    for protocol in [Protocol::Udp, Protocol::Tcp] {
+        within(|| async {
+            let mut bench = bench(protocol, &[]).await;
+            bench.recorder.fail_next(refused("PEER_NEW"));
+            bench.bring_up_again().await;
+            bench.assert_fallen_back();
+        });
+    }
+}
+
+/// The interface cannot be configured, although no command of the data channel failed.
+#[test]
+fn a_refused_address_makes_userspace_take_over() {
+    within(|| async {
+        std::fs::write("/proc/sys/net/ipv6/conf/lo/disable_ipv6", "1").unwrap();
+        let mut bench = bench(Protocol::Udp, &["ifconfig-ipv6 fd00::6/64 fd00::1"]).await;
+        bench.bring_up_again().await;
+        bench.assert_fallen_back();
+    });
+}
+
+#[test]
+fn a_refused_first_key_makes_userspace_take_over() {
+    within(|| async {
+        let mut bench = bench(Protocol::Udp, &[]).await;
+        bench.bring_up_again().await;
+        bench.recorder.fail_next(refused("KEY_NEW"));
+        bench.session.install_key(&mut bench.link, key(0)).await.unwrap();
+        bench.assert_fallen_back();
+        assert!(!bench.soft_reset(), "nothing was sent with that key yet");
+    });
+}
+
+/// Every key operation of a renegotiation, refused on a working connection: userspace goes on with
+/// a new key, and nobody logs in again.
+#[test]
+fn a_refused_key_operation_makes_userspace_take_over() {
+    for step in ["KEY_NEW", "KEY_SWAP", "KEY_DEL"] {
+        within(|| async {
+            let mut bench = bench(Protocol::Udp, &[]).await;
+            bench.connect().await;
+            while let Ok(event) = bench.events.try_recv() {
+                assert!(!matches!(event, SessionEvent::Ended(_)));
+            }
+            let (session, link) = (&mut bench.session, &mut bench.link);
+            for operation in ["KEY_NEW", "KEY_SWAP", "KEY_DEL"] {
+                if operation == step {
+                    bench.recorder.fail_next(refused(operation));
+                }
+                match operation {
+                    "KEY_NEW" => session.install_key(link, key(1)).await.unwrap(),
+                    "KEY_SWAP" => session.promote_key(link, key(1).key_id).await.unwrap(),
+                    _ => session.retire_key(link, key(0).key_id).await.unwrap(),
+                }
+                if operation == step {
+                    break;
+                }
+            }
+            bench.assert_fallen_back();
+            assert!(bench.soft_reset(), "{step}");
+            let told = bench.events.try_recv().unwrap();
+            assert!(
+                matches!(&told, SessionEvent::State(SessionState::Connected(info))
+                    if info.data_path == "userspace"),
+                "{told:?}"
+            );
+        });
+    }
+}
+
+/// Over TCP only a new connection is in step for certain; it does not go into the kernel again.
+#[test]
+fn over_tcp_a_failure_costs_the_connection_once() {
+    within(|| async {
+        let mut bench = bench(Protocol::Tcp, &[]).await;
+        bench.connect().await;
+        bench.recorder.fail_next(refused("KEY_NEW"));
+        let ending = bench.session.install_key(&mut bench.link, key(1)).await.unwrap_err();
+        assert!(matches!(ending, Ending::Lost(_)), "{ending:?}");
+        assert_eq!(bench.data_path(), None);
+        bench.bring_up_again().await;
+        bench.assert_fallen_back();
+    });
+}
+
+#[test]
+fn a_vanished_data_path_is_replaced() {
+    within(|| async {
+        let mut bench = bench(Protocol::Udp, &[]).await;
+        bench.connect().await;
+        bench.recorder.set_stats(PeerStats { vpn_rx_bytes: 700, ..PeerStats::default() });
+        let gone = DataEvent::Failed("the link was deleted".to_owned());
+        bench.session.data_event(&mut bench.link, gone).await.unwrap();
+        bench.assert_fallen_back();
+        assert!(bench.soft_reset());
+        assert_eq!(bench.session.statistics.get("TUN_BYTES_OUT"), 700, "counted before it went");
+    });
+}
+
+/// A tunnel kept between connections, whose data path failed or whose interface was deleted
+/// meanwhile.
+#[test]
+fn a_dead_tunnel_is_not_used_again() {
+    within(|| async {
+        let mut bench = bench(Protocol::Tcp, &[]).await;
+        bench.connect().await;
+        // Nobody but the session's own loop takes the event.
+        let tunnel = bench.session.tunnel.as_mut().unwrap();
+        bench.recorder.tell(DataEvent::Failed("the module was removed".to_owned()));
+        tunnel.next_event().await;
+        bench.session.kernel = Report { kernel: String::new(), apis: Vec::new() };
+        bench.bring_up_again().await;
+        assert!(bench.recorder.is_closed());
+        assert_eq!(bench.data_path(), Some("userspace"));
+    });
+    within(|| async {
+        let mut bench = bench(Protocol::Udp, &[]).await;
+        let (channel, recorder) = RecordingDataChannel::new("gone0", true);
+        bench.session.tunnel = Some(Tunnel::new(DataPlane::Recording(channel)));
+        bench.session.kernel = Report { kernel: String::new(), apis: Vec::new() };
+        bench.bring_up_again().await;
+        assert!(recorder.is_closed());
+        assert_eq!(recorder.calls(), [Call::Close], "nothing was asked of it");
+        assert_eq!(bench.data_path(), Some("userspace"));
+    });
+}
+
+/// A device in userspace can be deleted during a pause, too.
+#[test]
+fn a_deleted_device_is_made_anew() {
+    within(|| async {
+        let mut bench = bench(Protocol::Udp, &[]).await;
+        bench.session.kernel_failure = Some("test".to_owned());
+        bench.bring_up_again().await;
+        let tunnel = bench.session.tunnel.as_mut().unwrap();
+        tunnel.del_peer().await;
+        let interface = tunnel.plane().interface().clone();
+        let deleted = std::process::Command::new("ip")
+            .args(["link", "del", &interface.name])
+            .status()
+            .unwrap();
+        assert!(deleted.success());
+        bench.bring_up_again().await;
+        let made = bench.session.tunnel.as_ref().unwrap().plane().interface();
+        assert_ne!(made.index, interface.index);
+    });
+}
+
+#[test]
+fn a_key_that_is_nowhere_is_replaced_by_a_soft_reset() {
+    within(|| async {
+        let mut bench = bench(Protocol::Udp, &[]).await;
+        bench.connect().await;
+        let (session, link) = (&mut bench.session, &mut bench.link);
+        session.promote_key(link, key(1).key_id).await.unwrap();
+        let emptied = [KeySlot::Primary, KeySlot::Secondary].map(Call::DelKey);
+        assert_eq!(bench.recorder.take_calls(), emptied);
+        assert!(bench.soft_reset());
+        assert_eq!(bench.session.statistics.get("KEY_STATE_ERROR"), 1);
+        assert_eq!(bench.data_path(), Some("ovpn"), "the peer lives");
+        bench.session.install_key(&mut bench.link, key(2)).await.unwrap();
+        assert_eq!(bench.recorder.keys(), [Some(key(2).key_id), None]);
+    });
+}
+
+#[test]
+fn the_kernels_empty_slot_is_a_mismatch_too() {
+    within(|| async {
+        let mut bench = bench(Protocol::Udp, &[]).await;
+        bench.connect().await;
+        bench.session.install_key(&mut bench.link, key(1)).await.unwrap();
+        bench.recorder.fail_next(Error::KeySlotEmpty(KeySlot::Secondary));
+        bench.session.promote_key(&mut bench.link, key(1).key_id).await.unwrap();
+        assert!(bench.soft_reset());
+        assert_eq!(bench.data_path(), Some("ovpn"));
+    });
+}
+
+#[test]
+fn an_exhausted_key_is_renegotiated() {
+    within(|| async {
+        let mut bench = bench(Protocol::Udp, &[]).await;
+        bench.connect().await;
+        let event = DataEvent::KeyExhausted(KeyId::FIRST);
+        bench.session.data_event(&mut bench.link, event).await.unwrap();
+        assert!(bench.soft_reset());
+        assert_eq!(bench.recorder.take_calls(), []);
+    });
+}
+
+/// The command says so before the event does.
+#[test]
+fn a_peer_that_is_gone_is_connected_anew() {
+    within(|| async {
+        let mut bench = bench(Protocol::Udp, &[]).await;
+        bench.connect().await;
+        bench.recorder.tell(DataEvent::PeerDeleted(PeerDeletedReason::Expired));
+        let ending = bench.session.install_key(&mut bench.link, key(1)).await.unwrap_err();
+        assert!(matches!(ending, Ending::Lost(_)), "{ending:?}");
+        assert_eq!(bench.session.kernel_failure, None, "no fault of the kernel's");
+    });
+}
+
+/// Counters of a new peer start at zero; what the session counts does not.
+#[test]
+fn traffic_only_grows() {
+    within(|| async {
+        let mut bench = bench(Protocol::Udp, &[]).await;
+        bench.connect().await;
+        bench.recorder.set_stats(PeerStats { vpn_tx_bytes: 5000, ..PeerStats::default() });
+        assert_eq!(bench.session.traffic().await, 5000);
+        bench.session.fall_back(&mut bench.link, "test").await.unwrap();
+        assert!(bench.session.traffic().await >= 5000);
+    });
+}
