@@ -259,6 +259,14 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        // Killed, it would leave its kernel link behind, and the port and addresses with it.
+        if may_offload() {
+            let _ = kill(Pid::from_raw(self.process.id() as i32), Signal::SIGTERM);
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while Instant::now() < deadline && matches!(self.process.try_wait(), Ok(None)) {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
         // Already gone is as good.
         let _ = self.process.kill();
         let _ = self.process.wait();
