@@ -507,8 +507,11 @@ for attempt in range(300):
         session.Ready()
         session.SetDCO(wish)
         break
-    except dbus.exceptions.DBusException:
+    except dbus.exceptions.DBusException as error:
+        refusal = error
         time.sleep(0.1)
+else:
+    sys.exit(f"dco could not be set: {refusal}")
 result = {"told_before": bool(session.GetDCO())}
 session.Connect()
 for attempt in range(300):
