@@ -500,10 +500,13 @@ import dbus, json, openvpn3, subprocess, sys, time
 name, wish = sys.argv[1], sys.argv[2] == "on"
 bus = dbus.SystemBus()
 config = [c for c in openvpn3.ConfigurationManager(bus).FetchAvailableConfigs() if c.GetConfigName() == name][0]
-session = openvpn3.SessionManager(bus).NewTunnel(config)
-# The object comes when the backend has registered, which takes its time in a guest.
+sessions = openvpn3.SessionManager(bus)
+path = sessions.NewTunnel(config).GetPath()
+# The object comes when the backend has registered, which takes its time in a guest. A proxy that
+# could not introspect it guesses argument types ever after, and wrongly: each attempt has its own.
 for attempt in range(300):
     try:
+        session = sessions.Retrieve(path)
         session.Ready()
         session.SetDCO(wish)
         break

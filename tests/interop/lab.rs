@@ -55,6 +55,8 @@ impl Lab {
         client_ns.add_address("eth0", "198.51.100.2/24");
         client_ns.add_address("eth0", "2001:db8:1::2/64");
         client_ns.add_route("default", Some("198.51.100.1"), Some("eth0"));
+        // Past the tunnel nothing may reach the server's end of it, or a broken tunnel looks whole.
+        client_ns.add_unreachable_route("10.8.0.0/15");
         server_ns.add_address("eth0", "198.51.100.1/24");
         server_ns.add_address("eth0", "2001:db8:1::1/64");
         server_ns.add_address("lo", "192.0.2.1/32");

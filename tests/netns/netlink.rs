@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use futures_util::TryStreamExt;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags};
 use netlink_packet_route::link::{InfoData, InfoVeth};
+use netlink_packet_route::route::{RouteMessage, RouteType};
 use rtnetlink::{
     Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
 };
@@ -116,21 +117,23 @@ impl NetNs {
     /// Adds a route to `destination` (`default`, `default6` or a network) through a gateway, a
     /// link, or both.
     pub fn add_route(&self, destination: &str, via: Option<&str>, link: Option<&str>) {
-        let (ip, prefix) = match destination {
-            "default" => parse_prefix("0.0.0.0/0"),
-            "default6" => parse_prefix("::/0"),
-            other => parse_prefix(other),
-        };
-        let mut route = RouteMessageBuilder::<IpAddr>::new()
-            .destination_prefix(ip, prefix)
-            .expect("valid destination");
+        let mut route = route_to(destination);
         if let Some(via) = via {
             route = route.gateway(via.parse().expect("gateway address")).expect("same family");
         }
         if let Some(link) = link {
             route = route.output_interface(self.index(link));
         }
-        let message = route.build();
+        self.install_route(destination, route.build());
+    }
+
+    /// Packets to this prefix go nowhere, unless a longer prefix leads somewhere.
+    pub fn add_unreachable_route(&self, destination: &str) {
+        let route = route_to(destination).kind(RouteType::Unreachable);
+        self.install_route(destination, route.build());
+    }
+
+    fn install_route(&self, destination: &str, message: RouteMessage) {
         self.netlink(|handle| async move { handle.route().add(message).execute().await })
             .unwrap_or_else(|e| panic!("route {destination} in {}: {e}", self.name()));
     }
@@ -205,6 +208,15 @@ impl AsRawFd for Tun {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
+}
+
+fn route_to(destination: &str) -> RouteMessageBuilder<IpAddr> {
+    let (ip, prefix) = match destination {
+        "default" => parse_prefix("0.0.0.0/0"),
+        "default6" => parse_prefix("::/0"),
+        other => parse_prefix(other),
+    };
+    RouteMessageBuilder::<IpAddr>::new().destination_prefix(ip, prefix).expect("valid destination")
 }
 
 fn parse_prefix(text: &str) -> (IpAddr, u8) {
