@@ -15,7 +15,8 @@ fn profile(extra: &str) -> Options {
 }
 
 fn machine(ovpn: Status, v2: Status) -> Report {
-    let api = |api, status| ApiReport { api, status, loaded: true, version: None };
+    let api =
+        |api, status| ApiReport { api, status, loaded: true, family_version: None, version: None };
     Report { kernel: "6.1.0".to_owned(), apis: vec![api(Api::Ovpn, ovpn), api(Api::OvpnDcoV2, v2)] }
 }
 

@@ -305,7 +305,13 @@ impl std::fmt::Display for Explained {
 /// A kernel that can do all: what is left in the way is the profile's.
 fn capable_kernel() -> kernel::Report {
     let ready = Status::Ready(Features::default());
-    let ovpn = ApiReport { api: Api::Ovpn, status: ready, loaded: true, version: None };
+    let ovpn = ApiReport {
+        api: Api::Ovpn,
+        status: ready,
+        loaded: true,
+        family_version: None,
+        version: None,
+    };
     kernel::Report { kernel: String::new(), apis: vec![ovpn] }
 }
 

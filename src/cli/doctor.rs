@@ -72,6 +72,9 @@ struct Interface {
     loaded: bool,
     /// The running kernel's module directory has it (or it is built in).
     installed: bool,
+    /// Version of the generic netlink family.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    family_version: Option<u32>,
     /// Module version, of builds outside the kernel tree.
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<String>,
@@ -263,6 +266,7 @@ impl Interface {
             error,
             loaded: report.loaded,
             installed,
+            family_version: report.family_version,
             version: report.version.clone(),
             float_events,
         }
@@ -276,8 +280,11 @@ impl Interface {
             _ if self.installed => "installed, but could not be loaded".to_owned(),
             _ => "not installed".to_owned(),
         };
+        if let Some(version) = self.family_version {
+            text.push_str(&format!(", family version {version}"));
+        }
         if let Some(version) = &self.version {
-            text.push_str(", version ");
+            text.push_str(", module version ");
             text.push_str(version);
         }
         if self.float_events == Some(false) {
@@ -457,6 +464,7 @@ mod tests {
             error: None,
             loaded: false,
             installed,
+            family_version: None,
             version: None,
             float_events: None,
         };

@@ -79,6 +79,7 @@ fn report() -> Report {
         api: Api::Ovpn,
         status: Status::Ready(Features { tx_id_and_float: true }),
         loaded: true,
+        family_version: None,
         version: None,
     };
     Report { kernel: "7.0".to_owned(), apis: vec![ready] }

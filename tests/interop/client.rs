@@ -221,7 +221,7 @@ impl Client {
 }
 
 /// The program under test: in a guest it is not where cargo left it.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let other = std::env::var_os("OVPN_TEST_CLIENT");
     other.map_or_else(|| env!("CARGO_BIN_EXE_ovpn-client").into(), PathBuf::from)
 }

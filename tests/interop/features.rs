@@ -1,5 +1,6 @@
 //! What servers push and profiles ask for, with real servers.
 
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -185,6 +186,67 @@ fn fingerprint_instead_of_a_ca() {
     let mut running = lab.start_client(&profile, &[]);
     running.wait(CONNECTED, Duration::from_secs(15)).unwrap();
     lab.ping("10.8.0.1").unwrap();
+}
+
+/// What a peer learns of `mssfix`: without offload from the SYN, with it from the link's MTU.
+#[test]
+fn mss() {
+    let lab = Lab::new();
+    connected(&lab, Version::V27, "", "mssfix 1400\n", |lab| {
+        let listener = lab.server_ns.run(|| TcpListener::bind("10.8.0.1:0").unwrap());
+        let address = listener.local_addr().unwrap();
+        let near = lab.client_ns.run(|| TcpStream::connect(address).unwrap());
+        let (far, _) = listener.accept().unwrap();
+        for stream in [near, far] {
+            // IP and TCP are part of the 1400 bytes, as are 64 of the tunnel's own; the kernel
+            // takes off its 12 for time stamps as well.
+            assert_eq!(socket2::SockRef::from(&stream).tcp_mss().unwrap(), 1400 - 64 - 12);
+        }
+        lab.transfer("10.8.0.1", 1_000_000).unwrap();
+    });
+}
+
+/// Counters agree with those of the device, and a reconnect takes nothing away.
+#[test]
+fn counters_across_a_reconnect() {
+    let lab = Lab::new();
+    let config = plain(Version::V27, Transport::Udp4);
+    let _server = lab.start_server(&config);
+    let mut running = lab.start_client(&lab.profile(&config, ""), &[]);
+    running.wait(CONNECTED, Duration::from_secs(15)).unwrap();
+    let count = |from: &serde_json::Value, name: &str| from[name].as_u64().unwrap_or_default();
+    let device = || {
+        let text = lab.client_ns.sh("ip -j -s link show tun0");
+        let link: serde_json::Value = serde_json::from_str(&text).unwrap();
+        ["tx", "rx"].map(|direction| count(&link[0]["stats64"][direction], "packets"))
+    };
+    // Packets of the device and of the client, in and out, and all of the client's counters.
+    let read = |running: &mut Client| loop {
+        let before = device();
+        std::thread::sleep(Duration::from_millis(50));
+        let all = running.statistics();
+        // The kernel sends something of its own now and then.
+        if device() == before {
+            let own = ["TUN_PACKETS_IN", "TUN_PACKETS_OUT"].map(|name| count(&all, name));
+            return (before, own, all);
+        }
+    };
+    for connection in 0..3 {
+        let (device_before, own_before, _) = read(&mut running);
+        lab.ping_with("-n -q -c 50 -i 0.01 -s 1000 -W 2 10.8.0.1").unwrap();
+        let (device, own, counters) = read(&mut running);
+        for n in 0..2 {
+            let (device, own) = (device[n] - device_before[n], own[n] - own_before[n]);
+            assert_eq!(device, own, "connection {connection}, direction {n}: {counters}");
+            assert!(own >= 50, "{own}");
+        }
+        running.signal(Signal::SIGUSR1);
+        running.wait(CONNECTED, Duration::from_secs(15)).unwrap();
+        let later = running.statistics();
+        for (name, value) in counters.as_object().unwrap() {
+            assert!(later[name].as_u64() >= value.as_u64(), "{name}: {counters}, then {later}");
+        }
+    }
 }
 
 /// SIGUSR2 prints the counters and changes nothing else.

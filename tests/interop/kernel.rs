@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use ovpn_dco::PeerId;
 use ovpn_dco::kernel::{Api, Device, Family, Links};
 
-use crate::client::{CONNECTED, Client, RECONNECTING};
+use crate::client::{CONNECTED, Client, RECONNECTING, program};
 use crate::lab::{Lab, plain};
 use crate::server::{Server, ServerConfig, Transport, Version};
 
@@ -59,6 +59,39 @@ fn ping_until_it_works(lab: &Lab, client: &Client, server: &Server) {
         std::thread::sleep(Duration::from_millis(100));
     }
     panic!("the tunnel does not work again: {:?}\n{}", client.statuses, server.log());
+}
+
+/// `ovpn-client doctor` says what a connection would find.
+#[test]
+#[ignore = "runs in a guest: ci/vm/run"]
+fn doctor() {
+    let report = |expected: i32| -> serde_json::Value {
+        let output = Command::new(program()).args(["doctor", "--output", "json"]).output().unwrap();
+        assert_eq!(output.status.code(), Some(expected), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let interface = |report: &serde_json::Value| {
+        let all = report["interfaces"].as_array().unwrap();
+        all.iter().find(|one| one["name"] == api().name()).unwrap().clone()
+    };
+    // Asking loads the module, if the kernel may.
+    let ready = report(0);
+    assert_eq!(ready["data_path"], api().name());
+    assert_eq!(interface(&ready)["status"], "ready");
+    assert!(interface(&ready)["family_version"].as_u64() >= Some(1), "{ready}");
+    let without = without_module(|| report(1));
+    assert_eq!(without["data_path"], "userspace");
+    assert_eq!(without["reasons"][0]["id"], "no-module");
+    assert_eq!(interface(&without)["status"], "no-module");
+    assert_eq!(interface(&without)["installed"], true);
+}
+
+/// While the module is neither loaded nor can be.
+fn without_module<T>(body: impl FnOnce() -> T) -> T {
+    sh(&format!("rmmod {} || true; echo /bin/false >/proc/sys/kernel/modprobe", api().module()));
+    let result = body();
+    sh("echo /sbin/modprobe >/proc/sys/kernel/modprobe");
+    result
 }
 
 /// The tunnel is a link of the module, and its packets are not ours.
@@ -159,21 +192,20 @@ fn module_unloaded() {
 #[test]
 #[ignore = "runs in a guest: ci/vm/run"]
 fn module_absent() {
-    sh(&format!("rmmod {} || true; echo /bin/false >/proc/sys/kernel/modprobe", api().module()));
-    let lab = Lab::new();
-    let config = plain(version(), Transport::Udp4);
-    let _server = lab.start_server(&config);
-    let profile = lab.profile(&config, "");
-    let mut client = lab.start_client(&profile, &["--dco", "auto"]);
-    client.wait(CONNECTED, SOON).unwrap();
-    lab.ping("10.8.0.1").unwrap();
-    let ending = client.stop(Signal::SIGTERM);
-    assert!(ending.transcript.contains("neither the module"), "{}", ending.transcript);
-    let mut client = lab.start_client(&profile, &["--dco", "on"]);
-    let ending = client.finish(SOON);
-    sh("echo /sbin/modprobe >/proc/sys/kernel/modprobe");
-    assert_ne!(ending.code, Some(0));
-    assert!(ending.transcript.contains("insisted on"), "{}", ending.transcript);
+    let (auto, on) = without_module(|| {
+        let lab = Lab::new();
+        let config = plain(version(), Transport::Udp4);
+        let _server = lab.start_server(&config);
+        let profile = lab.profile(&config, "");
+        let mut client = lab.start_client(&profile, &["--dco", "auto"]);
+        client.wait(CONNECTED, SOON).unwrap();
+        lab.ping("10.8.0.1").unwrap();
+        let auto = client.stop(Signal::SIGTERM);
+        (auto, lab.start_client(&profile, &["--dco", "on"]).finish(SOON))
+    });
+    assert!(auto.transcript.contains("neither the module"), "{}", auto.transcript);
+    assert_ne!(on.code, Some(0));
+    assert!(on.transcript.contains("insisted on"), "{}", on.transcript);
 }
 
 /// Connect and disconnect, again and again: no link, socket, or memory of the kernel stays.

@@ -193,7 +193,8 @@ mod tests {
 
     fn events() -> Events {
         // Any group of the control family will do: nothing is read from the sockets here.
-        let mut events = Events::open(Family { api: Api::Ovpn, id: 28, peers_group: 16 }).unwrap();
+        let family = Family { api: Api::Ovpn, id: 28, version: 1, peers_group: 16 };
+        let mut events = Events::open(family).unwrap();
         events.watch(3);
         events
     }

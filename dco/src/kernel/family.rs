@@ -95,6 +95,8 @@ pub struct Family {
     pub api: Api,
     /// The family id, `nlmsg_type` of its messages.
     pub id: u16,
+    /// The version of the family, as its module has it registered.
+    pub version: u32,
     /// The id of its multicast group. May be above 32.
     pub peers_group: u32,
 }
@@ -115,7 +117,7 @@ impl Family {
         let request = Request::new("CTRL_CMD_GETFAMILY", ctrl::GETFAMILY, false, &[name])?;
         let mut found = None;
         let result = send(&mut netlink, request, ctrl::ID, |bytes| {
-            found = Some(decode_family(bytes)?);
+            found = Some(decode_family(api, bytes)?);
             Ok(())
         });
         match result {
@@ -124,8 +126,7 @@ impl Family {
             }
             other => other.map_err(|e| to_error("CTRL_CMD_GETFAMILY", e))?,
         }
-        let (id, peers_group) = found.ok_or_else(|| Error::NoSuchFamily { family: api.name() })?;
-        Ok(Self { api, id, peers_group })
+        found.ok_or_else(|| Error::NoSuchFamily { family: api.name() })
     }
 
     /// Asks the kernel for the policy of the command that creates peers, and concludes from the
@@ -200,16 +201,17 @@ pub(super) fn to_error(operation: &'static str, failure: Failure) -> Error {
     }
 }
 
-fn decode_family(bytes: &[u8]) -> Result<(u16, u32), Error> {
+fn decode_family(api: Api, bytes: &[u8]) -> Result<Family, Error> {
     let (_, attrs) = parse("CTRL_CMD_GETFAMILY answer", bytes)?;
     let id = attrs.need("FAMILY_ID", attrs.u16(ctrl::ATTR_FAMILY_ID, "FAMILY_ID")?)?;
+    let version = attrs.need("VERSION", attrs.u32(ctrl::ATTR_VERSION, "VERSION")?)?;
     let groups = attrs.nest(ctrl::ATTR_MCAST_GROUPS, "MCAST_GROUPS")?;
     let groups = attrs.need("MCAST_GROUPS", groups)?;
     for (index, _) in groups.iter() {
         let Some(group) = groups.nest(index, "MCAST_GROUPS")? else { continue };
         if group.string(ctrl::GROUP_NAME).as_deref() == Some(uapi::GROUP_PEERS) {
             let group = group.need("GROUP_ID", group.u32(ctrl::GROUP_ID, "GROUP_ID")?)?;
-            return Ok((id, group));
+            return Ok(Family { api, id, version, peers_group: group });
         }
     }
     Err(Error::Malformed { what: "CTRL_CMD_GETFAMILY answer (no group `peers`)".to_owned() })
@@ -228,7 +230,7 @@ fn policy_mentions(bytes: &[u8], attribute: u16) -> Result<bool, Error> {
 }
 
 pub(super) fn decode_anything(bytes: &[u8]) {
-    let _ = decode_family(bytes);
+    let _ = decode_family(Api::Ovpn, bytes);
     let _ = policy_mentions(bytes, uapi::ovpn::peer::TX_ID);
 }
 
@@ -241,14 +243,15 @@ mod tests {
 
     #[test]
     fn family_answer() {
-        // name "ovpn", id 0x1c, one other group and `peers` with id 40
-        let got = decode_family(&unhex(
-            "01020000 09000200 6f76706e 00000000 06000100 1c000000 34000780
+        // name "ovpn", id 0x1c, version 1, one other group and `peers` with id 40
+        let bytes = unhex(
+            "01020000 09000200 6f76706e 00000000 06000100 1c000000 08000300 01000000 34000780
              18000180 0a000100 6f746865 72000000 08000200 03000000
              18000280 0a000100 70656572 73000000 08000200 28000000",
-        ));
-        assert_eq!(got.unwrap(), (28, 40));
-        assert!(decode_family(&unhex("01020000 06000100 1c000000")).is_err());
+        );
+        let family = Family { api: Api::Ovpn, id: 28, version: 1, peers_group: 40 };
+        assert_eq!(decode_family(Api::Ovpn, &bytes).unwrap(), family);
+        assert!(decode_family(Api::Ovpn, &unhex("01020000 06000100 1c000000")).is_err());
     }
 
     #[test]

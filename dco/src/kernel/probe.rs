@@ -23,6 +23,8 @@ pub struct ApiReport {
     pub status: Status,
     /// The module is loaded, or part of the kernel.
     pub loaded: bool,
+    /// Version of the generic netlink family, where there is one.
+    pub family_version: Option<u32>,
     /// The module's own version, where it has one: builds outside the kernel tree.
     pub version: Option<String>,
 }
@@ -57,7 +59,9 @@ pub fn probe() -> Report {
 }
 
 fn probe_api(api: Api) -> ApiReport {
-    let status = match look(api) {
+    let family = Family::resolve(api);
+    let family_version = family.as_ref().ok().map(|family| family.version);
+    let status = match family.and_then(|family| look(&family)) {
         Ok(status) => status,
         Err(Error::NoSuchFamily { .. }) => Status::NoModule,
         Err(error) => Status::Failed(error.to_string()),
@@ -69,12 +73,12 @@ fn probe_api(api: Api) -> ApiReport {
         api,
         status,
         loaded: fs::exists(&module).unwrap_or(false),
+        family_version,
         version: version.map(|version| version.trim().to_owned()),
     }
 }
 
-fn look(api: Api) -> Result<Status, Error> {
-    let family = Family::resolve(api)?;
+fn look(family: &Family) -> Result<Status, Error> {
     Ok(if family.permitted()? { Status::Ready(family.features()?) } else { Status::NotPermitted })
 }
 
@@ -84,12 +88,16 @@ mod tests {
 
     #[test]
     fn preference() {
+        let api = |api, status| ApiReport {
+            api,
+            status,
+            loaded: true,
+            family_version: None,
+            version: None,
+        };
         let report = |first, second| Report {
             kernel: String::new(),
-            apis: vec![
-                ApiReport { api: Api::Ovpn, status: first, loaded: true, version: None },
-                ApiReport { api: Api::OvpnDcoV2, status: second, loaded: true, version: None },
-            ],
+            apis: vec![api(Api::Ovpn, first), api(Api::OvpnDcoV2, second)],
         };
         let ready = || Status::Ready(Features::default());
         assert_eq!(report(ready(), ready()).ready(), Some(Api::Ovpn));

@@ -32,6 +32,7 @@ pub(super) mod ctrl {
 
     pub(crate) const ATTR_FAMILY_ID: u16 = 1;
     pub(crate) const ATTR_FAMILY_NAME: u16 = 2;
+    pub(crate) const ATTR_VERSION: u16 = 3;
     pub(crate) const ATTR_MCAST_GROUPS: u16 = 7;
     pub(crate) const ATTR_POLICY: u16 = 8;
     pub(crate) const ATTR_OP: u16 = 10;
