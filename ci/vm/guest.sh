@@ -113,6 +113,22 @@ BUILD
     rm -rf --one-file-system "$layer"
 }
 
+# The kernel's own test tool for `ovpn`, from the sources of the guest's kernel. Static: in the
+# guest is another C library.
+build_ovpn_cli() {
+    local dir=$1 work=$1/cli suite source tools
+    suite=$(guest_kernel_suite ovpn)
+    apt_install gcc libc6-dev libnl-genl-3-dev libmbedtls-dev
+    source=$(apt_of "$suite" apt-cache depends --important linux-source | awk '$1 == "Depends:" { print $2 }')
+    mkdir "$work" "$work.debs"
+    unpack_packages "$suite" "$work" "$source" linux-libc-dev
+    tools=$source/tools/testing/selftests
+    tar -xJf "$work/usr/src/$source.tar.xz" -C "$work" "$tools/kselftest.h" "$tools/net/ovpn/ovpn-cli.c"
+    gcc -O1 -w -static -I"$work/usr/include" -I"$work/$tools" -I/usr/include/libnl3 \
+        "$work/$tools/net/ovpn/ovpn-cli.c" -o "$dir/ovpn-cli" -lnl-genl-3 -lnl-3 -lmbedtls -lmbedcrypto
+    rm -rf "$work" "$work.debs"
+}
+
 guest_image() {
     local guest=$1 root dir stamp
     mkdir -p "$(cache_dir)/vm"
@@ -191,6 +207,7 @@ until [ -b /dev/vda ]; do /bin/busybox sleep 0.1; done
 exec /bin/busybox switch_root /root /usr/sbin/guest-init
 INIT
     chmod 755 "$dir/initrd/init"
+    [ "$guest" != ovpn ] || build_ovpn_cli "$dir"
     (cd "$dir/initrd" && find . | cpio --quiet -o -H newc | gzip -1 >"$dir/initrd.gz")
     rm -rf --one-file-system "$stage" "$kernel" "$kernel.debs" "$dir/initrd"
 }

@@ -1,8 +1,7 @@
 //! Tests of the kernel data channel against the module itself.
 //!
-//! They need a kernel with `ovpn` or `ovpn-dco-v2`, unload and reload modules, and look for
-//! warnings in the kernel log after each test: run them in a guest (`ci/vm/run`), where they are
-//! started with `--ignored --test-threads=1`. `DCO_API` says which module is meant.
+//! They need a kernel with `ovpn` or `ovpn-dco-v2` and unload and reload modules: run them in a
+//! guest (`ci/vm/run`), one by one. `DCO_API` says which module is meant.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,6 +15,7 @@ mod netns;
 
 mod channel;
 mod failure;
+mod ovpn_cli;
 mod sockets;
 mod support;
 mod traffic;

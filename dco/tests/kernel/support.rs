@@ -209,7 +209,7 @@ impl Pair {
 }
 
 impl Side {
-    async fn new(ns: NetNs, api: Api, number: u8) -> Self {
+    pub(crate) async fn new(ns: NetNs, api: Api, number: u8) -> Self {
         let channel = create(&ns, api, LinkName::from_dev("tun")).await;
         let side = Self {
             channel,
