@@ -2,6 +2,7 @@
 //! what it makes of keys, ids and packets was written by others.
 
 use std::fs;
+use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -21,6 +22,10 @@ const KEYS: [&[u8; 72]; 2] = [
     b"ABCDEFGHIJKLMNOPQRSTUVWXYZ0123450123456789abcdefghijklmnopqrstuvnonce--2",
 ];
 
+fn program() -> String {
+    std::env::var("OVPN_CLI").expect("run ci/vm/run")
+}
+
 struct Tool {
     ns: NetNs,
 }
@@ -37,8 +42,8 @@ impl Tool {
 
     /// Commands that open sockets stay behind in the background, with our end of a pipe in hand.
     fn run(&self, arguments: &str) {
-        let program = std::env::var("OVPN_CLI").expect("run ci/vm/run");
-        self.ns.sh(&format!("{program} {arguments} >/tmp/ovpn-cli.log 2>&1"));
+        let program = program();
+        self.ns.sh(&format!("exec >/tmp/ovpn-cli.log 2>&1; {program} {arguments}"));
     }
 
     fn key(&self, slot: u8, cipher: Cipher) {
@@ -80,6 +85,17 @@ fn peer(socket: TransportSocket, remote: SocketAddr) -> PeerConfig {
         framing: Framing::None,
         mss: None,
     }
+}
+
+/// Tries for ten seconds.
+fn until<T>(mut attempt: impl FnMut() -> Option<T>) -> T {
+    for _ in 0..100 {
+        if let Some(result) = attempt() {
+            return result;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    panic!("the tool does not do its part")
 }
 
 fn ping(ns: &NetNs, address: &str) {
@@ -143,21 +159,26 @@ fn over_tcp() {
         let mut client = Side::new(client, api, 2).await;
         let tool = Tool::new(server, "MP");
         fs::write("/tmp/ovpn-cli.peers", "5 5 10.8.0.2\n").unwrap();
+        let program = program();
+        tool.ns.sh(&format!(
+            "(exec >/tmp/ovpn-cli.listen 2>&1
+              {program} listen tun0 1194 SYMM /tmp/ovpn-cli.peers
+              echo listened: $?) &"
+        ));
         let remote: SocketAddr = "10.99.0.1:1194".parse().unwrap();
-        let stream = std::thread::scope(|scope| {
-            // Comes back when its one peer has connected.
-            scope.spawn(|| tool.run("listen tun0 1194 SYMM /tmp/ovpn-cli.peers"));
-            (0..100)
-                .find_map(|_| {
-                    std::thread::sleep(Duration::from_millis(100));
-                    client.ns.run(|| TcpStream::connect(remote)).ok()
-                })
-                .expect("the tool does not listen")
+        let stream = until(|| client.ns.run(|| TcpStream::connect(remote)).ok());
+        stream.set_nonblocking(true).unwrap();
+        let socket = TransportSocket::Tcp(OwnedFd::from(stream.try_clone().unwrap()));
+        client.channel.new_peer(peer(socket, remote), Vec::new()).await.unwrap();
+        // It goes on when it has got a packet that is no data.
+        let mut control = 1000_u16.to_be_bytes().to_vec();
+        control.resize(1002, 0x86);
+        (&stream).write_all(&control).unwrap();
+        until(|| {
+            let told = fs::read_to_string("/tmp/ovpn-cli.listen").unwrap();
+            told.contains("listened: 0").then_some(())
         });
         tool.key(1, Cipher::Aes256Gcm);
-        stream.set_nonblocking(true).unwrap();
-        let socket = TransportSocket::Tcp(OwnedFd::from(stream));
-        client.channel.new_peer(peer(socket, remote), Vec::new()).await.unwrap();
         client.channel.new_key(KeySlot::Primary, key(1, Cipher::Aes256Gcm)).await.unwrap();
         ping(&client.ns, "10.8.0.1");
         let stats = client.channel.stats().await.unwrap();
