@@ -1,12 +1,20 @@
 //! Replays the committed fuzz inputs: each was interesting or wrong once.
 
-#![allow(clippy::expect_used, clippy::print_stdout, clippy::unwrap_used, reason = "tests")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "tests"
+)]
 #![allow(unreachable_pub, reason = "the targets are roots of crates of their own, too")]
 
 use std::path::Path;
 
 #[path = "fuzz/targets/control_packet.rs"]
 mod control_packet;
+#[path = "fuzz/targets/data_packet.rs"]
+mod data_packet;
 #[path = "fuzz/targets/key_method.rs"]
 mod key_method;
 #[path = "fuzz/targets/netlink.rs"]
@@ -19,6 +27,8 @@ mod offload_split;
 mod profile;
 #[path = "fuzz/targets/push.rs"]
 mod push;
+#[path = "fuzz/targets/replay_window.rs"]
+mod replay_window;
 #[path = "fuzz/targets/wrapping.rs"]
 mod wrapping;
 
@@ -37,6 +47,11 @@ fn replay(name: &str, run: impl Fn(&[u8])) {
 #[test]
 fn control_packet() {
     replay("control_packet", control_packet::run);
+}
+
+#[test]
+fn data_packet() {
+    replay("data_packet", data_packet::run);
 }
 
 #[test]
@@ -67,6 +82,11 @@ fn profile() {
 #[test]
 fn push() {
     replay("push", push::run);
+}
+
+#[test]
+fn replay_window() {
+    replay("replay_window", replay_window::run);
 }
 
 #[test]

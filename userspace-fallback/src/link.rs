@@ -132,7 +132,7 @@ impl Link {
         let (mut slab, packets) = self.early.take(now);
         for packet in packets {
             // Whatever else it may be is worth nothing by now.
-            if let Opened::Packet(inner) = self.peer.open(&mut slab[packet.clone()], now) {
+            if let Opened::Packet(inner) = self.peer.open_early(&mut slab[packet.clone()], now) {
                 coalescer.push(&slab, packet.start + inner.start, inner.len());
             }
         }

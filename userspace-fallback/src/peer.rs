@@ -277,6 +277,14 @@ impl Peer {
         Opened::Packet(offset + inner.start..offset + inner.end)
     }
 
+    /// Opens a packet that was [`Opened::UnknownKey`] when it came, and was counted then.
+    pub fn open_early(&mut self, packet: &mut [u8], now: Instant) -> Opened {
+        let counted = (self.stats.link_rx_bytes, self.stats.link_rx_packets);
+        let opened = self.open(packet, now);
+        (self.stats.link_rx_bytes, self.stats.link_rx_packets) = counted;
+        opened
+    }
+
     fn forged(&mut self) -> Opened {
         self.stats.decrypt_errors += 1;
         Opened::Forged

@@ -115,8 +115,6 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -182,32 +180,64 @@ mod tests {
         }
     }
 
+    /// What the documentation says, looked up in the list of everything accepted.
+    fn by_history(
+        accepted: &[(u64, Instant)],
+        size: u64,
+        id: u64,
+        now: Instant,
+    ) -> Result<(), Refused> {
+        let highest = accepted.iter().map(|(id, _)| *id).max().unwrap_or(0);
+        // What was the highest id before each pause, the one that lasts until now included.
+        let ends = accepted.iter().skip(1).map(|(_, time)| *time).chain([now]);
+        let expired = accepted.iter().zip(ends).enumerate().any(|(at, ((_, last), next))| {
+            next - *last >= EXPIRY && accepted[..=at].iter().any(|(earlier, _)| id <= *earlier)
+        });
+        if id == 0 {
+            Err(Refused::Invalid)
+        } else if id > highest {
+            Ok(())
+        } else if highest - id >= size {
+            Err(Refused::Backtrack)
+        } else if expired {
+            Err(Refused::Expired)
+        } else if accepted.iter().any(|(seen, _)| *seen == id) {
+            Err(Refused::Replay)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// How far an id is from the highest, forwards or back; how long after the packet before, in
+    /// milliseconds; and whether the packet proves authentic.
+    fn step() -> impl Strategy<Value = (i64, u64, bool)> {
+        let distance =
+            prop_oneof![6 => -9i64..9, 6 => -400i64..0, 2 => 0i64..400, 1 => 0i64..1 << 40];
+        let expiry = EXPIRY.as_millis() as u64;
+        let wait = prop_oneof![40 => 0u64..50, 2 => expiry - 1..=expiry, 1 => 0..2 * expiry];
+        (distance, wait, prop::bool::weighted(0.8))
+    }
+
     proptest! {
-        /// Against a set of everything seen.
+        /// Any order of ids and any pauses, for windows of any size. A packet that is no more than
+        /// checked leaves no trace.
         #[test]
-        fn like_a_set(steps in proptest::collection::vec((0u64..4, 0u64..400), 1..400)) {
-            let now = Instant::now();
-            let mut window = Window::new(128, EXPIRY);
-            let mut seen = HashSet::new();
+        fn like_a_list_of_everything_accepted(
+            size in 1u64..300, steps in proptest::collection::vec(step(), 1..300),
+        ) {
+            let mut window = Window::new(size, EXPIRY);
+            let size = size.next_multiple_of(64);
+            let mut now = Instant::now();
+            let mut accepted: Vec<(u64, Instant)> = Vec::new();
             let mut highest = 0u64;
-            for (kind, distance) in steps {
-                let id = match kind {
-                    0 => highest + distance % 8,
-                    1 => highest + distance,
-                    _ => highest.saturating_sub(distance),
-                };
-                let expected = if id == 0 {
-                    Err(Refused::Invalid)
-                } else if id <= highest && highest - id >= 128 {
-                    Err(Refused::Backtrack)
-                } else if seen.contains(&id) {
-                    Err(Refused::Replay)
-                } else {
-                    Ok(())
-                };
-                prop_assert_eq!(test(&mut window, id, now), expected);
-                if expected.is_ok() {
-                    seen.insert(id);
+            for (distance, wait, authentic) in steps {
+                now += Duration::from_millis(wait);
+                let id = highest.saturating_add_signed(distance);
+                let expected = by_history(&accepted, size, id, now);
+                prop_assert_eq!(window.check(id, now), expected);
+                if expected.is_ok() && authentic {
+                    window.accept(id, now);
+                    accepted.push((id, now));
                     highest = highest.max(id);
                 }
             }

@@ -9,16 +9,15 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use common::netns::NetNs;
-use common::{Setup, Tunnel, key, namespaces, udp};
+use common::{CIPHER, Setup, Tunnel, config, far_peer, key, namespaces, sealed, udp};
 use ovpn_dco::{
-    Cipher, ControlPort, DataChannel, DataEvent, Error, Framing, Keepalive, KeySlot, PeerConfig,
-    PeerDeletedReason, PeerId, TransportSocket,
+    ControlPort, DataChannel, DataEvent, Error, Keepalive, KeySlot, PeerConfig, PeerDeletedReason,
+    TransportSocket,
 };
-use ovpn_userspace::peer::{Opened, Peer};
+use ovpn_userspace::peer::Opened;
 use ovpn_userspace::{Options, TunDevice, TunOptions, UserspaceDataChannel, message};
 use tokio::time::timeout;
 
-const CIPHER: Cipher = Cipher::Aes256Gcm;
 const SOON: Duration = Duration::from_secs(5);
 const A_WHILE: Duration = Duration::from_millis(200);
 
@@ -26,33 +25,6 @@ fn channel(namespace: &NetNs) -> UserspaceDataChannel {
     let device = namespace.run(|| TunDevice::create("tun", TunOptions::default()).unwrap());
     namespace.link_up("tun0");
     UserspaceDataChannel::new(device, Options::default()).unwrap()
-}
-
-fn config(socket: TransportSocket) -> PeerConfig {
-    PeerConfig {
-        id: PeerId::new(7),
-        socket,
-        remote: "127.0.0.1:1".parse().unwrap(),
-        local: None,
-        keepalive: Keepalive::default(),
-        framing: Framing::None,
-        mss: None,
-    }
-}
-
-fn far_peer() -> Peer {
-    let mut peer = Peer::new(PeerId::new(7), Framing::None, None);
-    peer.set_key(KeySlot::Primary, &key(CIPHER, 0, true)).unwrap();
-    peer
-}
-
-fn sealed(peer: &mut Peer, inner: &[u8]) -> Vec<u8> {
-    let envelope = peer.envelope(inner[0]);
-    let mut packet = vec![0; envelope.sealed_len(inner.len())];
-    let range = envelope.inner(packet.len());
-    packet[range].copy_from_slice(inner);
-    peer.seal(envelope, &mut packet).unwrap();
-    packet
 }
 
 fn framed(packet: &[u8]) -> Vec<u8> {

@@ -82,6 +82,7 @@ async fn each_feature_off() {
         Setup { options: Options { gro: false, ..on.options }, ..on },
         Setup { options: Options { coalesce_tcp: false, ..on.options }, ..on },
         Setup { options: Options { coalesce_udp: false, ..on.options }, ..on },
+        Setup { options: Options { supersede_acknowledgements: false, ..on.options }, ..on },
         Setup { tun: plain, options: Options::PLAIN, ..on },
     ];
     for setup in setups {
@@ -89,7 +90,7 @@ async fn each_feature_off() {
             exercised(Setup { tcp, ..setup }).await;
         }
     }
-    exercised(Setup { peer_tun: plain, peer_options: Options::PLAIN, ..setups[7] }).await;
+    exercised(Setup { peer_tun: plain, peer_options: Options::PLAIN, ..setups[8] }).await;
 }
 
 /// Packets per call, as the counters tell them.
@@ -141,6 +142,33 @@ async fn offloads_are_off() {
     let tun = TunOptions { vnet_header: false, tcp: false, udp: false };
     let off = per_call(Setup { tun, options: Options::PLAIN, ..Setup::default() }).await;
     assert!(off.tun_read == 1.0 && off.message == 1.0 && off.tun_write == 1.0, "{off:?}");
+}
+
+/// B downloads from A, so it is acknowledgements that A writes to its TUN device.
+#[tokio::test]
+async fn acknowledgements_of_a_download_are_superseded() {
+    let on = Setup::default();
+    // A peer without offloads acknowledges more often.
+    let peer_tun = TunOptions { vnet_header: false, tcp: false, udp: false };
+    let single = Setup { peer_tun, peer_options: Options::PLAIN, ..on };
+    for setup in [on, Setup { tcp: true, ..on }, single] {
+        for v6 in [false, true] {
+            let mut superseded = 0;
+            let tunnel = Tunnel::new(setup).await;
+            for _ in 0..2 {
+                tunnel.stream(true, v6, 20 * MEGABYTE);
+                let counters = tunnel.a.counters();
+                assert!(counters.acknowledgements_superseded > superseded, "{counters:?}");
+                superseded = counters.acknowledgements_superseded;
+                // Whatever came in was written or is among those.
+                assert_eq!(counters.tun_written_packets + superseded, counters.received_packets);
+            }
+        }
+    }
+    let options = Options { supersede_acknowledgements: false, ..on.options };
+    let tunnel = Tunnel::new(Setup { options, ..on }).await;
+    tunnel.stream(true, false, 20 * MEGABYTE);
+    assert_eq!(tunnel.a.counters().acknowledgements_superseded, 0);
 }
 
 /// UDP super-packets from and to the TUN device.

@@ -19,6 +19,7 @@ use ovpn_dco::{
     Cipher, ControlPort, DataChannel, DirectionKey, Framing, Keepalive, KeyConfig, KeyId, KeySlot,
     MssClamp, PeerConfig, PeerId, TransportSocket,
 };
+use ovpn_userspace::peer::Peer;
 use ovpn_userspace::{Options, TunDevice, TunOptions, UserspaceDataChannel};
 
 /// How a test's tunnel is made. Both ends are the same, except for options.
@@ -74,6 +75,39 @@ pub(crate) fn key(cipher: Cipher, id: u8, mirrored: bool) -> KeyConfig {
         encrypt: direction(encrypt),
         decrypt: direction(decrypt),
     }
+}
+
+/// The cipher of what is no [`Tunnel`].
+pub(crate) const CIPHER: Cipher = Cipher::Aes256Gcm;
+
+/// A peer at the other end of a socket, for a channel alone.
+pub(crate) fn config(socket: TransportSocket) -> PeerConfig {
+    PeerConfig {
+        id: PeerId::new(7),
+        socket,
+        remote: "127.0.0.1:1".parse().unwrap(),
+        local: None,
+        keepalive: Keepalive::default(),
+        framing: Framing::None,
+        mss: None,
+    }
+}
+
+/// The other end of [`config`], to be played by hand.
+pub(crate) fn far_peer() -> Peer {
+    let mut peer = Peer::new(PeerId::new(7), Framing::None, None);
+    peer.set_key(KeySlot::Primary, &key(CIPHER, 0, true)).unwrap();
+    peer
+}
+
+/// A packet as [`far_peer`] sends it.
+pub(crate) fn sealed(peer: &mut Peer, inner: &[u8]) -> Vec<u8> {
+    let envelope = peer.envelope(inner[0]);
+    let mut packet = vec![0; envelope.sealed_len(inner.len())];
+    let range = envelope.inner(packet.len());
+    packet[range].copy_from_slice(inner);
+    peer.seal(envelope, &mut packet).unwrap();
+    packet
 }
 
 /// A tunnel that is up. End A is in the first namespace.

@@ -1,0 +1,146 @@
+//! Data packets: what a stranger sends is refused, whatever an authentic peer seals comes out as it
+//! is or not at all, and only once; our own come through unchanged.
+
+use std::time::Instant;
+
+use ovpn_dco::{
+    Cipher, DirectionKey, Framing, KeyConfig, KeyId, KeySlot, MssClamp, PeerId, is_data_packet,
+};
+use ovpn_userspace::crypto::{Associated, PACKET_ID, Sealer, TAG};
+use ovpn_userspace::message::Payload;
+use ovpn_userspace::mss;
+use ovpn_userspace::peer::{Opened, Peer};
+
+const SEAL: usize = PACKET_ID + TAG;
+const LIMITS: MssClamp = MssClamp { ipv4: 1300, ipv6: 1280 };
+
+/// Input: the peer's setup (one byte), position of a flipped bit (two bytes), then what comes from
+/// the stranger, what the authentic peer seals, and the packet that we send.
+pub fn run(data: &[u8]) {
+    let Some((&[kind, high, low], bytes)) = data.split_first_chunk() else {
+        return;
+    };
+    let setup = Setup::new(kind);
+    let bit = usize::from(u16::from_be_bytes([high, low]));
+    foreign(&setup, bytes);
+    authentic(&setup, bytes, bit);
+    if !bytes.is_empty() {
+        own(&setup, bytes);
+    }
+}
+
+struct Setup {
+    cipher: Cipher,
+    framing: Framing,
+    /// With DATA_V2.
+    id: Option<PeerId>,
+    mss: Option<MssClamp>,
+}
+
+impl Setup {
+    fn new(kind: u8) -> Self {
+        let framings = [Framing::None, Framing::LzoStub, Framing::Swap, Framing::StubV2];
+        Self {
+            cipher: Cipher::ALL[usize::from(kind & 3)],
+            framing: framings[usize::from(kind >> 2 & 3)],
+            id: PeerId::new(0x01_0203).filter(|_| kind & 0x10 == 0),
+            mss: Some(LIMITS).filter(|_| kind & 0x20 != 0),
+        }
+    }
+
+    fn direction(&self, id: u8) -> DirectionKey {
+        DirectionKey::new(self.cipher, &[id + 1; 32], [id + 2; 8]).expect("long enough")
+    }
+
+    /// A peer with keys 0 and 1.
+    fn peer(&self) -> Peer {
+        let mut peer = Peer::new(self.id, self.framing, self.mss);
+        for (id, slot) in [(0, KeySlot::Primary), (1, KeySlot::Secondary)] {
+            let (encrypt, decrypt) = (self.direction(id), self.direction(id));
+            let key_id = KeyId::new(id).expect("small enough");
+            let key = KeyConfig { key_id, cipher: self.cipher, encrypt, decrypt };
+            peer.set_key(slot, &key).expect("a key of its cipher");
+        }
+        peer
+    }
+
+    /// An inner packet as it comes out.
+    fn clamped(&self, inner: &[u8]) -> Vec<u8> {
+        let mut inner = inner.to_vec();
+        if let Some(limits) = self.mss {
+            mss::clamp(limits, &mut inner);
+        }
+        inner
+    }
+}
+
+fn foreign(setup: &Setup, datagram: &[u8]) {
+    let mut peer = setup.peer();
+    let opened = peer.open(&mut datagram.to_vec(), Instant::now());
+    match opened {
+        Opened::Control => assert!(!is_data_packet(datagram[0])),
+        Opened::UnknownKey => assert!(datagram[0] & 7 > 1),
+        // Id 0.
+        Opened::Ignored => assert_eq!(peer.stats().replay_errors, 1),
+        Opened::Forged => {}
+        Opened::Packet(_) | Opened::Consumed | Opened::Exit => panic!("forged: {opened:?}"),
+    }
+}
+
+/// `body` is anything at all, maybe framed, sealed with the right key.
+fn authentic(setup: &Setup, body: &[u8], bit: usize) {
+    let (header, associated) = match setup.id {
+        None => (vec![6 << 3 | 1], Associated::V1),
+        Some(_) => (vec![9 << 3 | 1, 1, 2, 3], Associated::V2([9 << 3 | 1, 1, 2, 3])),
+    };
+    let mut packet = [&header[..], &[0; SEAL], body].concat();
+    let (id_and_tag, sealed) =
+        packet[header.len()..].split_first_chunk_mut::<SEAL>().expect("room was made");
+    let mut sealer = Sealer::new(setup.cipher, &setup.direction(1)).expect("a key of its cipher");
+    sealer.seal(associated, id_and_tag, sealed).expect("a fresh key");
+
+    let now = Instant::now();
+    let mut peer = setup.peer();
+    let mut flipped = packet.clone();
+    let bit = bit % (8 * packet.len());
+    flipped[bit / 8] ^= 1 << (bit % 8);
+    let refused = peer.open(&mut flipped, now);
+    assert!(
+        !matches!(refused, Opened::Packet(_) | Opened::Consumed | Opened::Exit),
+        "bit {bit}: {refused:?}"
+    );
+    let mut opened = packet.clone();
+    match peer.open(&mut opened, now) {
+        Opened::Packet(inner) => {
+            assert!(header.len() + SEAL <= inner.start && !inner.is_empty());
+            assert_eq!(Payload::of(&opened[inner.clone()]), Payload::Packet);
+            if setup.framing == Framing::None {
+                assert!(opened[inner] == setup.clamped(body));
+            }
+        }
+        Opened::Consumed | Opened::Exit => {}
+        // There is nothing in it.
+        Opened::Forged => {
+            assert!(body.is_empty());
+            return;
+        }
+        other => panic!("authentic, but {other:?}"),
+    }
+    assert_eq!(peer.open(&mut packet, now), Opened::Ignored);
+}
+
+fn own(setup: &Setup, inner: &[u8]) {
+    let (mut sender, mut receiver) = (setup.peer(), setup.peer());
+    let envelope = sender.envelope(inner[0]);
+    let mut packet = vec![0; envelope.sealed_len(inner.len())];
+    let place = envelope.inner(packet.len());
+    packet[place].copy_from_slice(inner);
+    sender.seal(envelope, &mut packet).expect("a fresh key");
+    match (receiver.open(&mut packet, Instant::now()), Payload::of(inner)) {
+        (Opened::Packet(place), Payload::Packet) => {
+            assert!(packet[place] == setup.clamped(inner));
+        }
+        (Opened::Exit, Payload::Exit) | (Opened::Consumed, Payload::Ping | Payload::OtherOcc) => {}
+        (opened, payload) => panic!("{payload:?} came out as {opened:?}"),
+    }
+}
