@@ -69,7 +69,7 @@ impl Session {
         if let Some(tunnel) = &mut self.tunnel {
             self.statistics.add_peer(&tunnel.del_peer().await);
         }
-        self.statistics.add_all(&control_statistics(&link.control));
+        self.statistics.add_all(&link.statistics());
         if let Some(signing) = &mut self.signing {
             signing.forget();
         }
@@ -251,8 +251,7 @@ impl Session {
                         }
                     }
                     Request::Statistics(reply) => {
-                        let control = control_statistics(&link.control);
-                        let _ = reply.send(self.statistics_now(&control).await);
+                        let _ = reply.send(self.statistics_now(&link.statistics()).await);
                     }
                 }
             }
@@ -492,9 +491,9 @@ impl Session {
         }
     }
 
-    async fn statistics_now(&mut self, control: &Statistics) -> Statistics {
+    async fn statistics_now(&mut self, link: &Statistics) -> Statistics {
         let mut now = self.statistics.clone();
-        now.add_all(control);
+        now.add_all(link);
         if let Some(tunnel) = &mut self.tunnel {
             now.add_peer(&tunnel.stats().await);
         }
@@ -515,6 +514,21 @@ impl Link {
             }
         }
         Ok(())
+    }
+
+    /// What the control channel and its packets' way have counted.
+    pub(super) fn statistics(&self) -> Statistics {
+        let stats = self.control.stats();
+        let mut statistics = Statistics::default();
+        statistics.add("BYTES_IN", stats.bytes_in);
+        statistics.add("BYTES_OUT", stats.bytes_out);
+        statistics.add("PACKETS_IN", stats.packets_in);
+        statistics.add("PACKETS_OUT", stats.packets_out);
+        statistics.add("NETWORK_SEND_ERROR", self.transport.send_errors());
+        for (name, amount) in stats.errors() {
+            statistics.add(name, amount);
+        }
+        statistics
     }
 
     fn deadline(&self) -> Instant {
@@ -563,17 +577,4 @@ async fn resolve(host: &str, port: u16, family: Family) -> Result<Vec<SocketAddr
         return Err(format!("no address of the wanted family ({family:?})"));
     }
     Ok(addresses)
-}
-
-fn control_statistics(control: &ControlChannel) -> Statistics {
-    let stats = control.stats();
-    let mut statistics = Statistics::default();
-    statistics.add("BYTES_IN", stats.bytes_in);
-    statistics.add("BYTES_OUT", stats.bytes_out);
-    statistics.add("PACKETS_IN", stats.packets_in);
-    statistics.add("PACKETS_OUT", stats.packets_out);
-    for (name, amount) in stats.errors() {
-        statistics.add(name, amount);
-    }
-    statistics
 }

@@ -430,3 +430,13 @@ fn traffic_only_grows() {
         assert!(bench.session.traffic().await >= 5000);
     });
 }
+
+#[test]
+fn a_packet_that_cannot_be_sent_is_in_the_statistics() {
+    within(|| async {
+        let mut bench = bench(Protocol::Udp, &[]).await;
+        assert_eq!(bench.link.statistics().get("NETWORK_SEND_ERROR"), 0);
+        bench.link.transport.send(&[0; 65_535]).await.unwrap();
+        assert_eq!(bench.link.statistics().get("NETWORK_SEND_ERROR"), 1);
+    });
+}
