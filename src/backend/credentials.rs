@@ -126,3 +126,65 @@ pub(super) fn proxy(queue: &Queue) -> Option<Credentials> {
         password: queue.value(group, "http_proxy_pass")?.clone(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::{NoFiles, Profile};
+
+    /// What goes to the server as the password, and whether it may go there only once.
+    fn sent(extra: &str, answers: &[(AttentionGroup, &str)]) -> (String, bool) {
+        let fingerprint = ["00"; 32].join(":");
+        let profile =
+            format!("client\nremote a\nauth-user-pass\npeer-fingerprint {fingerprint}\n{extra}\n");
+        let options = Profile::parse(&profile, "test", &NoFiles).unwrap().options;
+        let mut queue = Queue::default();
+        ask_login(&mut queue, &options.auth, Dialect::Deployed);
+        let challenge = DynamicChallenge {
+            state_id: "Om01u7Fh4LrGBS7uh0SWmzwabUiGiW6l".to_owned(),
+            username: "cr1".to_owned(),
+        };
+        let question = Question::new("dynamic_challenge", "PIN", false);
+        queue.renew(AttentionGroup::ChallengeDynamic, Dialect::Deployed, [question]);
+        for (group, answer) in answers {
+            let numbers = group.numbers(Dialect::Deployed);
+            let id = *queue.check(numbers).last().unwrap();
+            queue.provide(numbers, id, answer).unwrap();
+        }
+        let dynamic = answers.iter().any(|(group, _)| *group == AttentionGroup::ChallengeDynamic);
+        let login = login(&mut queue, &options, dynamic.then_some(challenge));
+        (login.credentials.password.expose().clone(), login.one_time)
+    }
+
+    // Known vectors of the protocol reference, 16.14.
+    #[test]
+    fn challenge_vectors() {
+        use AttentionGroup::{ChallengeDynamic, ChallengeStatic, UserPassword};
+        let scrv1 = "static-challenge PIN 1";
+        for (extra, answers, password) in [
+            (
+                scrv1,
+                &[(UserPassword, "cpassword"), (ChallengeStatic, "challenge_response")][..],
+                "SCRV1:Y3Bhc3N3b3Jk:Y2hhbGxlbmdlX3Jlc3BvbnNl",
+            ),
+            (
+                scrv1,
+                &[(UserPassword, "bar"), (ChallengeStatic, "8675309")],
+                "SCRV1:YmFy:ODY3NTMwOQ==",
+            ),
+            (
+                "static-challenge PIN 1 concat",
+                &[(UserPassword, "c1password"), (ChallengeStatic, "0123456")],
+                "c1password0123456",
+            ),
+            (
+                "",
+                &[(ChallengeDynamic, "8675309")],
+                "CRV1::Om01u7Fh4LrGBS7uh0SWmzwabUiGiW6l::8675309",
+            ),
+        ] {
+            assert_eq!(sent(extra, answers), (password.to_owned(), true));
+        }
+        assert_eq!(sent("", &[(UserPassword, "bar")]), ("bar".to_owned(), false));
+    }
+}

@@ -161,6 +161,22 @@ fn who_the_client_is() {
     assert!(nothing.to_string().contains("which server to trust"));
 }
 
+// Known vectors of the protocol reference, 16.15.
+#[test]
+fn verified_names() {
+    let name = |line: &str| with(line).options.tls.verify_x509_name.unwrap();
+    assert_eq!(
+        name("verify-x509-name Server- name-prefix"),
+        X509Name::NamePrefix("Server-".into())
+    );
+    assert_eq!(
+        name("verify-x509-name 'server.example.org'"),
+        X509Name::Subject("server.example.org".into())
+    );
+    assert!(error("verify-x509-name").reason.contains("needs"));
+    assert!(error("verify-x509-name server nonsense-arg").reason.contains("nonsense-arg"));
+}
+
 #[test]
 fn only_typed_credentials_can_be_forgotten() {
     let inline = "<auth-user-pass>\njoe\nsecret\n</auth-user-pass>\n";
