@@ -16,6 +16,7 @@ pub(super) struct DynamicChallenge {
 }
 
 /// What one connection attempt logs in with.
+#[derive(Debug)]
 pub(super) struct Login {
     pub(super) credentials: Credentials,
     /// The password is good for one login only.

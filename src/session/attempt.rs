@@ -245,6 +245,10 @@ impl Session {
                     Request::Respond(response) => {
                         link.control.respond(response.expose(), Instant::now());
                     }
+                    Request::LogIn(credentials, one_time) => {
+                        self.login.renew(credentials.clone(), one_time);
+                        link.control.set_credentials(credentials, Instant::now());
+                    }
                     Request::Sign(id, signature) => {
                         if !self.signing.as_mut().is_some_and(|s| s.answer(id, signature)) {
                             tracing::warn!("signature {id} came too late: nothing waits for it");
@@ -295,6 +299,10 @@ impl Session {
             Event::ConfigRequested => self.enter(SessionState::GetConfig),
             Event::Pushed { options, server_occ } => {
                 self.pushed(link, &options, &server_occ).await?
+            }
+            Event::CredentialsNeeded => {
+                tracing::info!("a renegotiation needs user name and password again");
+                self.tell(SessionEvent::CredentialsNeeded);
             }
             Event::TokenRefreshed => self.login.token = Some(link.control.credentials().clone()),
             Event::Keys(key) => {

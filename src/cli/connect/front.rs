@@ -172,6 +172,8 @@ impl Front {
                 Ok(())
             }
             News::Status { minor, message, .. } => self.status(minor, message).await,
+            // While connecting a status follows, or an address to open.
+            News::Attention { .. } if self.connected.is_some() => self.answer_and_connect().await,
             News::Attention { .. } | News::Log { .. } => Ok(()),
         }
     }
