@@ -208,10 +208,15 @@ fn what_has_no_effect_is_not_called_supported() {
     ] {
         assert!(ignored(&last(line)), "{line}");
     }
-    for line in ["explicit-exit-notify 3", "explicit-exit-notify 0", "replay-window 128 30"] {
+    for line in ["explicit-exit-notify 4", "explicit-exit-notify 0", "replay-window 128 30"] {
         assert!(matches!(last(line), VerdictKind::Supported { note: Some(_) }), "{line}");
     }
-    for line in ["resolv-retry infinite", "explicit-exit-notify", "auth-retry nointeract"] {
+    for line in [
+        "resolv-retry infinite",
+        "explicit-exit-notify 3",
+        "allow-compression no",
+        "auth-retry nointeract",
+    ] {
         assert_eq!(last(line), VerdictKind::Supported { note: None }, "{line}");
     }
     assert!(error("reneg-bytes x").reason.contains("not a number"));

@@ -28,6 +28,8 @@ use crate::profile::{
 use crate::secret::{Credentials, Secret};
 use crate::transport::{SocketOptions, Transport, TransportError};
 
+/// Between one exit notification that nobody acknowledges and the next.
+const EXIT_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a disconnect waits for the server to acknowledge the exit notification.
 const EXIT_GRACE: Duration = Duration::from_millis(300);
 /// `IV_SSL`
@@ -468,17 +470,15 @@ impl Session {
     }
 
     /// Tells the server that we leave, and gives it a moment to hear it.
-    async fn say_goodbye(&mut self, link: &mut Link) {
-        if link.transport.protocol() != Protocol::Udp || link.options.is_none() {
+    pub(super) async fn say_goodbye(&mut self, link: &mut Link) {
+        let Some(options) = &link.options else { return };
+        if link.transport.protocol() != Protocol::Udp {
             return;
         }
         let now = Instant::now();
         if !link.control.send_exit(now) {
             if let Some(tunnel) = &mut self.tunnel {
-                match tunnel.notify_exit().await {
-                    Ok(()) | Err(DataError::Unsupported { .. }) => {}
-                    Err(e) => tracing::debug!("exit notification: {e}"),
-                }
+                notify_exit(tunnel, options.exit_notices).await;
             }
             return;
         }
@@ -548,6 +548,20 @@ impl Link {
             .min()
             // A control channel always has a timer; this is only a bound.
             .unwrap_or_else(|| Instant::now() + Duration::from_secs(60))
+    }
+}
+
+/// Over the data channel, where nothing is acknowledged.
+async fn notify_exit(tunnel: &mut super::tunnel::Tunnel, times: u32) {
+    for time in 0..times {
+        if time > 0 {
+            tokio::time::sleep(EXIT_INTERVAL).await;
+        }
+        match tunnel.notify_exit().await {
+            Ok(()) => {}
+            Err(DataError::Unsupported { .. }) => return,
+            Err(e) => return tracing::debug!("exit notification: {e}"),
+        }
     }
 }
 
