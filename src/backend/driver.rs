@@ -90,7 +90,7 @@ impl Threads {
 }
 
 /// Starts a session, once it is known that somebody can configure the network for it: a session
-/// takes a service that is missing for one that will be back, and tries again for ever.
+/// takes a service that cannot be started now for one that can be later, and tries again.
 fn start_session(config: SessionConfig) -> Running {
     let (commands, receiver) = mpsc::unbounded_channel();
     let (news, events) = mpsc::unbounded_channel();

@@ -119,6 +119,7 @@ impl Session {
             mark: device.mark,
             bind_dev: device.bind_dev.clone(),
         };
+        self.commands.or_wish(&self.statistics, self.network.recheck()).await?;
         self.network.protect(&query).await.map_err(Ending::Transport)?;
         let protect = self.network.protector();
         let proxy_credentials = self.config.proxy_credentials.as_ref();

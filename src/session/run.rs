@@ -314,9 +314,10 @@ impl Session {
             Ending::Lost(_) => "NETWORK_EOF_ERROR",
             Ending::Inactive => "INACTIVE_TIMEOUT",
             Ending::SessionTimeout => return,
-            Ending::PushRejected(_) | Ending::Unusable(_) | Ending::Privilege(_) => {
-                "TUN_SETUP_FAILED"
-            }
+            Ending::PushRejected(_)
+            | Ending::Network(_)
+            | Ending::Unusable(_)
+            | Ending::Privilege(_) => "TUN_SETUP_FAILED",
         };
         self.statistics.count(name);
     }

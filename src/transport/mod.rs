@@ -47,6 +47,8 @@ pub enum TransportError {
         address: String,
         /// Why not.
         reason: String,
+        /// No use in trying again.
+        lasting: bool,
     },
 }
 
