@@ -10,6 +10,7 @@ use ovpn_client::control::{
     AuthFailed, ControlError, ErrorCounter, Event, NegotiatedParameters, PendingAuth, RestartFlags,
 };
 use ovpn_client::secret::{Credentials, Secret};
+use ovpn_dco::KeyId;
 use sim::{Mode, Setup, Sim};
 
 fn secs(n: u64) -> Duration {
@@ -360,16 +361,50 @@ fn a_token_that_was_filtered_out_stays_out() {
     assert_eq!(sim.client.credentials().password.expose(), "secret");
 }
 
+fn times_asked(sim: &Sim) -> usize {
+    kinds(sim).iter().filter(|kind| *kind == "CredentialsNeeded").count()
+}
+
+fn again() -> Credentials {
+    Credentials { username: "joe".to_owned(), password: Secret::from("again") }
+}
+
 #[test]
-fn forgotten_credentials_end_the_connection_at_the_next_key() {
+fn a_renegotiation_asks_for_forgotten_credentials_and_waits() {
     let mut setup = Setup::new(Mode::TlsCrypt, 15);
     setup.forget_credentials = true;
     let mut sim = setup.start();
     sim.connect();
     assert_eq!(sim.client.credentials().password.expose(), "");
-    sim.server.renegotiate(sim.now);
-    sim.run_for(secs(10));
-    assert_eq!(closed(&sim), Some(&ControlError::CredentialsForgotten));
+    for key in [1, 2] {
+        sim.server.renegotiate(sim.now);
+        sim.run_for(secs(20));
+        assert_eq!(times_asked(&sim), usize::from(key));
+        assert_eq!(sim.client_key(), KeyId::new(key - 1), "the old key works on");
+        sim.client.set_credentials(again(), sim.now);
+        sim.wait_for_key(key);
+        assert_eq!(sim.server.key_messages[usize::from(key)].password, "again");
+        assert_eq!(sim.client.credentials().password.expose(), "", "forgotten again");
+    }
+    assert_eq!(closed(&sim), None);
+}
+
+#[test]
+fn forgotten_credentials_that_nobody_gives_end_the_connection_with_its_key() {
+    let mut setup = Setup::new(Mode::TlsCrypt, 15);
+    setup.forget_credentials = true;
+    setup.options.tran_window = secs(300);
+    let mut sim = setup.start();
+    sim.connect();
+    sim.client.renegotiate(sim.now);
+    sim.run_for(secs(290));
+    assert!(times_asked(&sim) >= 4, "each attempt asks");
+    assert_eq!(closed(&sim), None);
+    sim.run_for(secs(20));
+    let Some(ControlError::KeyExpired(reason)) = closed(&sim) else {
+        panic!("{:?}", closed(&sim));
+    };
+    assert!(reason.contains("auth-nocache"), "{reason}");
     assert_eq!(sim.server.key_messages.len(), 1);
 }
 
@@ -379,10 +414,7 @@ fn new_credentials_end_the_forgetfulness() {
     setup.forget_credentials = true;
     let mut sim = setup.start();
     sim.connect();
-    sim.client.set_credentials(Credentials {
-        username: "joe".to_owned(),
-        password: Secret::from("again"),
-    });
+    sim.client.set_credentials(again(), sim.now);
     sim.client.renegotiate(sim.now);
     sim.wait_for_key(1);
     assert_eq!(sim.server.key_messages[1].password, "again");

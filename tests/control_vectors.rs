@@ -35,6 +35,7 @@ fn wrapped_keys() {
         assert_eq!(hex::encode(&wrapped), expected);
         let packet = [b"packet", &wrapped[..]].concat();
         assert_eq!(server_key().unwrap_from(&packet), Some((client_key(), 6)));
+        assert_eq!(sim::wkc::ServerKey::new(&[0; 128]).unwrap_from(&packet), None);
         for index in wrapped.len() - 20..wrapped.len() {
             let mut bad = wrapped.clone();
             bad[index] ^= 1;

@@ -9,13 +9,19 @@ use std::net::UdpSocket;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bus::{Answer, Bus, Service};
 use ovpn_client::network::{NetcfgConfig, NetcfgError, NetcfgNetwork, NetcfgPlan};
 use ovpn_client::profile::{
-    DnsOptions, DnsScope, DnsSec, DnsServer, NetworkOptions, RedirectGateway, Route,
-    RouteDestination, RouteGateway, Topology,
+    DnsOptions, DnsScope, DnsSec, DnsServer, NetworkOptions, NoFiles, Profile, RedirectGateway,
+    Route, RouteDestination, RouteGateway, Topology,
 };
+use ovpn_client::secret::Credentials;
+use ovpn_client::session::{
+    NetworkMode, Outcome, SessionConfig, SessionEvent, SessionHandle, SessionState,
+};
+use tokio::sync::mpsc::UnboundedReceiver;
 use zbus::{Message, OwnedVariant, Variant};
 
 const SERVICE: &str = "net.openvpn.v3.netcfg";
@@ -36,12 +42,18 @@ enum Manner {
     Refuses,
     /// `ProtectSocket` says no.
     Unprotected,
+    /// Started anew: no device is there.
+    Forgetful,
 }
 
 fn answer(manner: Manner, call: &Message) -> Answer {
     let header = call.header();
     let body = call.body();
     let signature = header.signature().to_string_no_parens();
+    if manner == Manner::Forgetful && header.path().unwrap().as_str() == DEVICE {
+        let text = "No such object".to_owned();
+        return Answer::Error("org.freedesktop.DBus.Error.UnknownMethod", text);
+    }
     let metric = !matches!(manner, Manner::V24 | Manner::Development);
     match header.member().unwrap().as_str() {
         "ProtectSocket" => Answer::value(call, &(manner != Manner::Unprotected,)),
@@ -354,6 +366,111 @@ fn a_failure_leaves_no_device() {
         let text = "the network configuration service refuses AddIPAddress: Invalid IP address";
         assert_eq!(error.to_string(), text);
         assert_eq!(f.take().last().unwrap(), "4711_token Destroy");
+    });
+}
+
+#[test]
+fn a_service_that_was_started_anew_has_lost_the_device() {
+    with_bus(async |bus| {
+        let mut f = Fixture::new(bus, Manner::V27, false).await;
+        let plan = plan(&options());
+        drop(f.network.establish(&plan).await.unwrap());
+        f.network.recheck().await;
+        assert!(f.network.is_established(&plan));
+        let Fixture { _service: first, mut network, .. } = f;
+        drop(first);
+        let second = Fixture::new(bus, Manner::Forgetful, false).await;
+        network.recheck().await;
+        assert!(!network.is_established(&plan));
+        assert_eq!(network.device_path(), None);
+        assert_eq!(second.take(), ["4711_token get device_name"]);
+    });
+}
+
+/// A session that waits for a server nobody hears from.
+async fn session(bus: &Bus) -> (SessionHandle, UnboundedReceiver<SessionEvent>, UdpSocket) {
+    let server = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let text = format!(
+        "client\ndev tun\nremote 127.0.0.1 {}\nauth-user-pass\npeer-fingerprint {}\n\
+         connect-retry 1 1\nserver-poll-timeout 1\n",
+        server.local_addr().unwrap().port(),
+        ["00"; 32].join(":"),
+    );
+    let netcfg = NetcfgConfig {
+        connection: bus.connect().await,
+        token: "token".to_owned(),
+        without_socket: false,
+    };
+    let config = SessionConfig {
+        options: Arc::new(Profile::parse(&text, "test", &NoFiles).unwrap().options),
+        credentials: Credentials::default(),
+        one_time_password: false,
+        key_passphrase: None,
+        proxy_credentials: None,
+        dco: false,
+        network: NetworkMode::Netcfg(netcfg),
+        runtime_dir: "/nowhere".into(),
+        auth_fail_retry: false,
+        dns_scope: DnsScope::Global,
+        gui_version: String::new(),
+        sso: String::new(),
+    };
+    let (handle, events) = SessionHandle::start(config);
+    (handle, events, server)
+}
+
+/// Waits for the next attempt, or for the end, which it returns.
+async fn attempt(events: &mut UnboundedReceiver<SessionEvent>) -> Option<Outcome> {
+    let next = async {
+        loop {
+            match events.recv().await.unwrap() {
+                SessionEvent::State(SessionState::Waiting { .. }) => return None,
+                SessionEvent::Ended(outcome) => return Some(outcome),
+                _ => {}
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), next).await.unwrap()
+}
+
+fn healthy(call: &Message) -> Answer {
+    answer(Manner::V27, call)
+}
+
+#[test]
+fn a_session_ends_when_the_service_has_gone_for_good() {
+    with_bus(async |bus| {
+        let service = bus.serve(SERVICE, healthy).await;
+        let (_handle, mut events, _server) = session(bus).await;
+        for _ in 0..2 {
+            assert_eq!(attempt(&mut events).await, None);
+        }
+        drop(service);
+        let mut outcome = None;
+        // The attempt under way, and the one that finds out.
+        for _ in 0..3 {
+            outcome = outcome.or(attempt(&mut events).await);
+            if outcome.is_some() {
+                break;
+            }
+        }
+        let Some(Outcome::Privilege { message }) = outcome else { panic!("{outcome:?}") };
+        assert!(message.contains(SERVICE) && message.contains("not available"), "{message}");
+    });
+}
+
+#[test]
+fn a_session_waits_for_a_service_that_can_be_started() {
+    with_bus(async |bus| {
+        bus.activate(SERVICE, "/bin/false");
+        let (_handle, mut events, _server) = session(bus).await;
+        for _ in 0..3 {
+            assert_eq!(attempt(&mut events).await, None);
+        }
+        let service = bus.serve(SERVICE, healthy).await;
+        while !service.take_lines().iter().any(|call| call.starts_with("ProtectSocket")) {
+            assert_eq!(attempt(&mut events).await, None);
+        }
     });
 }
 

@@ -16,6 +16,7 @@ pub(super) struct DynamicChallenge {
 }
 
 /// What one connection attempt logs in with.
+#[derive(Debug)]
 pub(super) struct Login {
     pub(super) credentials: Credentials,
     /// The password is good for one login only.
@@ -24,17 +25,16 @@ pub(super) struct Login {
 
 /// Asks for user name and password and the profile's challenge, as far as the profile lacks them.
 pub(super) fn ask_login(queue: &mut Queue, auth: &AuthOptions, dialect: Dialect) {
-    let embedded = auth.username.is_some() && auth.password.is_some();
     if !auth.user_pass || auth.autologin {
         return;
     }
-    if !embedded {
+    if !auth.is_complete() {
         renew_login(queue, auth, dialect);
     }
     ask_static_challenge(queue, auth, dialect);
 }
 
-/// Asks again, whatever the profile holds: what it holds was refused or is gone.
+/// Asks again: what was given was refused or is gone.
 pub(super) fn ask_login_again(queue: &mut Queue, auth: &AuthOptions, dialect: Dialect) -> bool {
     queue.remove(AttentionGroup::ChallengeDynamic);
     if !auth.user_pass || auth.autologin {
@@ -45,11 +45,13 @@ pub(super) fn ask_login_again(queue: &mut Queue, auth: &AuthOptions, dialect: Di
     true
 }
 
+/// Asks for what the profile lacks, and for a password where that is nothing.
 fn renew_login(queue: &mut Queue, auth: &AuthOptions, dialect: Dialect) {
-    let username =
-        auth.locked_username.is_none().then(|| Question::new("username", "Auth User name", false));
-    let password = Question::new("password", "Auth Password", true);
-    queue.renew(AttentionGroup::UserPassword, dialect, username.into_iter().chain([password]));
+    let username = (auth.locked_username.is_none() && auth.username.is_none())
+        .then(|| Question::new("username", "Auth User name", false));
+    let password = (auth.password.is_none() || username.is_none())
+        .then(|| Question::new("password", "Auth Password", true));
+    queue.renew(AttentionGroup::UserPassword, dialect, username.into_iter().chain(password));
 }
 
 fn ask_static_challenge(queue: &mut Queue, auth: &AuthOptions, dialect: Dialect) {
@@ -125,4 +127,95 @@ pub(super) fn proxy(queue: &Queue) -> Option<Credentials> {
         username: queue.value(group, "http_proxy_user")?.expose().clone(),
         password: queue.value(group, "http_proxy_pass")?.clone(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::{NoFiles, Profile};
+
+    fn options(extra: &str) -> Options {
+        let fingerprint = ["00"; 32].join(":");
+        let profile = format!("client\nremote a\npeer-fingerprint {fingerprint}\n{extra}\n");
+        Profile::parse(&profile, "test", &NoFiles).unwrap().options
+    }
+
+    /// What goes to the server as the password, and whether it may go there only once.
+    fn sent(extra: &str, answers: &[(AttentionGroup, &str)]) -> (String, bool) {
+        let options = options(&format!("auth-user-pass\n{extra}"));
+        let mut queue = Queue::default();
+        ask_login(&mut queue, &options.auth, Dialect::Deployed);
+        let challenge = DynamicChallenge {
+            state_id: "Om01u7Fh4LrGBS7uh0SWmzwabUiGiW6l".to_owned(),
+            username: "cr1".to_owned(),
+        };
+        let question = Question::new("dynamic_challenge", "PIN", false);
+        queue.renew(AttentionGroup::ChallengeDynamic, Dialect::Deployed, [question]);
+        for (group, answer) in answers {
+            let numbers = group.numbers(Dialect::Deployed);
+            let id = *queue.check(numbers).last().unwrap();
+            queue.provide(numbers, id, answer).unwrap();
+        }
+        let dynamic = answers.iter().any(|(group, _)| *group == AttentionGroup::ChallengeDynamic);
+        let login = login(&mut queue, &options, dynamic.then_some(challenge));
+        (login.credentials.password.expose().clone(), login.one_time)
+    }
+
+    #[test]
+    fn only_what_the_profile_lacks_is_asked_for() {
+        let asked = |lines: &str| {
+            let options = options(lines);
+            let mut queue = Queue::default();
+            let numbers = AttentionGroup::UserPassword.numbers(Dialect::Deployed);
+            let names = |queue: &Queue| {
+                let slot = |id| queue.fetch(numbers, id).unwrap().name();
+                queue.check(numbers).into_iter().map(slot).collect::<Vec<_>>().join(" ")
+            };
+            ask_login(&mut queue, &options.auth, Dialect::Deployed);
+            let first = names(&queue);
+            ask_login_again(&mut queue, &options.auth, Dialect::Deployed);
+            (first, names(&queue))
+        };
+        let inline = |text: &str| format!("<auth-user-pass>\n{text}\n</auth-user-pass>");
+        for (lines, first, again) in [
+            ("auth-user-pass".to_owned(), "username password", "username password"),
+            (inline("joe"), "password", "password"),
+            ("auth-user-pass username-only".to_owned(), "username", "username"),
+            (inline("joe\nsecret"), "", ""),
+        ] {
+            assert_eq!(asked(&lines), (first.to_owned(), again.to_owned()), "{lines}");
+        }
+    }
+
+    // Known vectors of the protocol reference, 16.14.
+    #[test]
+    fn challenge_vectors() {
+        use AttentionGroup::{ChallengeDynamic, ChallengeStatic, UserPassword};
+        let scrv1 = "static-challenge PIN 1";
+        for (extra, answers, password) in [
+            (
+                scrv1,
+                &[(UserPassword, "cpassword"), (ChallengeStatic, "challenge_response")][..],
+                "SCRV1:Y3Bhc3N3b3Jk:Y2hhbGxlbmdlX3Jlc3BvbnNl",
+            ),
+            (
+                scrv1,
+                &[(UserPassword, "bar"), (ChallengeStatic, "8675309")],
+                "SCRV1:YmFy:ODY3NTMwOQ==",
+            ),
+            (
+                "static-challenge PIN 1 concat",
+                &[(UserPassword, "c1password"), (ChallengeStatic, "0123456")],
+                "c1password0123456",
+            ),
+            (
+                "",
+                &[(ChallengeDynamic, "8675309")],
+                "CRV1::Om01u7Fh4LrGBS7uh0SWmzwabUiGiW6l::8675309",
+            ),
+        ] {
+            assert_eq!(sent(extra, answers), (password.to_owned(), true));
+        }
+        assert_eq!(sent("", &[(UserPassword, "bar")]), ("bar".to_owned(), false));
+    }
 }

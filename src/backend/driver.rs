@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::machine::{Attempt, Effect, Machine, Registration, Request, Signal};
 use super::{Error, printable};
-use crate::secret::Secret;
+use crate::secret::{Credentials, Secret};
 use crate::session::{
     NetworkMode, Outcome, SessionConfig, SessionEvent, SessionHandle, Statistics,
 };
@@ -26,6 +26,7 @@ pub enum Command {
     Restart,
     Disconnect,
     Respond(Secret<String>),
+    LogIn(Credentials, bool),
     Sign(u32, Result<Vec<u8>, String>),
     Ping(oneshot::Sender<()>),
     Statistics(oneshot::Sender<Statistics>),
@@ -89,7 +90,7 @@ impl Threads {
 }
 
 /// Starts a session, once it is known that somebody can configure the network for it: a session
-/// takes a service that is missing for one that will be back, and tries again for ever.
+/// takes a service that cannot be started now for one that can be later, and tries again.
 fn start_session(config: SessionConfig) -> Running {
     let (commands, receiver) = mpsc::unbounded_channel();
     let (news, events) = mpsc::unbounded_channel();
@@ -122,6 +123,7 @@ async fn pass_on(mut receiver: mpsc::UnboundedReceiver<Command>, handle: Session
             Command::Restart => handle.restart().await,
             Command::Disconnect => handle.disconnect().await,
             Command::Respond(answer) => handle.respond(answer).await,
+            Command::LogIn(credentials, one_time) => handle.log_in(credentials, one_time).await,
             Command::Sign(id, signature) => handle.sign(id, signature).await,
             // A session that ends meanwhile says so by its last event; only one that hangs is
             // not alive, and that one does not get here.
@@ -303,6 +305,9 @@ impl Backend {
                 Effect::Restart => self.command(Command::Restart),
                 Effect::Disconnect => self.command(Command::Disconnect),
                 Effect::Respond(answer) => self.command(Command::Respond(answer)),
+                Effect::LogIn(login) => {
+                    self.command(Command::LogIn(login.credentials, login.one_time));
+                }
                 Effect::Sign(id, signature) => self.command(Command::Sign(id, signature)),
                 Effect::Timer(after) => self.timer = Some(Instant::now() + after),
             }

@@ -105,6 +105,11 @@ impl Queue {
         self.slots.iter().any(|slot| slot.group == group)
     }
 
+    /// True while one of the group's questions has no answer.
+    pub(super) fn is_open(&self, group: AttentionGroup) -> bool {
+        self.slots.iter().any(|slot| slot.group == group && slot.value.is_none())
+    }
+
     /// The answer to a question.
     pub(super) fn value(&self, group: AttentionGroup, name: &str) -> Option<&Secret<String>> {
         self.slots.iter().find(|slot| slot.group == group && slot.name == name)?.value.as_ref()

@@ -55,6 +55,8 @@ pub struct ControlChannel {
     pub(super) credentials: Credentials,
     pub(super) forget_credentials: bool,
     pub(super) credentials_gone: bool,
+    /// The key for which they were asked for last.
+    credentials_wanted: Option<KeyId>,
     occ: String,
     peer_info: String,
     rng: StdRng,
@@ -125,6 +127,7 @@ impl ControlChannel {
             credentials: config.credentials,
             forget_credentials: config.forget_credentials,
             credentials_gone: false,
+            credentials_wanted: None,
             occ: config.occ,
             peer_info: config.peer_info,
             rng,
@@ -167,6 +170,11 @@ impl ControlChannel {
     /// Lets the handshake go on after TLS called its [`crate::tls::Waker`]: an external private
     /// key has signed, or refused.
     pub fn handle_tls_ready(&mut self, now: Instant) {
+        self.go_on(now);
+    }
+
+    /// Lets the key exchange under way go on without a packet.
+    fn go_on(&mut self, now: Instant) {
         if let Some(key_id) = self.sessions.negotiating.as_ref().map(KeySession::key_id) {
             self.advance(key_id, now);
         }
@@ -301,10 +309,12 @@ impl ControlChannel {
         !matches!(self.phase, Phase::Closed)
     }
 
-    /// Replaces the credentials that coming key exchanges send.
-    pub fn set_credentials(&mut self, credentials: Credentials) {
+    /// Replaces the credentials that coming key exchanges send. One that waits for them goes on.
+    pub fn set_credentials(&mut self, credentials: Credentials, now: Instant) {
         self.credentials = credentials;
         self.credentials_gone = false;
+        self.credentials_wanted = None;
+        self.go_on(now);
     }
 
     /// What the next key exchange would send: the token once there is one.
@@ -389,6 +399,10 @@ impl ControlChannel {
         let before = session.stage();
         let result = session.advance(&hello);
         let after = session.stage();
+        if session.wants_credentials() && self.credentials_wanted != Some(key_id) {
+            self.credentials_wanted = Some(key_id);
+            self.events.push_back(Event::CredentialsNeeded);
+        }
         if before < Stage::SentKey && after >= Stage::SentKey && after != Stage::Failed {
             let description = session.tls().map(describe);
             self.forget_credentials();
@@ -413,7 +427,6 @@ impl ControlChannel {
         self.stats.count(counter);
         let error = match error {
             SessionError::Tls(error) => ControlError::Tls(error),
-            SessionError::NoCredentials => ControlError::CredentialsForgotten,
             other => ControlError::Protocol(other.to_string()),
         };
         let is =

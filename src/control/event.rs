@@ -89,6 +89,9 @@ pub enum Event {
         /// The server's OCC string (for its cipher).
         server_occ: String,
     },
+    /// A new key needs credentials that `auth-nocache` made us forget, and waits for
+    /// [`super::ControlChannel::set_credentials`]. The old key stays in use meanwhile.
+    CredentialsNeeded,
     /// A later PUSH_REPLY brought a new auth-token, already used for coming keys; it is in
     /// [`super::ControlChannel::credentials`].
     TokenRefreshed,
@@ -252,9 +255,12 @@ pub enum ControlError {
     /// The wrapping key cannot be used.
     #[error("{0}")]
     WrapKey(String),
-    /// A new key needs credentials that `auth-nocache` made us forget.
-    #[error("the credentials were forgotten (auth-nocache) and a renegotiation needs them again")]
-    CredentialsForgotten,
+    /// A new key needed credentials that `auth-nocache` made us forget, and nobody gave them.
+    #[error(
+        "the credentials were forgotten (auth-nocache), and a renegotiation that needs them again \
+         did not get them within {} s", .0.as_secs()
+    )]
+    CredentialsForgotten(Duration),
     /// The last key expired without a successor.
     #[error("no usable key is left: {0}")]
     KeyExpired(String),

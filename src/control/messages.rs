@@ -200,6 +200,8 @@ mod tests {
         assert_eq!(clean(b"Invalid\r\none"), None);
         assert_eq!(clean(b"valid one again").as_deref(), Some("valid one again"));
         assert_eq!(clean(b"AUTH_FAILED: go away\n").as_deref(), Some("AUTH_FAILED: go away"));
+        assert_eq!(clean(b"AUTH_FAILED: go\naway"), None);
+        assert_eq!(clean(b"\n\r\n").as_deref(), Some(""));
         assert_eq!(clean(b"tab\there"), None);
     }
 

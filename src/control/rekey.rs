@@ -83,7 +83,13 @@ impl ControlChannel {
             return;
         }
         self.stats.count(ErrorCounter::HandshakeTimeout);
-        let error = ControlError::HandshakeTimeout(self.options.hand_window);
+        let limit = self.options.hand_window;
+        let error = match &self.sessions.negotiating {
+            Some(session) if session.wants_credentials() => {
+                ControlError::CredentialsForgotten(limit)
+            }
+            _ => ControlError::HandshakeTimeout(limit),
+        };
         if self.sessions.current.is_some() {
             self.renegotiation_failed(error, now);
         } else {
@@ -128,11 +134,10 @@ impl ControlChannel {
         let started = session.started();
         session.fail();
         self.sessions.failed = Some(session);
-        if error == ControlError::CredentialsForgotten {
-            return self.close(error);
-        }
         let pause = match error {
-            ControlError::HandshakeTimeout(_) => Duration::ZERO,
+            ControlError::HandshakeTimeout(_) | ControlError::CredentialsForgotten(_) => {
+                Duration::ZERO
+            }
             _ => self.options.hand_window,
         };
         self.renegotiation.at = now.checked_add(pause);

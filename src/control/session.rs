@@ -37,7 +37,7 @@ pub(super) enum Stage {
 pub(super) struct Hello<'a> {
     pub(super) factory: &'a dyn TlsFactory,
     pub(super) options: &'a str,
-    /// `None`: they were forgotten (`auth-nocache`) and there is no token.
+    /// `None`: they were forgotten (`auth-nocache`) and there is no token. The session waits.
     pub(super) credentials: Option<&'a Credentials>,
     pub(super) peer_info: &'a str,
 }
@@ -51,8 +51,6 @@ pub(super) enum SessionError {
     KeyMethod(#[from] KeyMethodError),
     #[error(transparent)]
     EarlyNegotiation(#[from] EarlyNegotiationError),
-    #[error("the credentials were forgotten (auth-nocache) and the server gave no token")]
-    NoCredentials,
     #[error("the server sent more than {MAX_PLAINTEXT} bytes without an end of message")]
     TooMuchText,
 }
@@ -127,6 +125,11 @@ impl KeySession {
         self.heard
     }
 
+    /// All that is missing is what to log in with.
+    pub(super) fn wants_credentials(&self) -> bool {
+        self.stage == Stage::Handshake && self.tls().is_some_and(|tls| !tls.is_handshaking())
+    }
+
     pub(super) fn tls(&self) -> Option<&dyn TlsSession> {
         self.tls.as_deref()
     }
@@ -174,7 +177,7 @@ impl KeySession {
                 Ok(Some(Stage::Handshake))
             }
             (Stage::Handshake, Some(tls)) if !tls.is_handshaking() => {
-                let credentials = hello.credentials.ok_or(SessionError::NoCredentials)?;
+                let Some(credentials) = hello.credentials else { return Ok(None) };
                 let message = key_method::encode_client(
                     &self.randoms,
                     hello.options,

@@ -468,7 +468,6 @@ fn defaults() -> Options {
             occ_cipher: None,
             digest: Digest::Sha1,
             framing: None,
-            allow_compression: AllowCompression::No,
             tun_mtu: 1500,
             tun_mtu_max: 1600,
             mssfix: MssFix::Default,

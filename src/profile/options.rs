@@ -85,13 +85,16 @@ pub struct Remote {
     pub family: Family,
     /// HTTP proxy to go through (TCP remotes only).
     pub http_proxy: Option<HttpProxy>,
-    /// `explicit-exit-notify` (UDP only): how many times, 0 = off.
+    /// `explicit-exit-notify` (UDP only): how many times; 0 = not configured.
     pub explicit_exit_notify: u32,
     /// `local ADDRESS`
     pub local: Option<IpAddr>,
     /// `lport`, or `port` together with `bind`; `None`: any.
     pub local_port: Option<u16>,
 }
+
+/// A disconnect does not wait for more.
+pub const MAX_EXIT_NOTICES: u32 = 3;
 
 /// `http-proxy`
 #[derive(Clone, Debug)]
@@ -319,8 +322,6 @@ pub struct DataOptions {
     pub digest: Digest,
     /// Compression framing of `comp-lzo`/`compress`; `None`: not configured (not even a stub).
     pub framing: Option<Framing>,
-    /// `allow-compression`
-    pub allow_compression: AllowCompression,
     /// `tun-mtu`
     pub tun_mtu: u16,
     /// `tun-mtu-max`
@@ -331,17 +332,6 @@ pub struct DataOptions {
     pub disable_dco: bool,
     /// Why the profile cannot use kernel offload, directive by directive (empty: it can).
     pub dco_incompatible: Vec<String>,
-}
-
-/// `allow-compression`
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum AllowCompression {
-    /// Refuse a push of real compression.
-    No,
-    /// Decompress only (not supported: refused like `No`, with a warning).
-    Asym,
-    /// Same.
-    Yes,
 }
 
 /// `mssfix`

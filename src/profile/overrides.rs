@@ -2,7 +2,7 @@
 //!
 //! Names, types and effects: D-Bus contract of OpenVPN 3 Linux, configuration service.
 
-use super::directives::{allow_compression, cert_profile};
+use super::directives::{cert_profile, check_allow_compression};
 use super::options::*;
 use super::values;
 use crate::secret::{Credentials, Secret};
@@ -93,7 +93,6 @@ pub struct Overrides {
     protocol: Option<Protocol>,
     unpushed_ipv6: Option<UnpushedFamily>,
     dns_fallback: bool,
-    allow_compression: Option<AllowCompression>,
     tls_version_min: Option<TlsVersion>,
     cert_profile: Option<CertProfile>,
     persist_tun: Option<bool>,
@@ -174,7 +173,9 @@ impl Overrides {
                 };
             }
             "allow-compression" => {
-                self.allow_compression = Some(allow_compression(text).map_err(|p| p.reason)?);
+                if let Some(why) = check_allow_compression(text).map_err(|p| p.reason)? {
+                    return Err(why.to_owned());
+                }
             }
             "tls-version-min" => {
                 self.tls_version_min = match text {
@@ -230,8 +231,6 @@ impl Overrides {
         options.pull.dns_fallback |= self.dns_fallback;
         options.pull.dns_disabled |= self.dns_setup_disabled;
         options.verb = self.log_level.or(options.verb);
-        let data = &mut options.data;
-        data.allow_compression = self.allow_compression.unwrap_or(data.allow_compression);
         let tls = &mut options.tls;
         tls.version_min = self.tls_version_min.unwrap_or(tls.version_min);
         tls.version_max = tls.version_max.max(tls.version_min);
@@ -359,8 +358,9 @@ mod tests {
             flag("enable-legacy-algorithms", true),
             text("proxy-password", "hidden"),
             flag("proxy-password", true),
+            text("allow-compression", "asym"),
         ]);
-        assert_eq!(errors.len(), 8);
+        assert_eq!(errors.len(), 9);
         assert_eq!(
             errors[0].to_string(),
             "Unsupported override: proto-override (not one of udp, tcp)"
@@ -460,7 +460,7 @@ mod tests {
             flag("dns-sync-lookup", true),
             text("dns-scope", "tunnel"),
             flag("auth-fail-retry", true),
-            text("allow-compression", "asym"),
+            text("allow-compression", "no"),
             flag("enable-legacy-algorithms", false),
             text("tls-version-min", "tls_1_3"),
             text("tls-cert-profile", "preferred"),
@@ -476,7 +476,6 @@ mod tests {
         assert_eq!(o.tls.version_min, TlsVersion::V1_3);
         assert!(o.tls.version_max >= o.tls.version_min);
         assert_eq!(o.tls.cert_profile, CertProfile::Preferred);
-        assert_eq!(o.data.allow_compression, AllowCompression::Asym);
         assert_eq!(overrides.dns_scope, DnsScope::Tunnel);
         assert!(overrides.auth_fail_retry);
         assert_eq!(overrides.enterprise_profile.as_deref(), Some("corp"));

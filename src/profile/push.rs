@@ -15,7 +15,9 @@ use super::compression::{self, Compression};
 use super::directives::ECHO;
 use super::lexer::{Escapes, tokenize};
 use super::network::{self, Origin};
-use super::options::{Inactive, NetworkOptions, Options, PingTimeout, Topology, UnpushedFamily};
+use super::options::{
+    Inactive, MAX_EXIT_NOTICES, NetworkOptions, Options, PingTimeout, Topology, UnpushedFamily,
+};
 use super::timers::{self, Timers};
 use super::values::{number, seconds_or_never};
 use super::verdict::{Done, Outcome, Problem};
@@ -59,7 +61,8 @@ pub struct SessionOptions {
     /// `session-timeout`
     pub session_timeout: Option<Duration>,
     /// `explicit-exit-notify`, pushed or configured (for any server of the profile).
-    pub explicit_exit_notify: u32,
+    /// A server is told always, and no more than [`MAX_EXIT_NOTICES`] times.
+    pub exit_notices: u32,
     /// `auth-token`
     pub auth_token: Option<Secret<String>>,
     /// `auth-token-user`, decoded.
@@ -185,7 +188,7 @@ impl<'a> Push<'a> {
             ping_timeout: None,
             inactive: None,
             session_timeout: None,
-            explicit_exit_notify: 0,
+            exit_notices: 1,
             auth_token: None,
             auth_token_user: None,
             auth_nocache: profile.auth.nocache,
@@ -354,7 +357,8 @@ impl<'a> Push<'a> {
         self.session.inactive = self.timers.inactive;
         self.session.session_timeout = self.timers.session_timeout;
         let configured = self.profile.remotes.iter().map(|r| r.explicit_exit_notify).max();
-        self.session.explicit_exit_notify = self.exit_notify.or(configured).unwrap_or(0);
+        self.session.exit_notices =
+            self.exit_notify.or(configured).unwrap_or(0).clamp(1, MAX_EXIT_NOTICES);
         self.settle_network().map_err(malformed("dns"))?;
         network::check_topology(&self.session.network).map_err(malformed("ifconfig"))?;
         Ok(self.session)

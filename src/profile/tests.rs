@@ -161,6 +161,22 @@ fn who_the_client_is() {
     assert!(nothing.to_string().contains("which server to trust"));
 }
 
+// Known vectors of the protocol reference, 16.15.
+#[test]
+fn verified_names() {
+    let name = |line: &str| with(line).options.tls.verify_x509_name.unwrap();
+    assert_eq!(
+        name("verify-x509-name Server- name-prefix"),
+        X509Name::NamePrefix("Server-".into())
+    );
+    assert_eq!(
+        name("verify-x509-name 'server.example.org'"),
+        X509Name::Subject("server.example.org".into())
+    );
+    assert!(error("verify-x509-name").reason.contains("needs"));
+    assert!(error("verify-x509-name server nonsense-arg").reason.contains("nonsense-arg"));
+}
+
 #[test]
 fn only_typed_credentials_can_be_forgotten() {
     let inline = "<auth-user-pass>\njoe\nsecret\n</auth-user-pass>\n";
@@ -192,10 +208,15 @@ fn what_has_no_effect_is_not_called_supported() {
     ] {
         assert!(ignored(&last(line)), "{line}");
     }
-    for line in ["explicit-exit-notify 3", "explicit-exit-notify 0", "replay-window 128 30"] {
+    for line in ["explicit-exit-notify 4", "explicit-exit-notify 0", "replay-window 128 30"] {
         assert!(matches!(last(line), VerdictKind::Supported { note: Some(_) }), "{line}");
     }
-    for line in ["resolv-retry infinite", "explicit-exit-notify", "auth-retry nointeract"] {
+    for line in [
+        "resolv-retry infinite",
+        "explicit-exit-notify 3",
+        "allow-compression no",
+        "auth-retry nointeract",
+    ] {
         assert_eq!(last(line), VerdictKind::Supported { note: None }, "{line}");
     }
     assert!(error("reneg-bytes x").reason.contains("not a number"));

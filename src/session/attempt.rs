@@ -28,6 +28,8 @@ use crate::profile::{
 use crate::secret::{Credentials, Secret};
 use crate::transport::{SocketOptions, Transport, TransportError};
 
+/// Between one exit notification that nobody acknowledges and the next.
+const EXIT_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a disconnect waits for the server to acknowledge the exit notification.
 const EXIT_GRACE: Duration = Duration::from_millis(300);
 /// `IV_SSL`
@@ -69,7 +71,7 @@ impl Session {
         if let Some(tunnel) = &mut self.tunnel {
             self.statistics.add_peer(&tunnel.del_peer().await);
         }
-        self.statistics.add_all(&control_statistics(&link.control));
+        self.statistics.add_all(&link.statistics());
         if let Some(signing) = &mut self.signing {
             signing.forget();
         }
@@ -117,6 +119,7 @@ impl Session {
             mark: device.mark,
             bind_dev: device.bind_dev.clone(),
         };
+        self.commands.or_wish(&self.statistics, self.network.recheck()).await?;
         self.network.protect(&query).await.map_err(Ending::Transport)?;
         let protect = self.network.protector();
         let proxy_credentials = self.config.proxy_credentials.as_ref();
@@ -245,14 +248,17 @@ impl Session {
                     Request::Respond(response) => {
                         link.control.respond(response.expose(), Instant::now());
                     }
+                    Request::LogIn(credentials, one_time) => {
+                        self.login.renew(credentials.clone(), one_time);
+                        link.control.set_credentials(credentials, Instant::now());
+                    }
                     Request::Sign(id, signature) => {
                         if !self.signing.as_mut().is_some_and(|s| s.answer(id, signature)) {
                             tracing::warn!("signature {id} came too late: nothing waits for it");
                         }
                     }
                     Request::Statistics(reply) => {
-                        let control = control_statistics(&link.control);
-                        let _ = reply.send(self.statistics_now(&control).await);
+                        let _ = reply.send(self.statistics_now(&link.statistics()).await);
                     }
                 }
             }
@@ -296,6 +302,10 @@ impl Session {
             Event::ConfigRequested => self.enter(SessionState::GetConfig),
             Event::Pushed { options, server_occ } => {
                 self.pushed(link, &options, &server_occ).await?
+            }
+            Event::CredentialsNeeded => {
+                tracing::info!("a renegotiation needs user name and password again");
+                self.tell(SessionEvent::CredentialsNeeded);
             }
             Event::TokenRefreshed => self.login.token = Some(link.control.credentials().clone()),
             Event::Keys(key) => {
@@ -461,17 +471,15 @@ impl Session {
     }
 
     /// Tells the server that we leave, and gives it a moment to hear it.
-    async fn say_goodbye(&mut self, link: &mut Link) {
-        if link.transport.protocol() != Protocol::Udp || link.options.is_none() {
+    pub(super) async fn say_goodbye(&mut self, link: &mut Link) {
+        let Some(options) = &link.options else { return };
+        if link.transport.protocol() != Protocol::Udp {
             return;
         }
         let now = Instant::now();
         if !link.control.send_exit(now) {
             if let Some(tunnel) = &mut self.tunnel {
-                match tunnel.notify_exit().await {
-                    Ok(()) | Err(DataError::Unsupported { .. }) => {}
-                    Err(e) => tracing::debug!("exit notification: {e}"),
-                }
+                notify_exit(tunnel, options.exit_notices).await;
             }
             return;
         }
@@ -492,9 +500,9 @@ impl Session {
         }
     }
 
-    async fn statistics_now(&mut self, control: &Statistics) -> Statistics {
+    async fn statistics_now(&mut self, link: &Statistics) -> Statistics {
         let mut now = self.statistics.clone();
-        now.add_all(control);
+        now.add_all(link);
         if let Some(tunnel) = &mut self.tunnel {
             now.add_peer(&tunnel.stats().await);
         }
@@ -517,6 +525,21 @@ impl Link {
         Ok(())
     }
 
+    /// What the control channel and its packets' way have counted.
+    pub(super) fn statistics(&self) -> Statistics {
+        let stats = self.control.stats();
+        let mut statistics = Statistics::default();
+        statistics.add("BYTES_IN", stats.bytes_in);
+        statistics.add("BYTES_OUT", stats.bytes_out);
+        statistics.add("PACKETS_IN", stats.packets_in);
+        statistics.add("PACKETS_OUT", stats.packets_out);
+        statistics.add("NETWORK_SEND_ERROR", self.transport.send_errors());
+        for (name, amount) in stats.errors() {
+            statistics.add(name, amount);
+        }
+        statistics
+    }
+
     fn deadline(&self) -> Instant {
         let answer = (!self.contacted).then_some(self.answer_by);
         let inactive = self.inactivity.as_ref().map(Inactivity::deadline);
@@ -526,6 +549,20 @@ impl Link {
             .min()
             // A control channel always has a timer; this is only a bound.
             .unwrap_or_else(|| Instant::now() + Duration::from_secs(60))
+    }
+}
+
+/// Over the data channel, where nothing is acknowledged.
+async fn notify_exit(tunnel: &mut super::tunnel::Tunnel, times: u32) {
+    for time in 0..times {
+        if time > 0 {
+            tokio::time::sleep(EXIT_INTERVAL).await;
+        }
+        match tunnel.notify_exit().await {
+            Ok(()) => {}
+            Err(DataError::Unsupported { .. }) => return,
+            Err(e) => return tracing::debug!("exit notification: {e}"),
+        }
     }
 }
 
@@ -563,17 +600,4 @@ async fn resolve(host: &str, port: u16, family: Family) -> Result<Vec<SocketAddr
         return Err(format!("no address of the wanted family ({family:?})"));
     }
     Ok(addresses)
-}
-
-fn control_statistics(control: &ControlChannel) -> Statistics {
-    let stats = control.stats();
-    let mut statistics = Statistics::default();
-    statistics.add("BYTES_IN", stats.bytes_in);
-    statistics.add("BYTES_OUT", stats.bytes_out);
-    statistics.add("PACKETS_IN", stats.packets_in);
-    statistics.add("PACKETS_OUT", stats.packets_out);
-    for (name, amount) in stats.errors() {
-        statistics.add(name, amount);
-    }
-    statistics
 }

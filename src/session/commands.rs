@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use tokio::sync::{mpsc, oneshot};
 
 use super::stats::Statistics;
-use crate::secret::Secret;
+use crate::secret::{Credentials, Secret};
 
 /// What a [`super::SessionHandle`] asks.
 pub(super) enum Command {
@@ -15,6 +15,7 @@ pub(super) enum Command {
     Restart,
     Disconnect,
     Respond(Secret<String>),
+    LogIn(Credentials, bool),
     Sign(u32, Result<Vec<u8>, String>),
     Ping(oneshot::Sender<()>),
     Statistics(oneshot::Sender<Statistics>),
@@ -33,6 +34,7 @@ pub(super) enum Wish {
 pub(super) enum Request {
     Wish(Wish),
     Respond(Secret<String>),
+    LogIn(Credentials, bool),
     Sign(u32, Result<Vec<u8>, String>),
     Statistics(oneshot::Sender<Statistics>),
 }
@@ -76,6 +78,9 @@ impl Commands {
                     Request::Wish(Wish::Disconnect)
                 }
                 Some(Command::Respond(response)) => Request::Respond(response),
+                Some(Command::LogIn(credentials, one_time)) => {
+                    Request::LogIn(credentials, one_time)
+                }
                 Some(Command::Sign(id, signature)) => Request::Sign(id, signature),
                 Some(Command::Statistics(reply)) => Request::Statistics(reply),
             };
@@ -90,7 +95,7 @@ impl Commands {
                 Request::Statistics(reply) => {
                     let _ = reply.send(statistics.clone());
                 }
-                Request::Respond(_) | Request::Sign(..) => {
+                Request::Respond(_) | Request::LogIn(..) | Request::Sign(..) => {
                     tracing::warn!("an answer came too late: nothing waits for it");
                 }
             }

@@ -76,6 +76,9 @@ pub enum SessionEvent {
     State(SessionState),
     /// The server wants something from the user; the connection waits.
     PendingAuth(PendingAuth),
+    /// A renegotiation needs credentials that were forgotten (`auth-nocache`); the connection goes
+    /// on meanwhile. Answer with [`super::SessionHandle::log_in`].
+    CredentialsNeeded,
     /// A text from the server for the user.
     Info(String),
     /// The external private key must sign; the connection waits. Answer with

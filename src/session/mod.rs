@@ -118,6 +118,12 @@ impl SessionHandle {
         self.send(Command::Respond(response)).await;
     }
 
+    /// Answers a [`SessionEvent::CredentialsNeeded`]. `one_time`: see
+    /// [`SessionConfig::one_time_password`].
+    pub async fn log_in(&self, credentials: Credentials, one_time: bool) {
+        self.send(Command::LogIn(credentials, one_time)).await;
+    }
+
     /// Answers a [`SessionEvent::Sign`]: the signature (ECDSA: DER, or `r || s` as PKCS#11 has it),
     /// or why there is none.
     pub async fn sign(&self, id: u32, signature: Result<Vec<u8>, String>) {

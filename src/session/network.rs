@@ -48,12 +48,21 @@ impl Network {
         Self::Netcfg(Box::new(NetcfgNetwork::new(config)))
     }
 
+    /// Before a connection attempt: a tunnel kept from the last connection may have been lost.
+    /// Cancel safe.
+    pub(super) async fn recheck(&mut self) {
+        if let Self::Netcfg(netcfg) = self {
+            netcfg.recheck().await;
+        }
+    }
+
     /// Before a connection attempt: the way to the server must not lead into a tunnel kept from
     /// the last connection.
     pub(super) async fn protect(&mut self, query: &RouteQuery) -> Result<(), TransportError> {
         match self {
             Self::Direct(direct) => {
-                direct.protect(query).await.map_err(|e| not_protected(query.remote.to_string(), &e))
+                let failed = |e| not_protected(query.remote.to_string(), &e, false);
+                direct.protect(query).await.map_err(failed)
             }
             // Takes the socket, see the protector.
             Self::Netcfg(_) => Ok(()),
@@ -169,13 +178,14 @@ fn failed(error: NetworkError) -> Failure {
 /// The service said no.
 pub(super) fn netcfg_failed(error: NetcfgError) -> Ending {
     match error {
-        NetcfgError::Unavailable { .. } => Ending::Privilege(error.to_string()),
+        NetcfgError::Unavailable { startable: false, .. } => Ending::Privilege(error.to_string()),
+        NetcfgError::Unavailable { startable: true, .. } => Ending::Network(error.to_string()),
         error => Ending::Unusable(error.to_string()),
     }
 }
 
-fn not_protected(address: String, error: &impl ToString) -> TransportError {
-    TransportError::Protect { address, reason: error.to_string() }
+fn not_protected(address: String, error: &impl ToString, lasting: bool) -> TransportError {
+    TransportError::Protect { address, reason: error.to_string(), lasting }
 }
 
 /// Keeps sockets out of the tunnel, where that takes the socket.
@@ -193,7 +203,7 @@ impl Protect for Protector<'_> {
             Self::Netcfg(netcfg) => netcfg
                 .protect(socket.as_fd(), remote.ip())
                 .await
-                .map_err(|e| not_protected(remote.to_string(), &e)),
+                .map_err(|e| not_protected(remote.to_string(), &e, e.is_lasting())),
         }
     }
 }

@@ -48,6 +48,8 @@ pub(super) enum Ending {
     PushRejected(String),
     /// The push cannot be used, or the network not be configured.
     Unusable(String),
+    /// The network cannot be configured now.
+    Network(String),
     /// Privilege or device missing.
     Privilege(String),
 }
@@ -103,6 +105,9 @@ pub(super) fn decide(ending: Ending, situation: Situation, retry: &Retry) -> Dec
     match ending {
         Ending::Resolve(reason) => again(Advance::Remote, pause, reason),
         Ending::Transport(TransportError::Proxy(error)) => proxy(error, pause, again),
+        Ending::Transport(error @ TransportError::Protect { lasting: true, .. }) => {
+            Decision::End(Outcome::Privilege { message: error.to_string() })
+        }
         Ending::Transport(error) => again(Advance::Address, pause, error.to_string()),
         Ending::NoAnswer(after) => again(
             Advance::Address,
@@ -134,6 +139,7 @@ pub(super) fn decide(ending: Ending, situation: Situation, retry: &Retry) -> Dec
         Ending::Inactive => Decision::End(Outcome::Inactive),
         Ending::SessionTimeout => Decision::End(Outcome::SessionTimeout),
         Ending::PushRejected(reason) => again(Advance::Remote, pause, reason),
+        Ending::Network(reason) => again(Advance::Stay, pause, reason),
         Ending::Unusable(message) => Decision::End(Outcome::Failed { message }),
         Ending::Privilege(message) => Decision::End(Outcome::Privilege { message }),
     }
@@ -280,6 +286,27 @@ mod tests {
     fn pauses_double_after_five_rounds_up_to_the_maximum() {
         let seconds = |rounds| delay(&retry(), rounds).as_secs();
         assert_eq!([0, 1, 4, 5, 6, 12, 13, 99].map(seconds), [1, 1, 1, 2, 4, 256, 300, 300]);
+    }
+
+    #[test]
+    fn a_network_that_nobody_can_configure_ends_it() {
+        let unprotected = |lasting| {
+            let (address, reason) = ("192.0.2.1".to_owned(), "no service".to_owned());
+            Ending::Transport(TransportError::Protect { address, reason, lasting })
+        };
+        let connected = Situation { connected: true, ever_connected: true, ..first_attempt() };
+        for situation in [first_attempt(), connected] {
+            let Decision::End(Outcome::Privilege { message }) =
+                decide(unprotected(true), situation, &retry())
+            else {
+                panic!("goes on");
+            };
+            assert!(message.contains("no service"), "{message}");
+            let later = retried(&decide(unprotected(false), situation, &retry()));
+            assert_eq!(later.1, Duration::from_secs(1));
+        }
+        let later = decide(Ending::Network("x".to_owned()), first_attempt(), &retry());
+        assert_eq!(retried(&later), (Advance::Stay, Duration::from_secs(1), false));
     }
 
     #[test]

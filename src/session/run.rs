@@ -94,6 +94,13 @@ impl Login {
         self.own.is_some() && !self.one_time
     }
 
+    /// The user has given them again.
+    pub(super) fn renew(&mut self, own: Credentials, one_time: bool) {
+        self.own = Some(own);
+        self.one_time = one_time;
+        self.sent = false;
+    }
+
     /// They go out. `forget`: `auth-nocache`. A session by certificate alone has nothing to forget,
     /// and nobody to ask for it again.
     pub(super) fn sent(&mut self, forget: bool) {
@@ -307,9 +314,10 @@ impl Session {
             Ending::Lost(_) => "NETWORK_EOF_ERROR",
             Ending::Inactive => "INACTIVE_TIMEOUT",
             Ending::SessionTimeout => return,
-            Ending::PushRejected(_) | Ending::Unusable(_) | Ending::Privilege(_) => {
-                "TUN_SETUP_FAILED"
-            }
+            Ending::PushRejected(_)
+            | Ending::Network(_)
+            | Ending::Unusable(_)
+            | Ending::Privilege(_) => "TUN_SETUP_FAILED",
         };
         self.statistics.count(name);
     }
@@ -343,6 +351,17 @@ mod tests {
         assert!(typed.current().is_some() && typed.can_repeat());
         typed.sent(true);
         assert!(typed.current().is_none() && !typed.can_repeat());
+    }
+
+    #[test]
+    fn credentials_given_again_are_good_for_a_new_connection() {
+        let mut typed = login("joe", "secret");
+        typed.sent(true);
+        let again = Credentials { username: "joe".to_owned(), password: "again".into() };
+        typed.renew(again.clone(), true);
+        assert_eq!(typed.current(), Some(&again));
+        typed.sent(false);
+        assert_eq!(typed.current(), None, "one-time");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::net::UdpSocket;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ovpn_dco::kernel::{Api, ApiReport, Features, Report, Status};
 use ovpn_dco::recording::{Call, Recorder, RecordingDataChannel};
@@ -19,6 +19,7 @@ use super::reconnect::Ending;
 use super::run::Session;
 use super::tunnel::Tunnel;
 use super::{NetworkMode, SessionConfig, SessionEvent, SessionState};
+use crate::control::{Event, NegotiatedParameters};
 use crate::profile::{DnsScope, NoFiles, Profile, Protocol, SessionOptions};
 use crate::secret::{Credentials, Secret};
 use crate::transport::{SocketOptions, Transport};
@@ -429,5 +430,39 @@ fn traffic_only_grows() {
         assert_eq!(bench.session.traffic().await, 5000);
         bench.session.fall_back(&mut bench.link, "test").await.unwrap();
         assert!(bench.session.traffic().await >= 5000);
+    });
+}
+
+#[test]
+fn a_packet_that_cannot_be_sent_is_in_the_statistics() {
+    within(|| async {
+        let mut bench = bench(Protocol::Udp, &[]).await;
+        assert_eq!(bench.link.statistics().get("NETWORK_SEND_ERROR"), 0);
+        bench.link.transport.send(&[0; 65_535]).await.unwrap();
+        assert_eq!(bench.link.statistics().get("NETWORK_SEND_ERROR"), 1);
+    });
+}
+
+#[test]
+fn a_server_without_exit_messages_is_told_as_often_as_wanted() {
+    within(|| async {
+        for (option, times) in [("ping 10", 1), ("explicit-exit-notify 3", 3)] {
+            let mut bench = bench(Protocol::Udp, &[option]).await;
+            bench.connect().await;
+            // What it acknowledges is a message, and goes out once.
+            bench.session.say_goodbye(&mut bench.link).await;
+            assert_eq!(bench.recorder.take_calls(), []);
+
+            let mut setup = sim::Setup::new(sim::Mode::None, 1);
+            setup.accept = false;
+            let mut sim = setup.start();
+            let pushed = |sim: &sim::Sim| sim.has(|event| matches!(event, Event::Pushed { .. }));
+            sim.run_until(Duration::from_secs(60), "push", pushed);
+            let parameters = NegotiatedParameters { cc_exit: false, ..sim.parameters() };
+            sim.client.accept_push(parameters, sim.now).unwrap();
+            bench.link.control = sim.client;
+            bench.session.say_goodbye(&mut bench.link).await;
+            assert_eq!(bench.recorder.take_calls(), vec![Call::NotifyExit; times]);
+        }
     });
 }

@@ -47,6 +47,8 @@ pub enum TransportError {
         address: String,
         /// Why not.
         reason: String,
+        /// No use in trying again.
+        lasting: bool,
     },
 }
 
@@ -57,6 +59,7 @@ pub struct Transport {
     protocol: Protocol,
     port: Option<Attached>,
     remote: SocketAddr,
+    send_errors: u64,
 }
 
 #[derive(Debug)]
@@ -114,6 +117,10 @@ enum Attached {
 }
 
 impl Transport {
+    const fn new(io: Io, protocol: Protocol, remote: SocketAddr) -> Self {
+        Self { io, protocol, port: None, remote, send_errors: 0 }
+    }
+
     /// A UDP socket connected to `remote`. Connecting filters packets from elsewhere, which also
     /// keeps forged packets from moving the peer in kernels that float before authentication.
     pub async fn udp(
@@ -129,7 +136,7 @@ impl Transport {
         // Until the runtime knows that it can send, it refuses to, and the first packet would only
         // go out with its retransmission.
         socket.writable().await.map_err(|e| socket::failed("send to", remote, e))?;
-        Ok(Self { io: Io::udp(socket), protocol: Protocol::Udp, port: None, remote })
+        Ok(Self::new(Io::udp(socket), Protocol::Udp, remote))
     }
 
     /// A TCP connection to `remote`, or to `proxy` and from there to `target`.
@@ -139,8 +146,7 @@ impl Transport {
         protect: &impl Protect,
     ) -> Result<Self, TransportError> {
         let stream = socket::tcp(remote, options, protect).await?;
-        let io = Io::Tcp(TcpPackets::new(stream));
-        Ok(Self { io, protocol: Protocol::Tcp, port: None, remote })
+        Ok(Self::new(Io::Tcp(TcpPackets::new(stream)), Protocol::Tcp, remote))
     }
 
     /// A TCP connection to `host:port` through the HTTP proxy at `proxy_address`. A proxy that
@@ -160,12 +166,8 @@ impl Transport {
             let mut stream = socket::tcp(proxy_address, options, protect).await?;
             match request.run(&mut stream).await? {
                 http_proxy::Step::Open => {
-                    return Ok(Self {
-                        io: Io::Tcp(TcpPackets::new(stream)),
-                        protocol: Protocol::Tcp,
-                        port: None,
-                        remote: proxy_address,
-                    });
+                    let io = Io::Tcp(TcpPackets::new(stream));
+                    return Ok(Self::new(io, Protocol::Tcp, proxy_address));
                 }
                 http_proxy::Step::Again => {}
             }
@@ -211,29 +213,34 @@ impl Transport {
     /// Sends one packet. UDP drops what cannot be sent now (the control channel retransmits); TCP
     /// keeps it for [`Self::recv`] and [`Self::flush`].
     pub async fn send(&mut self, packet: &[u8]) -> io::Result<()> {
-        match (&mut self.port, &mut self.io) {
+        let sent = match (&mut self.port, &mut self.io) {
             (Some(Attached::Channel { outgoing, .. }), _) => match self.protocol {
-                Protocol::Udp => {
-                    if outgoing.try_send(packet.to_vec()).is_err() {
-                        tracing::debug!("control packet dropped: the data channel is busy");
-                    }
-                    Ok(())
-                }
+                Protocol::Udp => outgoing
+                    .try_send(packet.to_vec())
+                    .map_err(|_| io::Error::other("the data channel is busy")),
                 Protocol::Tcp => outgoing
                     .send(packet.to_vec())
                     .await
                     .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe)),
             },
-            (_, Io::Unwatched(_)) => Err(unusable()),
-            (_, Io::Udp { socket, .. }) => match socket.try_send(packet) {
-                Ok(_) => Ok(()),
-                Err(e) => {
-                    tracing::debug!("send to {}: {e}", self.remote);
-                    Ok(())
-                }
-            },
+            (_, Io::Unwatched(_)) => return Err(unusable()),
+            (_, Io::Udp { socket, .. }) => socket.try_send(packet).map(drop),
             (_, Io::Tcp(tcp)) => tcp.send(packet),
+        };
+        let Err(error) = sent else { return Ok(()) };
+        self.send_errors += 1;
+        match self.protocol {
+            Protocol::Tcp => Err(error),
+            Protocol::Udp => {
+                tracing::debug!("send to {}: {error}", self.remote);
+                Ok(())
+            }
         }
+    }
+
+    /// How many packets could not be sent.
+    pub const fn send_errors(&self) -> u64 {
+        self.send_errors
     }
 
     /// Writes what TCP could not take at once; [`Self::recv`] does too. Cancel safe.
@@ -325,8 +332,7 @@ mod tests {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         socket.connect(remote).await.unwrap();
         let local = socket.local_addr().unwrap();
-        let mut transport =
-            Transport { io: Io::udp(socket), protocol: Protocol::Udp, port: None, remote };
+        let mut transport = Transport::new(Io::udp(socket), Protocol::Udp, remote);
         let (to_caller, incoming) = mpsc::channel(1);
         let (outgoing, mut from_caller) = mpsc::channel(1);
         transport.attach(ControlPort::Channel { incoming, outgoing }).unwrap();
@@ -343,5 +349,27 @@ mod tests {
         server.send_to(b"again", local).await.unwrap();
         transport.recv(&mut packet).await.unwrap();
         assert_eq!(packet, b"again");
+    }
+
+    #[tokio::test]
+    async fn packets_that_cannot_be_sent_are_counted() {
+        let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let remote = server.local_addr().unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        socket.connect(remote).await.unwrap();
+        socket.writable().await.unwrap();
+        let mut transport = Transport::new(Io::udp(socket), Protocol::Udp, remote);
+        transport.send(b"fits").await.unwrap();
+        assert_eq!(transport.send_errors(), 0);
+        // No IP packet can hold it.
+        transport.send(&[0; MAX_PACKET]).await.unwrap();
+        assert_eq!(transport.send_errors(), 1);
+
+        let (_to_caller, incoming) = mpsc::channel(1);
+        let (outgoing, _from_caller) = mpsc::channel(1);
+        transport.attach(ControlPort::Channel { incoming, outgoing }).unwrap();
+        transport.send(b"taken").await.unwrap();
+        transport.send(b"too many").await.unwrap();
+        assert_eq!(transport.send_errors(), 2);
     }
 }

@@ -23,6 +23,7 @@ use zbus::{Connection, Message};
 const CONFIGURATION: &str = r#"<busconfig>
   <type>session</type>
   <listen>unix:tmpdir=DIRECTORY</listen>
+  <servicedir>DIRECTORY</servicedir>
   <auth>EXTERNAL</auth>
   <policy context="default">
     <allow send_destination="*" eavesdrop="true"/>
@@ -36,7 +37,7 @@ const CONFIGURATION: &str = r#"<busconfig>
 pub struct Bus {
     daemon: Child,
     address: String,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Bus {
@@ -53,7 +54,13 @@ impl Bus {
             .expect("start dbus-daemon (package dbus-daemon)");
         let mut address = String::new();
         BufReader::new(daemon.stdout.take().unwrap()).read_line(&mut address).unwrap();
-        Self { daemon, address: address.trim().to_owned(), _directory: directory }
+        Self { daemon, address: address.trim().to_owned(), directory }
+    }
+
+    /// From now on the bus starts `program` when somebody calls the service `name`.
+    pub fn activate(&self, name: &str, program: &str) {
+        let text = format!("[D-BUS Service]\nName={name}\nExec={program}\n");
+        std::fs::write(self.directory.path().join(format!("{name}.service")), text).unwrap();
     }
 
     pub fn address(&self) -> &str {

@@ -55,10 +55,11 @@ pub enum Mode {
 }
 
 impl Mode {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::None,
         Self::TlsAuth(Digest::Sha1),
         Self::TlsAuth(Digest::Sha256),
+        Self::TlsAuth(Digest::Sha384),
         Self::TlsAuth(Digest::Sha512),
         Self::TlsAuthBidirectional,
         Self::TlsCrypt,

@@ -48,6 +48,12 @@ fn pki() -> &'static Pki {
     })
 }
 
+/// What a profile needs for the client's end.
+pub fn identity() -> String {
+    let Pki { ca, client: (cert, key), .. } = pki();
+    format!("remote-cert-tls server\n<ca>\n{ca}</ca>\n<cert>\n{cert}</cert>\n<key>\n{key}</key>\n")
+}
+
 /// Both ends, for [`super::Setup`].
 pub fn pair(version: &'static SupportedProtocolVersion) -> super::TlsPair {
     pair_with(version, |options| TlsConfig::new(options, None).unwrap())
@@ -70,12 +76,8 @@ fn pair_with(
     version: &'static SupportedProtocolVersion,
     configure: impl FnOnce(&mut TlsOptions) -> TlsConfig,
 ) -> super::TlsPair {
-    let Pki { ca, server, client } = pki();
-    let (cert, key) = client;
-    let text = format!(
-        "client\ndev tun\nremote vpn.test\nremote-cert-tls server\n\
-         <ca>\n{ca}</ca>\n<cert>\n{cert}</cert>\n<key>\n{key}</key>\n"
-    );
+    let Pki { ca, server, .. } = pki();
+    let text = format!("client\ndev tun\nremote vpn.test\n{}", identity());
     let mut options = Profile::parse(&text, "test", &NoFiles).unwrap().options;
     let factory: Arc<dyn TlsFactory> = Arc::new(configure(&mut options.tls));
 

@@ -9,7 +9,7 @@ use super::super::queue::Question;
 use super::super::signing;
 use super::super::status::{Status, StatusMajor, StatusMinor};
 use super::super::text::printable;
-use super::{Effect, LAST_WORD_DELAY, Machine, Phase, Run, State};
+use super::{Effect, LAST_WORD_DELAY, LOGIN_NEEDED, Machine, Phase, Run, State};
 use crate::control::PendingAuth;
 use crate::secret::Secret;
 use crate::session::{ConnectionInfo, Outcome, SessionEvent, SessionState, SignatureRequest};
@@ -20,9 +20,22 @@ impl Machine {
         match event {
             SessionEvent::State(state) => self.progress(state),
             SessionEvent::PendingAuth(pending) => self.pending_auth(pending),
+            SessionEvent::CredentialsNeeded => self.login_needed(),
             SessionEvent::Info(text) => info!("Message from the server: {}", printable(&text)),
             SessionEvent::Sign(request) => self.sign(&request),
             SessionEvent::Ended(outcome) => self.ended(outcome),
+        }
+    }
+
+    /// A renegotiation asks; the tunnel goes on working meanwhile. It asks again when it gets no
+    /// answer, and the questions stay as they are.
+    fn login_needed(&mut self) {
+        match &mut self.state {
+            State::Running(run) if !run.login_wanted => run.login_wanted = true,
+            _ => return,
+        }
+        if self.ask_login_again() {
+            self.ask(AttentionGroup::UserPassword, LOGIN_NEEDED);
         }
     }
 
@@ -94,6 +107,7 @@ impl Machine {
             }
             SessionState::Reconnecting { reason } => {
                 run.web_auth = false;
+                run.login_wanted = false;
                 let established = run.established;
                 if established && !outdated {
                     run.phase = Phase::Reconnecting;
@@ -113,6 +127,7 @@ impl Machine {
             SessionState::Paused => {
                 let lasting = run.phase == Phase::Paused && !outdated;
                 run.web_auth = false;
+                run.login_wanted = false;
                 self.queue.remove(AttentionGroup::ChallengeAuthPending);
                 self.queue.remove(AttentionGroup::Pkcs11Sign);
                 if lasting {

@@ -35,7 +35,7 @@ use std::time::Duration;
 use tracing::{debug, info};
 
 use super::attention::{AttentionGroup, Dialect};
-use super::credentials::{self, DynamicChallenge};
+use super::credentials::{self, DynamicChallenge, Login};
 use super::queue::Queue;
 use super::status::{Status, StatusMinor};
 use super::text::printable;
@@ -50,6 +50,8 @@ const LAST_WORD_DELAY: Duration = Duration::from_secs(3);
 
 /// How long `Disconnect` waits for the connection to wind up. Session managers wait 5 s.
 const WIND_UP_LIMIT: Duration = Duration::from_secs(4);
+
+const LOGIN_NEEDED: &str = "Username/password credentials needed";
 
 /// A method that acts on the session.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -134,6 +136,7 @@ pub(super) enum Effect {
     Restart,
     Disconnect,
     Respond(Secret<String>),
+    LogIn(Login),
     Sign(u32, Result<Vec<u8>, String>),
     /// Call [`Machine::timeout`] after this time; replaces a timer set before.
     Timer(Duration),
@@ -158,6 +161,8 @@ struct Run {
     web_auth: bool,
     /// The server's authentication request could not be understood; the run is being closed.
     malformed_auth: bool,
+    /// A renegotiation waits for user name and password.
+    login_wanted: bool,
     /// The signature that is being waited for.
     signing: Option<u32>,
 }
@@ -338,9 +343,8 @@ impl Machine {
     }
 
     fn ask_for_login(&mut self) {
-        let text = "Username/password credentials needed";
-        self.ask(AttentionGroup::UserPassword, text);
-        self.say(StatusMinor::CfgRequireUser, text);
+        self.ask(AttentionGroup::UserPassword, LOGIN_NEEDED);
+        self.say(StatusMinor::CfgRequireUser, LOGIN_NEEDED);
     }
 
     fn ask_for_passphrase(&mut self) {

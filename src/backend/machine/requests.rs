@@ -55,10 +55,26 @@ impl Machine {
                 let user = self.queue.value(AttentionGroup::UserPassword, "username");
                 let user = user.map_or("", |name| name.expose());
                 debug!("Username/password provided successfully for '{user}'");
+                self.log_in();
             }
+            Some(AttentionGroup::ChallengeStatic) => self.log_in(),
             _ => {}
         }
         Ok(())
+    }
+
+    /// Gives a renegotiation what it waits for, once that is complete.
+    fn log_in(&mut self) {
+        let State::Running(run) = &mut self.state else { return };
+        let groups = [AttentionGroup::UserPassword, AttentionGroup::ChallengeStatic];
+        if !run.login_wanted || groups.into_iter().any(|group| self.queue.is_open(group)) {
+            return;
+        }
+        run.login_wanted = false;
+        if let Some(Registration { profile: Ok(options), .. }) = &self.registration {
+            let login = credentials::login(&mut self.queue, options, None);
+            self.effects.push(Effect::LogIn(login));
+        }
     }
 
     /// `RegistrationConfirmation`, once the profile has been read and the token checked.
@@ -165,6 +181,7 @@ impl Machine {
                     established: false,
                     web_auth: false,
                     malformed_auth: false,
+                    login_wanted: false,
                     signing: None,
                 });
                 self.say(StatusMinor::ConnConnecting, "");

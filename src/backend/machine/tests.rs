@@ -86,6 +86,12 @@ fn said(machine: &mut Machine) -> Vec<String> {
             Effect::Restart => "restart".to_owned(),
             Effect::Disconnect => "disconnect".to_owned(),
             Effect::Sign(id, signature) => format!("sign {id} {signature:?}"),
+            Effect::LogIn(login) => format!(
+                "log in {}:{}{}",
+                login.credentials.username,
+                login.credentials.password.expose(),
+                if login.one_time { " once" } else { "" }
+            ),
             Effect::Respond(answer) => format!("respond {}", answer.expose()),
             Effect::Timer(after) => format!("timer {}", after.as_secs()),
         })
@@ -405,6 +411,39 @@ fn pause_resume_restart() {
     assert_eq!(state(&mut machine, reconnecting), ["S 2,12"]);
     assert_eq!(state(&mut machine, resolving), [""; 0]);
     assert_eq!(state(&mut machine, SessionState::Connected(info())), ["S 2,7"]);
+}
+
+/// `auth-nocache` and a renegotiation: the tunnel works on, so the status stays.
+#[test]
+fn a_renegotiation_asks_for_the_login_again() {
+    let mut machine = registered("auth-user-pass\nauth-nocache\nstatic-challenge PIN 1\n");
+    let answers = [(1, 0, "joe"), (1, 1, "pw"), (4, 0, "42")];
+    for (group, id, value) in answers {
+        machine.provide_input((1, group), id, value).unwrap();
+    }
+    machine.request(Request::Connect).unwrap();
+    state(&mut machine, SessionState::Connected(info()));
+    for _ in 0..2 {
+        machine.event(SessionEvent::CredentialsNeeded);
+        assert_eq!(said(&mut machine), [format!("A 1,1 {LOGIN}")]);
+        assert_eq!(machine.type_groups(), [(1, 1), (1, 4)]);
+        machine.provide_input((1, 1), 0, "joe").unwrap();
+        // The next attempt keeps what has been answered.
+        machine.event(SessionEvent::CredentialsNeeded);
+        machine.provide_input((1, 1), 1, "pw").unwrap();
+        assert_eq!(said(&mut machine), [""; 0]);
+        machine.provide_input((1, 4), 0, "43").unwrap();
+        assert_eq!(said(&mut machine), ["log in joe:SCRV1:cHc=:NDM= once"]);
+        assert_eq!(machine.status().codes(), (2, 7));
+    }
+    // Answers to anything but a renegotiation wait for `Connect`.
+    machine.event(SessionEvent::CredentialsNeeded);
+    let reconnecting = SessionState::Reconnecting { reason: "lost".to_owned() };
+    state(&mut machine, reconnecting);
+    for (group, id, value) in answers {
+        machine.provide_input((1, group), id, value).unwrap();
+    }
+    assert_eq!(said(&mut machine), [""; 0]);
 }
 
 /// A session that is configuring the network pauses only when that is done.

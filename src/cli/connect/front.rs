@@ -1,5 +1,6 @@
 //! The front end's loop: registers, answers questions, connects, shows what happens, ends.
 
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use std::os::unix::net::UnixStream;
@@ -172,6 +173,8 @@ impl Front {
                 Ok(())
             }
             News::Status { minor, message, .. } => self.status(minor, message).await,
+            // While connecting a status follows, or an address to open.
+            News::Attention { .. } if self.connected.is_some() => self.answer_and_connect().await,
             News::Attention { .. } | News::Log { .. } => Ok(()),
         }
     }
@@ -214,6 +217,7 @@ impl Front {
 
     /// Answers what is asked and connects; connecting has no effect on a running attempt.
     async fn answer_and_connect(&mut self) -> Result<(), End> {
+        self.printer.leave_live();
         let answered = tokio::select! {
             biased;
             _ = self.signals.terminate.recv() => None,
@@ -327,9 +331,11 @@ async fn answer(backend: &Backend, login: Option<&Credentials>) -> Result<(), En
         let answer = match known(&question.name) {
             Some(answer) => answer,
             None => loop {
-                let answer = prompt::ask(question)
-                    .await
-                    .map_err(|error| End::failed(format!("no answer: {error}"), EXIT_USAGE))?;
+                let answer = prompt::ask(question).await.map_err(|error| match error.kind() {
+                    // Ctrl-C at a prompt without echo; the signal may come later.
+                    ErrorKind::Interrupted => End::AS_ASKED,
+                    _ => End::failed(format!("no answer: {error}"), EXIT_USAGE),
+                })?;
                 if !answer.expose().is_empty() {
                     break answer;
                 }

@@ -110,11 +110,20 @@ impl Printer {
         self.live_shown = true;
     }
 
+    /// Takes the live line away: something else is about to be shown.
+    pub(super) fn leave_live(&mut self) {
+        if std::mem::take(&mut self.live_shown) {
+            let mut out = io::stdout().lock();
+            // Without standard output the tunnel still works.
+            let _ = write!(out, "\r\x1b[2K").and_then(|()| out.flush());
+        }
+    }
+
     fn line(&mut self, text: &str) {
+        self.leave_live();
         let mut out = io::stdout().lock();
-        let clear = if std::mem::take(&mut self.live_shown) { "\r\x1b[2K" } else { "" };
         // Without standard output the tunnel still works.
-        let _ = writeln!(out, "{clear}{text}").and_then(|()| out.flush());
+        let _ = writeln!(out, "{text}").and_then(|()| out.flush());
     }
 }
 

@@ -269,6 +269,34 @@ mod tests {
         assert_eq!(wrong, Err(UnwrapError::Authentication));
     }
 
+    /// OpenVPN 2 `test_pkt.c`: a whole ClientHello. Message 1, nothing acknowledged.
+    #[test]
+    fn tls_auth_control_vector() {
+        let packet = bytes(
+            "20 14014ebc80c6142b 7bc876fbc52e27b1c507355bb6006bae71ba4e38 00000003 61d3ff53 00 00000001
+             160301010c0100010803038caaac3a1a07bde7b750069b940c344b5a35cac479bdc909b07bd9eebb
+             7de725203938e2183336149f34f04459968d0ed24776648859e9380397969845fbf5ff2300321302
+             13031301c02cc030009fcca9cca8ccaac02bc02f009ec024c028006bc023c0270067c00ac0140039
+             c009c013003300ff0100008d000b000403000102000a000c000a001d0017001e0019001800160000
+             00170000000d0030002e040305030603080708080809080a080b0804080508060401050106010303
+             02030301020103020202040205020602002b00050403040303002d00020101003300260024001d00
+             200ec97aff58db56f640d1eddb9181d6ef83868ab23d88923fd8519cd62656336b",
+        );
+        let receive = |direction, mut packet: Vec<u8>| {
+            let options = tls_auth(Some(direction), Digest::Sha1);
+            let mut receiver = Wrapper::new(&options, Side::Server, WINDOW).unwrap();
+            receiver.unwrap(&mut packet, Instant::now()).map(<[u8]>::to_vec)
+        };
+        let body = receive(KeyDirection::Normal, packet.clone()).unwrap();
+        assert_eq!(body, packet[37..]);
+        assert_eq!(hex::encode(&body[..10]), "0000000001160301010c");
+        let refused = Err(UnwrapError::Authentication);
+        assert_eq!(receive(KeyDirection::Inverse, packet.clone()), refused);
+        let mut bad = packet;
+        bad[20] = 0x23;
+        assert_eq!(receive(KeyDirection::Normal, bad), refused);
+    }
+
     #[test]
     fn tls_auth_digests_and_directions() {
         for digest in [Digest::Sha1, Digest::Sha224, Digest::Sha256, Digest::Sha384, Digest::Sha512]

@@ -31,6 +31,8 @@ pub enum NetcfgError {
     Unavailable {
         /// What the bus says.
         reason: String,
+        /// The bus knows how to start it: another try may succeed.
+        startable: bool,
     },
     /// It does not answer.
     #[error("the network configuration service does not answer {method} within {} s", TIMEOUT.as_secs())]
@@ -94,11 +96,15 @@ impl NetcfgError {
                 match *error {
                     fdo::Error::ServiceUnknown(_)
                     | fdo::Error::NameHasNoOwner(_)
-                    | fdo::Error::SpawnExecFailed(_)
+                    | fdo::Error::SpawnServiceNotFound(_) => {
+                        Self::Unavailable { reason: message, startable: false }
+                    }
+                    fdo::Error::SpawnExecFailed(_)
                     | fdo::Error::SpawnForkFailed(_)
-                    | fdo::Error::SpawnServiceNotFound(_)
                     | fdo::Error::SpawnChildExited(_)
-                    | fdo::Error::SpawnFailed(_) => Self::Unavailable { reason: message },
+                    | fdo::Error::SpawnFailed(_) => {
+                        Self::Unavailable { reason: message, startable: true }
+                    }
                     fdo::Error::NoReply(_) | fdo::Error::Timeout(_) => Self::Timeout { method },
                     _ => {
                         let message = readable(&message).to_owned();
@@ -108,6 +114,11 @@ impl NetcfgError {
             }
             other => Self::Bus { method, reason: other.to_string() },
         }
+    }
+
+    /// The service is not there, and will not be by itself.
+    pub fn is_lasting(&self) -> bool {
+        matches!(self, Self::Unavailable { startable: false, .. })
     }
 
     pub(super) fn is_invalid_arguments(&self) -> bool {

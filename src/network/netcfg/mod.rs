@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::Duration;
 
-use tracing::debug;
+use tracing::{debug, warn};
 use zbus::{Connection, OwnedObjectPath, Variant};
 
 use self::call::Caller;
@@ -96,6 +96,19 @@ impl NetcfgNetwork {
     /// The service's object of the device, while there is one.
     pub fn device_path(&self) -> Option<&str> {
         self.device.as_ref().map(|device| device.path.as_str())
+    }
+
+    /// Forgets a device that the service does not know any more: it was started anew, and what it
+    /// had configured cannot be relied on. Before each connection attempt. Cancel safe.
+    pub async fn recheck(&mut self) {
+        let Some(device) = &self.device else { return };
+        let known: Result<String, _> = self.caller.get(device.path.as_str(), "device_name").await;
+        if let Err(error) = known
+            && error.is_gone()
+        {
+            warn!("the network configuration service does not know the tunnel any more: {error}");
+            self.device = None;
+        }
     }
 
     /// Keeps the unconnected transport `socket` to `remote` out of the tunnel. Before each

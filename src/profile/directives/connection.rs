@@ -2,7 +2,7 @@
 
 use super::{Call, Entry};
 use crate::profile::draft::{Draft, RawRemote};
-use crate::profile::options::{AuthRetry, Family, Protocol};
+use crate::profile::options::{AuthRetry, Family, MAX_EXIT_NOTICES, Protocol};
 use crate::profile::values::{MAX_DURATION, host, number, one_of, port, seconds, seconds_or_never};
 use crate::profile::verdict::{Done, Outcome, Problem};
 
@@ -73,8 +73,9 @@ pub(super) const TABLE: &[Entry] = &[
         let times = number(c.get(0).unwrap_or("1"), 0, 100)?;
         d.endpoint(c).exit_notify = Some(times);
         Ok(match times {
-            1 => Done::Taken,
-            _ => Done::Noted("a server over UDP is always told, and once".to_owned()),
+            0 => Done::Noted("a server over UDP is always told, once".to_owned()),
+            1..=MAX_EXIT_NOTICES => Done::Taken,
+            _ => Done::Noted(format!("at most {MAX_EXIT_NOTICES} notices are sent")),
         })
     })
     .in_connection(),

@@ -5,7 +5,7 @@ use ovpn_dco::Cipher;
 use super::connection::for_all;
 use super::{Call, Entry};
 use crate::profile::draft::Draft;
-use crate::profile::options::{AllowCompression, Digest, MssFix};
+use crate::profile::options::{Digest, MssFix};
 use crate::profile::values::{number, one_of};
 use crate::profile::verdict::{Done, Outcome, Problem};
 use crate::profile::{ciphers, compression};
@@ -54,12 +54,8 @@ pub(super) const TABLE: &[Entry] = &[
             None => Done::Ignored("'migrate' is for servers".to_owned()),
         })
     }),
-    Entry::apply("allow-compression", 1, 1, |d, c| {
-        d.options.data.allow_compression = allow_compression(c.word(0)?)?;
-        Ok(match d.options.data.allow_compression {
-            AllowCompression::No => Done::Taken,
-            _ => Done::Warned("compression is not available, only its framing".to_owned()),
-        })
+    Entry::apply("allow-compression", 1, 1, |_, c| {
+        Ok(check_allow_compression(c.word(0)?)?.map_or(Done::Taken, |why| Done::Warned(why.into())))
     }),
     Entry::apply("tun-mtu", 1, 2, |d, c| {
         d.options.data.tun_mtu = number(c.word(0)?, MIN_MTU, u16::MAX)?;
@@ -150,14 +146,15 @@ fn set_compression(draft: &mut Draft, name: &str, compression: compression::Comp
     }
 }
 
-/// `no`, `asym` or `yes`
-pub(in crate::profile) fn allow_compression(text: &str) -> Result<AllowCompression, Problem> {
-    Ok(match text {
-        "no" => AllowCompression::No,
-        "asym" => AllowCompression::Asym,
-        "yes" => AllowCompression::Yes,
-        other => return Err(one_of(other, "no, asym, yes")),
-    })
+/// `no`, `asym` or `yes`, and why it has no effect: a push of real compression is refused always.
+pub(in crate::profile) fn check_allow_compression(
+    text: &str,
+) -> Result<Option<&'static str>, Problem> {
+    match text {
+        "no" => Ok(None),
+        "asym" | "yes" => Ok(Some("compression is not available, only its framing")),
+        other => Err(one_of(other, "no, asym, yes")),
+    }
 }
 
 fn mssfix(call: &Call<'_>) -> Result<MssFix, Problem> {

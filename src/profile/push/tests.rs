@@ -45,7 +45,7 @@ fn a_usual_push() {
     assert_eq!(session.ping_timeout.unwrap().after, Duration::from_secs(60));
     assert_eq!(session.auth_token.unwrap().expose(), "SESS_ID_x");
     assert_eq!(session.auth_token_user.as_deref(), Some("user"));
-    assert_eq!(session.explicit_exit_notify, 2);
+    assert_eq!(session.exit_notices, 2);
     assert_eq!(session.reneg, Some(None));
     assert_eq!(session.inactive.unwrap().bytes, 1000);
     assert_eq!(session.session_timeout, Some(Duration::from_secs(3600)));
@@ -66,7 +66,7 @@ fn an_empty_push_keeps_the_profile() {
     assert_eq!(session.cipher, Cipher::Aes128Gcm);
     assert_eq!(session.framing, Framing::LzoStub);
     assert_eq!(session.ping, Some(Duration::from_secs(7)));
-    assert_eq!((session.explicit_exit_notify, session.tun_mtu), (3, 1300));
+    assert_eq!((session.exit_notices, session.tun_mtu), (3, 1300));
     assert_eq!(session.network.topology, Some(Topology::Net30));
     assert_eq!((session.reneg, session.network.tun_mtu), (None, None));
 }
@@ -167,6 +167,16 @@ fn malformed_options_break_only_what_matters() {
     assert!(push("", "ifconfig 10.0.0.300 255.255.255.0").is_err());
     assert!(push("", "ifconfig 10.0.0.3 10.0.0.1").is_err(), "no netmask in subnet topology");
     assert!(push("", "topology p2p,ifconfig 10.0.0.3 10.0.0.1").is_ok());
+}
+
+#[test]
+fn how_often_the_exit_is_told() {
+    let notices = |profile: &str, option: &str| push(profile, option).unwrap().exit_notices;
+    assert_eq!(notices("", "ping 1"), 1, "always");
+    assert_eq!(notices("explicit-exit-notify 2", "ping 1"), 2);
+    assert_eq!(notices("explicit-exit-notify 2", "explicit-exit-notify"), 1);
+    assert_eq!(notices("", "explicit-exit-notify 0"), 1);
+    assert_eq!(notices("", "explicit-exit-notify 60"), 3);
 }
 
 #[test]

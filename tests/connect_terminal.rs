@@ -1,0 +1,300 @@
+//! `ovpn-client connect` on a terminal: its questions, Ctrl-C, the live line. In a network
+//! namespace, because it makes a tunnel there; the server is the simulated one behind a real socket.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests end by panicking")]
+
+mod netns;
+mod sim;
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use netns::NetNs;
+use nix::pty::openpty;
+use nix::sys::termios::{LocalFlags, tcgetattr};
+use sim::Mode;
+use sim::server::{Server, ServerConfig};
+
+const LIMIT: Duration = Duration::from_secs(20);
+const CTRL_C: &str = "\x03";
+const USER: &str = "Auth User name: ";
+const PASSWORD: &str = "Auth Password: ";
+
+/// The program with a terminal of its own, and who sits in front of it.
+struct Terminal {
+    master: File,
+    program: Child,
+    screen: Receiver<Vec<u8>>,
+    /// Not yet expected.
+    unread: String,
+    _directory: tempfile::TempDir,
+}
+
+impl Terminal {
+    fn connect(namespace: &NetNs, server: SocketAddr, extra: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let profile = directory.path().join("test.ovpn");
+        let text = format!(
+            "client\ndev tun\nremote {} {} udp\nauth-user-pass\n{}{extra}\n",
+            server.ip(),
+            server.port(),
+            sim::real_tls::identity()
+        );
+        std::fs::write(&profile, text).unwrap();
+        let pty = openpty(None, None).unwrap();
+        let slave = || Stdio::from(pty.slave.try_clone().unwrap());
+        let mut command = namespace.command(env!("CARGO_BIN_EXE_ovpn-client"));
+        command.args(["connect", "--dco", "off", "--runtime-dir"]).arg(directory.path());
+        command.arg(&profile).stdin(slave()).stdout(slave()).stderr(slave());
+        let own_terminal = || {
+            nix::unistd::setsid()?;
+            // SAFETY: the terminal is the standard input by now; the request takes no pointer.
+            nix::errno::Errno::result(unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) })?;
+            Ok(())
+        };
+        // SAFETY: the closure makes two system calls, both async-signal-safe.
+        unsafe { command.pre_exec(own_terminal) };
+        let program = command.spawn().unwrap();
+        let master = File::from(pty.master);
+        let (sender, screen) = channel();
+        let mut reader = master.try_clone().unwrap();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            // Ends with an error when nobody has the other end open any more.
+            while let Ok(len @ 1..) = reader.read(&mut buffer) {
+                let _ = sender.send(buffer[..len].to_vec());
+            }
+        });
+        Self { master, program, screen, unread: String::new(), _directory: directory }
+    }
+
+    fn type_text(&mut self, text: &str) {
+        self.master.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Waits for `text` and returns what was shown before it.
+    fn expect(&mut self, text: &str) -> String {
+        let end = Instant::now() + LIMIT;
+        loop {
+            if let Some((before, after)) = self.unread.split_once(text) {
+                let before = before.to_owned();
+                self.unread = after.to_owned();
+                return before;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            match self.screen.recv_timeout(left) {
+                Ok(shown) => self.unread += &String::from_utf8(shown).unwrap(),
+                Err(_) => panic!("no {text:?} in {:?}", self.unread),
+            }
+        }
+    }
+
+    /// Waits until the terminal shows what is typed, or does not.
+    fn expect_echo(&self, wanted: bool) {
+        let end = Instant::now() + LIMIT;
+        let echo = || tcgetattr(&self.master).unwrap().local_flags.contains(LocalFlags::ECHO);
+        while echo() != wanted {
+            assert!(Instant::now() < end, "echo is {}", echo());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn answer(&mut self, user: &str, password: &str) {
+        self.expect(USER);
+        self.type_text(&format!("{user}\n"));
+        let shown = self.expect(PASSWORD);
+        assert_eq!(shown.trim_end(), user, "what is typed is shown");
+        self.expect_echo(false);
+        self.type_text(&format!("{password}\n"));
+        self.expect_echo(true);
+    }
+
+    fn interrupt(&mut self) {
+        self.type_text(CTRL_C);
+    }
+
+    /// Waits for the end and returns its status and what was still shown.
+    fn end(mut self) -> (ExitStatus, String) {
+        let end = Instant::now() + LIMIT;
+        let status = loop {
+            if let Some(status) = self.program.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < end, "does not end; {:?}", self.unread);
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        self.expect_echo(true);
+        let mut shown = std::mem::take(&mut self.unread);
+        while let Ok(more) = self.screen.recv_timeout(Duration::from_millis(200)) {
+            shown += &String::from_utf8(more).unwrap();
+        }
+        (status, shown)
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.program.kill();
+        let _ = self.program.wait();
+    }
+}
+
+/// A server that nobody hears from.
+fn silent(namespace: &NetNs) -> (UdpSocket, SocketAddr) {
+    let socket = namespace.run(|| UdpSocket::bind("127.0.0.1:0").unwrap());
+    let address = socket.local_addr().unwrap();
+    (socket, address)
+}
+
+enum Order {
+    Renegotiate,
+    End,
+}
+
+/// A server with one client, on a thread.
+struct RunningServer {
+    address: SocketAddr,
+    orders: Sender<Order>,
+    thread: JoinHandle<Vec<(String, String)>>,
+}
+
+impl RunningServer {
+    fn start(namespace: &NetNs) -> Self {
+        let (socket, address) = silent(namespace);
+        let (orders, inbox) = channel();
+        let thread = std::thread::spawn(move || serve(&socket, &inbox));
+        Self { address, orders, thread }
+    }
+
+    fn renegotiate(&self) {
+        self.orders.send(Order::Renegotiate).unwrap();
+    }
+
+    /// User names and passwords of each key exchange.
+    fn end(self) -> Vec<(String, String)> {
+        self.orders.send(Order::End).unwrap();
+        self.thread.join().unwrap()
+    }
+}
+
+fn serve(socket: &UdpSocket, inbox: &Receiver<Order>) -> Vec<(String, String)> {
+    let mut config = ServerConfig::new(Mode::None);
+    config.push = vec![
+        "PUSH_REPLY,ifconfig 10.8.0.6 255.255.255.0,topology subnet,peer-id 7,cipher AES-256-GCM"
+            .to_owned(),
+    ];
+    let (_, make_tls) = sim::real_tls::pair(&rustls::version::TLS13);
+    let mut server = Server::new(config, 1, make_tls);
+    socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    let mut client = None;
+    let mut buffer = [0; 2048];
+    loop {
+        match inbox.try_recv() {
+            Ok(Order::Renegotiate) => server.renegotiate(Instant::now()),
+            Ok(Order::End) => break,
+            Err(_) => {}
+        }
+        if let Ok((len, from)) = socket.recv_from(&mut buffer) {
+            client = Some(from);
+            // Data packets (6, 9) end here.
+            if !matches!(buffer[0] >> 3, 6 | 9) {
+                server.handle_packet(buffer[..len].to_vec(), Instant::now());
+            }
+        }
+        while let Some(packet) = server.poll_transmit(Instant::now()) {
+            socket.send_to(&packet, client.unwrap()).unwrap();
+        }
+    }
+    let message = |m: &sim::server::KeyMessage| (m.username.clone(), m.password.clone());
+    server.key_messages.iter().map(message).collect()
+}
+
+#[test]
+fn the_user_name_is_shown_and_the_password_is_not() {
+    let namespace = NetNs::new("term");
+    let (_socket, server) = silent(&namespace);
+    let mut terminal = Terminal::connect(&namespace, server, "");
+    terminal.answer("joe", "hunter2");
+    let shown = terminal.expect("Starting connection");
+    assert!(!shown.contains("hunter2"), "{shown}");
+    terminal.interrupt();
+    let (status, shown) = terminal.end();
+    assert_eq!(status.code(), Some(0), "{shown}");
+    assert!(!shown.contains("hunter2"), "{shown}");
+}
+
+#[test]
+fn ctrl_c_ends_a_question() {
+    let namespace = NetNs::new("term");
+    let (_socket, server) = silent(&namespace);
+    for at_the_password in [false, true] {
+        let mut terminal = Terminal::connect(&namespace, server, "");
+        terminal.expect(USER);
+        if at_the_password {
+            terminal.type_text("joe\n");
+            terminal.expect(PASSWORD);
+            terminal.expect_echo(false);
+        }
+        terminal.interrupt();
+        let (status, shown) = terminal.end();
+        assert_eq!(status.code(), Some(0), "{shown}");
+        assert!(!shown.contains("no answer"), "{shown}");
+    }
+}
+
+#[test]
+fn the_live_line_shows_rates() {
+    let namespace = NetNs::new("term");
+    let server = RunningServer::start(&namespace);
+    let mut terminal = Terminal::connect(&namespace, server.address, "");
+    terminal.answer("joe", "secret");
+    terminal.expect("Connected: joe@127.0.0.1");
+    let traffic = namespace.run(|| UdpSocket::bind("10.8.0.6:0").unwrap());
+    let end = Instant::now() + LIMIT;
+    // Rates are those since the line before.
+    loop {
+        for _ in 0..20 {
+            traffic.send_to(&[0; 1000], "10.8.0.1:9").unwrap();
+        }
+        terminal.expect("\r\x1b[2K");
+        let line = terminal.expect("  up ");
+        let (device, rest) = line.split_once("  ").unwrap();
+        let (time, _) = rest.split_once("  down ").unwrap();
+        assert!(device.starts_with("tun") && time.starts_with("00:00:"), "{line}");
+        let up = terminal.expect(")");
+        let (rate, total) = up.split_once(" (").unwrap();
+        if rate.ends_with(" kbit/s") && total.ends_with(" kB") {
+            break;
+        }
+        assert!(Instant::now() < end, "{line}  up {up}");
+    }
+    terminal.interrupt();
+    let (status, shown) = terminal.end();
+    assert_eq!(status.code(), Some(0), "{shown}");
+    assert_eq!(server.end(), [("joe".to_owned(), "secret".to_owned())]);
+}
+
+/// `auth-nocache`: the tunnel works on while the question stands.
+#[test]
+fn a_renegotiation_asks_again() {
+    let namespace = NetNs::new("term");
+    let server = RunningServer::start(&namespace);
+    let mut terminal = Terminal::connect(&namespace, server.address, "auth-nocache");
+    terminal.answer("joe", "first");
+    terminal.expect("Connected: joe@127.0.0.1");
+    server.renegotiate();
+    terminal.answer("joe", "second");
+    terminal.expect("TLS for key 1");
+    terminal.interrupt();
+    let (status, shown) = terminal.end();
+    assert_eq!(status.code(), Some(0), "{shown}");
+    let sent = [("joe", "first"), ("joe", "second")].map(|(u, p)| (u.to_owned(), p.to_owned()));
+    assert_eq!(server.end(), sent);
+}
