@@ -501,10 +501,12 @@ name, wish = sys.argv[1], sys.argv[2] == "on"
 bus = dbus.SystemBus()
 config = [c for c in openvpn3.ConfigurationManager(bus).FetchAvailableConfigs() if c.GetConfigName() == name][0]
 sessions = openvpn3.SessionManager(bus)
-path = sessions.NewTunnel(config).GetPath()
-# The object comes when the backend has registered, which takes its time in a guest. A proxy that
-# could not introspect it guesses argument types ever after, and wrongly: each attempt has its own.
+# The object comes when the backend has registered, which takes its time in a guest; the session
+# manager has less patience with the real one. A proxy that could not introspect the object guesses
+# argument types ever after, and wrongly: each attempt has its own.
 for attempt in range(300):
+    if attempt % 100 == 0:
+        path = sessions.NewTunnel(config).GetPath()
     try:
         session = sessions.Retrieve(path)
         session.Ready()

@@ -52,7 +52,9 @@ fn swapping_keys_loses_nothing() {
             .client
             .ns
             .command("ping")
-            .args(["-q", "-f", "-s", "1000", "-w", "10", &server.to_string()])
+            // Counted, not timed: it waits for the last answer.
+            .args(["-q", "-i", "0.002", "-c", "5000", "-s", "1000", "-W", "3"])
+            .arg(server.to_string())
             .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
