@@ -231,11 +231,13 @@ fn counters_across_a_reconnect() {
             return (before, own, all);
         }
     };
+    // The link of ovpn-dco-v2 does not count what it sends.
+    let first = usize::from(std::env::var("DCO_API").is_ok_and(|api| api == "ovpn-dco-v2"));
     for connection in 0..3 {
         let (device_before, own_before, _) = read(&mut running);
         lab.ping_with("-n -q -c 50 -i 0.01 -s 1000 -W 2 10.8.0.1").unwrap();
         let (device, own, counters) = read(&mut running);
-        for n in 0..2 {
+        for n in first..2 {
             let (device, own) = (device[n] - device_before[n], own[n] - own_before[n]);
             assert_eq!(device, own, "connection {connection}, direction {n}: {counters}");
             assert!(own >= 50, "{own}");
