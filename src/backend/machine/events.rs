@@ -9,7 +9,9 @@ use super::super::queue::Question;
 use super::super::signing;
 use super::super::status::{Status, StatusMajor, StatusMinor};
 use super::super::text::printable;
-use super::{Effect, LAST_WORD_DELAY, LOGIN_NEEDED, Machine, Phase, Run, State};
+use super::{
+    Effect, LAST_WORD_DELAY, LOGIN_NEEDED, Machine, Phase, QUESTIONS_DELAY, Run, State,
+};
 use crate::control::PendingAuth;
 use crate::secret::Secret;
 use crate::session::{ConnectionInfo, Outcome, SessionEvent, SessionState, SignatureRequest};
@@ -196,8 +198,14 @@ impl Machine {
         match verdict {
             Verdict::AuthFailed(message) => {
                 debug!("{message}");
-                self.state = State::AuthFailed;
-                self.ask_login_again();
+                // After the answer to a challenge within the connection.
+                let questions_due = self.status.minor == StatusMinor::CfgRequireUser;
+                self.state = State::AuthFailed { questions_due };
+                if questions_due {
+                    self.effects.push(Effect::Timer(QUESTIONS_DELAY));
+                } else {
+                    self.ask_login_again();
+                }
                 self.say(StatusMinor::ConnAuthFailed, message);
             }
             Verdict::Challenge { echo, response_required, state_id, username, text } => {
@@ -282,6 +290,11 @@ impl Machine {
             State::Failed { last_word } => {
                 if let Some(message) = last_word.take() {
                     self.say(StatusMinor::ConnFailed, message);
+                }
+            }
+            State::AuthFailed { questions_due } => {
+                if std::mem::take(questions_due) {
+                    self.ask_login_again();
                 }
             }
             State::Ending(_) => {

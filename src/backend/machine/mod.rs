@@ -16,8 +16,9 @@
 //!
 //! A dash is success without effect. ¹ After 2,2, refused with "Required user input not provided"
 //! while the queue has open questions. ² In the documented dialect an error without effect.
-//! ³ Without effect while the queue has open questions: the command line client calls `Connect` once
-//! more before it has noticed the failure, and takes an error for the end of the story.
+//! ³ Without effect while the queue has open questions, or is about to have them: the command line
+//! client calls `Connect` once more before it has noticed the failure, and takes an error for the end
+//! of the story.
 //!
 //! `ForceShutdown` is 2,16 and the end in every state. `Ready` fails while the queue has open
 //! questions, or web authentication is pending, and succeeds otherwise.
@@ -47,6 +48,11 @@ use crate::session::ConnectionInfo;
 /// before its command line client has read the reason. So the reason goes out with (2,9) first,
 /// which that client does show, and (2,10) follows when it has had the time to read it.
 const LAST_WORD_DELAY: Duration = Duration::from_secs(3);
+
+/// The command line client that has read (2,4) asks for whatever the queue has open, a moment after
+/// the answer which the server then refused: it has not seen the (2,11). So the questions for another
+/// try open only when it has had the time to.
+const QUESTIONS_DELAY: Duration = Duration::from_secs(3);
 
 /// How long `Disconnect` waits for the connection to wind up. Session managers wait 5 s.
 const WIND_UP_LIMIT: Duration = Duration::from_secs(4);
@@ -182,7 +188,10 @@ enum State {
     Unregistered,
     Idle,
     Running(Run),
-    AuthFailed,
+    /// The questions for another try are open, or will be after [`QUESTIONS_DELAY`].
+    AuthFailed {
+        questions_due: bool,
+    },
     NeedsInput,
     /// The reason of a failure whose (2,10) is still due.
     Failed {
@@ -200,10 +209,6 @@ pub struct Machine {
     queue: Queue,
     status: Status,
     challenge: Option<DynamicChallenge>,
-    /// A challenge within the connection has been answered, and the front end has not yet asked
-    /// `Ready` whether that was all. If the server refuses the answer before it does, the questions
-    /// that open up then are not what it asks about.
-    answer_outstanding: bool,
     dco_wish: bool,
     /// Say (2,9) first and (2,10) later, see [`LAST_WORD_DELAY`].
     delayed_failure: bool,
@@ -223,7 +228,6 @@ impl Machine {
             queue: Queue::default(),
             status: Status::UNSET,
             challenge: None,
-            answer_outstanding: false,
             dco_wish: true,
             delayed_failure,
             connection: None,

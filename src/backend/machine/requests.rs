@@ -39,7 +39,6 @@ impl Machine {
                 let answer = self.queue.value(AttentionGroup::ChallengeAuthPending, "auth_pending");
                 if let (State::Running(_), Some(answer)) = (&self.state, answer) {
                     self.effects.push(Effect::Respond(answer.clone()));
-                    self.answer_outstanding = true;
                 }
             }
             Some(AttentionGroup::Pkcs11Sign) => {
@@ -130,9 +129,6 @@ impl Machine {
     }
 
     fn ready(&mut self) -> Result<(), Error> {
-        if std::mem::take(&mut self.answer_outstanding) && matches!(self.state, State::AuthFailed) {
-            return Ok(());
-        }
         if self.queue.has_gaps() {
             return Err(Error::missing_credentials());
         }
@@ -146,9 +142,14 @@ impl Machine {
         match self.state {
             State::Unregistered => return Err(Error::not_initialized()),
             State::Running(_) => return Ok(()),
-            State::AuthFailed if self.queue.has_gaps() => return Ok(()),
+            State::AuthFailed { questions_due } if questions_due || self.queue.has_gaps() => {
+                return Ok(());
+            }
             State::Ending(_) | State::Done => return Err(Error::state_changing()),
-            State::Idle | State::AuthFailed | State::NeedsInput | State::Failed { .. } => {}
+            State::Idle
+            | State::AuthFailed { .. }
+            | State::NeedsInput
+            | State::Failed { .. } => {}
         }
         self.say_config_ok();
         if self.queue.has_gaps() {
@@ -248,7 +249,7 @@ impl Machine {
             }
             State::Ending(_) | State::Done => {}
             _ if documented => return Err(Error::not_connected()),
-            State::Idle | State::AuthFailed => {
+            State::Idle | State::AuthFailed { .. } => {
                 info!("Stopping VPN client");
                 self.say(StatusMinor::ConnDisconnecting, "");
                 self.done();

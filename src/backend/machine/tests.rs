@@ -311,11 +311,17 @@ fn a_refused_answer_is_a_failure_and_not_a_new_question() {
     machine.provide_input((1, 6), 0, "wrong").unwrap();
     let failed = AuthFailed::Permanent { reason: String::new() };
     ended(&mut machine, Outcome::AuthFailed(failed));
-    // The command line client goes on as after every answer, then looks at the status.
-    assert_eq!(request(&mut machine, Request::Ready), [""; 0]);
-    assert_eq!(request(&mut machine, Request::Connect), [""; 0]);
-    assert_eq!(machine.status().codes(), (2, 11));
-    // Whoever asks again is told what is needed for another try.
+    // The command line client goes on as after every answer, more than once, until it looks at the
+    // status.
+    for _ in 0..2 {
+        assert_eq!(machine.type_groups(), []);
+        assert_eq!(request(&mut machine, Request::Ready), [""; 0]);
+        assert_eq!(request(&mut machine, Request::Connect), [""; 0]);
+        assert_eq!(machine.status().codes(), (2, 11));
+    }
+    // Whoever asks later is told what is needed for another try.
+    machine.timeout();
+    assert_eq!(machine.type_groups(), [(1, 1)]);
     assert_eq!(refused(&mut machine, Request::Ready), "Missing user credentials");
 }
 
