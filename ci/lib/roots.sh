@@ -42,7 +42,8 @@ apt_proxy_env() {
     fi
 }
 
-# in_root ROOT COMMAND...: runs a command inside a root, with /proc, /dev and /sys as they are here.
+# in_root ROOT COMMAND...: runs a command inside a root, with /proc, /dev and /sys as they are here,
+# but for /dev/net/tun, which everybody may open there as on every Debian: without udev it is root's.
 # The mounts live in a mount namespace of their own, so nothing is left behind however it ends.
 in_root() {
     local root=$1
@@ -52,6 +53,10 @@ in_root() {
         root=$1; shift
         mount -t proc proc "$root/proc"
         mount --rbind /dev "$root/dev"
+        if [ -c /dev/net/tun ]; then
+            mount -t tmpfs -o mode=755 net "$root/dev/net"
+            mknod -m 666 "$root/dev/net/tun" c 10 200
+        fi
         mount -t sysfs sysfs "$root/sys" 2>/dev/null || mount --rbind /sys "$root/sys"
         [ ! -d /run/netns ] || { mkdir -p "$root/run/netns"; mount --rbind /run/netns "$root/run/netns"; }
         exec chroot "$root" /usr/bin/env -u TMPDIR "$@"

@@ -359,6 +359,10 @@ impl Tun {
         let error = opened.err().map(|e| match e.raw_os_error() {
             Some(libc::ENOENT) => "missing: load the module tun".to_owned(),
             Some(libc::ENODEV | libc::ENXIO) => "there, but the kernel has no tun".to_owned(),
+            Some(libc::EACCES) => {
+                "this user may not read and write it: chmod 666 /dev/net/tun".to_owned()
+            }
+            Some(libc::EPERM) => "this container may not use it: --device /dev/net/tun".to_owned(),
             _ => e.to_string(),
         });
         Self { usable: error.is_none(), error }

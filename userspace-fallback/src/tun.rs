@@ -169,7 +169,16 @@ fn not_opened(source: io::Error) -> Error {
         Some(libc::ENODEV | libc::ENXIO) => {
             Error::NotPermitted { operation, needs: "the kernel module tun (modprobe tun)" }
         }
-        _ => not_permitted(source, "opening /dev/net/tun"),
+        // The capability does not come into it before the device is open.
+        Some(libc::EACCES) => Error::NotPermitted {
+            operation,
+            needs: "read and write access to /dev/net/tun (chmod 666 /dev/net/tun)",
+        },
+        Some(libc::EPERM) => Error::NotPermitted {
+            operation,
+            needs: "the device /dev/net/tun, which this container may not use (--device /dev/net/tun)",
+        },
+        _ => Error::io("opening /dev/net/tun", source),
     }
 }
 
@@ -190,7 +199,16 @@ mod tests {
             (libc::ENOENT, "the TUN interface needs /dev/net/tun, which is missing (modprobe tun)"),
             (libc::ENODEV, "the TUN interface needs the kernel module tun (modprobe tun)"),
             (libc::ENXIO, "the TUN interface needs the kernel module tun (modprobe tun)"),
-            (libc::EACCES, "opening /dev/net/tun needs CAP_NET_ADMIN"),
+            (
+                libc::EACCES,
+                "the TUN interface needs read and write access to /dev/net/tun \
+                 (chmod 666 /dev/net/tun)",
+            ),
+            (
+                libc::EPERM,
+                "the TUN interface needs the device /dev/net/tun, which this container may not use \
+                 (--device /dev/net/tun)",
+            ),
         ] {
             let error = not_opened(io::Error::from_raw_os_error(errno));
             assert!(matches!(error, Error::NotPermitted { .. }), "{error:?}");

@@ -9,9 +9,7 @@ use super::super::queue::Question;
 use super::super::signing;
 use super::super::status::{Status, StatusMajor, StatusMinor};
 use super::super::text::printable;
-use super::{
-    Effect, LAST_WORD_DELAY, LOGIN_NEEDED, Machine, Phase, QUESTIONS_DELAY, Run, State,
-};
+use super::{Effect, LAST_WORD_DELAY, LOGIN_NEEDED, Machine, Phase, QUESTIONS_DELAY, Run, State};
 use crate::control::PendingAuth;
 use crate::secret::Secret;
 use crate::session::{ConnectionInfo, Outcome, SessionEvent, SessionState, SignatureRequest};
@@ -292,10 +290,9 @@ impl Machine {
                     self.say(StatusMinor::ConnFailed, message);
                 }
             }
-            State::AuthFailed { questions_due } => {
-                if std::mem::take(questions_due) {
-                    self.ask_login_again();
-                }
+            State::AuthFailed { questions_due: due @ true } => {
+                *due = false;
+                self.ask_login_again();
             }
             State::Ending(_) => {
                 error!("The connection did not wind up in time");

@@ -146,10 +146,7 @@ impl Machine {
                 return Ok(());
             }
             State::Ending(_) | State::Done => return Err(Error::state_changing()),
-            State::Idle
-            | State::AuthFailed { .. }
-            | State::NeedsInput
-            | State::Failed { .. } => {}
+            State::Idle | State::AuthFailed { .. } | State::NeedsInput | State::Failed { .. } => {}
         }
         self.say_config_ok();
         if self.queue.has_gaps() {
