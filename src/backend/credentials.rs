@@ -76,7 +76,8 @@ pub(super) fn ask_proxy(queue: &mut Queue, dialect: Dialect) {
     queue.renew(AttentionGroup::HttpProxyCreds, dialect, questions);
 }
 
-/// Takes the answers for one attempt. The answer to a dynamic challenge is used up by it.
+/// Takes the answers for one attempt. The answer to a dynamic challenge is used up by it, and with
+/// `auth-nocache` every answer is.
 pub(super) fn login(
     queue: &mut Queue,
     options: &Options,
@@ -117,6 +118,10 @@ pub(super) fn login(
         ),
         _ => (password, false),
     };
+    if auth.nocache {
+        queue.spend(AttentionGroup::UserPassword);
+        queue.spend(AttentionGroup::ChallengeStatic);
+    }
     Login { credentials: Credentials { username, password }, one_time }
 }
 

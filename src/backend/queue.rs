@@ -14,10 +14,22 @@ pub struct Slot {
     name: &'static str,
     description: String,
     hidden: bool,
-    value: Option<Secret<String>>,
+    answer: Answer,
+}
+
+#[derive(Clone, Debug)]
+enum Answer {
+    Due,
+    Given(Secret<String>),
+    /// Was given, has been used, and is not kept.
+    Spent,
 }
 
 impl Slot {
+    const fn is_open(&self) -> bool {
+        matches!(self.answer, Answer::Due)
+    }
+
     /// Attention type and group in the dialect in use.
     pub const fn numbers(&self) -> (u32, u32) {
         self.numbers
@@ -86,7 +98,7 @@ impl Queue {
             name: question.name,
             description: printable(&question.description),
             hidden: question.hidden,
-            value: question.value,
+            answer: question.value.map_or(Answer::Due, Answer::Given),
         }));
     }
 
@@ -97,7 +109,7 @@ impl Queue {
 
     /// True while a question has no answer.
     pub(super) fn has_gaps(&self) -> bool {
-        self.slots.iter().any(|slot| slot.value.is_none())
+        self.slots.iter().any(Slot::is_open)
     }
 
     /// True if the group has asked something.
@@ -107,18 +119,34 @@ impl Queue {
 
     /// True while one of the group's questions has no answer.
     pub(super) fn is_open(&self, group: AttentionGroup) -> bool {
-        self.slots.iter().any(|slot| slot.group == group && slot.value.is_none())
+        self.slots.iter().any(|slot| slot.group == group && slot.is_open())
     }
 
     /// The answer to a question.
     pub(super) fn value(&self, group: AttentionGroup, name: &str) -> Option<&Secret<String>> {
-        self.slots.iter().find(|slot| slot.group == group && slot.name == name)?.value.as_ref()
+        let slot = self.slots.iter().find(|slot| slot.group == group && slot.name == name)?;
+        match &slot.answer {
+            Answer::Given(value) => Some(value),
+            Answer::Due | Answer::Spent => None,
+        }
+    }
+
+    /// Forgets the answers of a group without asking for them again.
+    pub(super) fn spend(&mut self, group: AttentionGroup) {
+        for slot in self.slots.iter_mut().filter(|slot| slot.group == group && !slot.is_open()) {
+            slot.answer = Answer::Spent;
+        }
+    }
+
+    /// True if [`Self::spend`] has left a group without its answers.
+    pub(super) fn is_spent(&self, group: AttentionGroup) -> bool {
+        self.slots.iter().any(|slot| slot.group == group && matches!(slot.answer, Answer::Spent))
     }
 
     /// Pairs with at least one open question, each once, in order of creation.
     pub(super) fn type_groups(&self) -> Vec<(u32, u32)> {
         let mut pairs = Vec::new();
-        for slot in self.slots.iter().filter(|slot| slot.value.is_none()) {
+        for slot in self.slots.iter().filter(|slot| slot.is_open()) {
             if !pairs.contains(&slot.numbers) {
                 pairs.push(slot.numbers);
             }
@@ -128,13 +156,13 @@ impl Queue {
 
     /// Ids of the open questions of a pair, ascending.
     pub(super) fn check(&self, numbers: (u32, u32)) -> Vec<u32> {
-        self.of(numbers).filter(|slot| slot.value.is_none()).map(Slot::id).collect()
+        self.of(numbers).filter(|slot| slot.is_open()).map(Slot::id).collect()
     }
 
     /// One open question.
     pub(super) fn fetch(&self, numbers: (u32, u32), id: u32) -> Result<&Slot, Error> {
         let slot = self.of(numbers).find(|slot| slot.id == id).ok_or_else(Error::no_such_slot)?;
-        if slot.value.is_some() { Err(Error::slot_answered()) } else { Ok(slot) }
+        if slot.is_open() { Ok(slot) } else { Err(Error::slot_answered()) }
     }
 
     /// Answers a question. Tells whose it was once the group has no open question left.
@@ -156,10 +184,10 @@ impl Queue {
             .iter_mut()
             .find(|slot| slot.numbers == numbers && slot.id == id)
             .ok_or_else(Error::wrong_id)?;
-        if slot.value.is_some() {
+        if !slot.is_open() {
             return Err(Error::id_answered(id));
         }
-        slot.value = Some(value);
+        slot.answer = Answer::Given(value);
         let group = slot.group;
         Ok(self.check(numbers).is_empty().then_some(group))
     }

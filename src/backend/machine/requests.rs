@@ -149,6 +149,10 @@ impl Machine {
             State::Idle | State::AuthFailed { .. } | State::NeedsInput | State::Failed { .. } => {}
         }
         self.say_config_ok();
+        if self.challenge.is_none() && self.queue.is_spent(AttentionGroup::UserPassword) {
+            self.ask_login_again();
+            self.ask_for_login();
+        }
         if self.queue.has_gaps() {
             return Err(Error::input_not_provided());
         }

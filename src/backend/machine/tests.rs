@@ -452,6 +452,38 @@ fn a_renegotiation_asks_for_the_login_again() {
     assert_eq!(said(&mut machine), [""; 0]);
 }
 
+/// `auth-nocache`: an attempt uses the answers up, and the next one asks; a challenge that the server
+/// answers with in between needs none of them.
+#[test]
+fn the_next_attempt_asks_for_what_was_not_kept() {
+    let mut machine = registered("auth-user-pass\nauth-nocache\n");
+    let answer = |machine: &mut Machine| {
+        machine.provide_input((1, 1), 0, "joe").unwrap();
+        machine.provide_input((1, 1), 1, "pw").unwrap();
+    };
+    said(&mut machine);
+    answer(&mut machine);
+    assert_eq!(request(&mut machine, Request::Connect), [CFG, "S 2,6", "start joe:pw"]);
+    assert_eq!(machine.type_groups(), []);
+    let challenge = AuthFailed::Challenge {
+        echo: true,
+        response_required: true,
+        state_id: "id7".to_owned(),
+        username: "joe".to_owned(),
+        text: "Code?".to_owned(),
+    };
+    ended(&mut machine, Outcome::AuthFailed(challenge));
+    machine.provide_input((1, 5), 0, "42").unwrap();
+    let connected = request(&mut machine, Request::Connect);
+    assert_eq!(connected, [CFG, "S 2,6", "start joe:CRV1::id7::42 once"]);
+    ended(&mut machine, Outcome::Unreachable { message: "no answer".to_owned() });
+    assert_eq!(refused(&mut machine, Request::Connect), "Required user input not provided");
+    let asked = [CFG.to_owned(), format!("A 1,1 {LOGIN}"), format!("S 2,4 {LOGIN}")];
+    assert_eq!(said(&mut machine), asked);
+    answer(&mut machine);
+    assert_eq!(request(&mut machine, Request::Connect), [CFG, "S 2,6", "start joe:pw"]);
+}
+
 /// A session that is configuring the network pauses only when that is done.
 #[test]
 fn a_pause_outlasts_the_connection_that_was_being_made() {
