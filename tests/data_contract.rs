@@ -255,9 +255,20 @@ impl Control {
                 Some(buffer)
             }
             (ControlPort::Socket { .. }, OwnedSocket::Tcp(stream)) => {
+                // Does not wait in the kernel: see `TransportSocket::Tcp`.
                 let mut buffer = vec![0; 65_536];
-                stream.set_read_timeout(Some(SOON)).unwrap();
-                let len = stream.read(&mut buffer).ok()?;
+                stream.set_nonblocking(true).unwrap();
+                let received = async {
+                    loop {
+                        match stream.read(&mut buffer) {
+                            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => {
+                                tokio::time::sleep(Duration::from_millis(1)).await;
+                            }
+                            len => return len.ok(),
+                        }
+                    }
+                };
+                let len = timeout(SOON, received).await.ok()??;
                 Some(buffer.get(2..len)?.to_vec())
             }
         }

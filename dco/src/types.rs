@@ -227,7 +227,9 @@ pub struct MssClamp {
 pub enum TransportSocket {
     /// A bound UDP socket, connected to `remote` (see the float attack on `ovpn-dco-v2`).
     Udp(OwnedFd),
-    /// An established TCP connection, read up to a packet boundary, with everything written.
+    /// An established TCP connection, read up to a packet boundary, with everything written. The
+    /// kernel channel makes it non-blocking, for all its descriptors: with `ovpn-dco-v2` a receive
+    /// that waits leaves the socket locked for good. Keep it so, and poll.
     Tcp(OwnedFd),
 }
 

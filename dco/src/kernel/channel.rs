@@ -290,7 +290,13 @@ impl Backend {
             TransportSocket::Udp(socket) => (socket, false),
             TransportSocket::Tcp(socket) => (socket, true),
         };
-        if !tcp {
+        if tcp {
+            // A receive that waits in ovpn-dco-v2 (`ovpn_tcp_recvmsg`: `sk_wait_event` without the
+            // lock it expects) leaves the socket locked: the next send hangs in the kernel for good.
+            SockRef::from(&socket)
+                .set_nonblocking(true)
+                .map_err(|e| Error::io("making the transport socket non-blocking", e))?;
+        } else {
             check_udp(api, &socket, remote)?;
         }
         self.device.new_peer(&NewPeer {

@@ -1,8 +1,8 @@
 //! The transport socket while the kernel uses it.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ovpn_dco::kernel::Api;
 use ovpn_dco::{
@@ -13,13 +13,34 @@ use ovpn_dco::{
 use crate::support::{Pair, SECOND, Sockets, Transport, bind, event, guest, silence};
 
 fn tcp(sockets: &Sockets) -> (TcpStream, TcpStream) {
-    let clone = |fd: &std::os::fd::OwnedFd| {
-        let stream = TcpStream::from(fd.try_clone().unwrap());
-        stream.set_nonblocking(false).unwrap();
-        stream.set_read_timeout(Some(5 * SECOND)).unwrap();
-        stream
-    };
+    let clone = |fd: &std::os::fd::OwnedFd| TcpStream::from(fd.try_clone().unwrap());
     (clone(&sockets.client), clone(&sockets.server))
+}
+
+/// What comes within five seconds. Does not wait in the kernel: see `TransportSocket::Tcp`.
+fn read(stream: &mut TcpStream, buffer: &mut [u8]) -> usize {
+    stream.set_nonblocking(true).unwrap();
+    let start = Instant::now();
+    loop {
+        match stream.read(buffer) {
+            Err(e) if e.kind() == ErrorKind::WouldBlock && start.elapsed() < 5 * SECOND => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            len => return len.unwrap(),
+        }
+    }
+}
+
+/// So many bytes of the stream.
+fn read_exact(stream: &mut TcpStream, len: usize) -> Vec<u8> {
+    let (mut bytes, mut done) = (vec![0; len], 0);
+    while done < len {
+        match read(stream, &mut bytes[done..]) {
+            0 => panic!("the stream ended after {done} of {len} bytes"),
+            more => done += more,
+        }
+    }
+    bytes
 }
 
 fn udp(sockets: &Sockets) -> (UdpSocket, UdpSocket) {
@@ -95,29 +116,24 @@ fn control_packets_over_tcp() {
             if api == Api::Ovpn {
                 let mut packets = Vec::new();
                 for _ in 0..2 {
-                    let len = client.read(&mut buffer).unwrap();
+                    let len = read(&mut client, &mut buffer);
                     packets.push(buffer[..len].to_vec());
                 }
                 assert_eq!(packets, [one, two]);
             } else {
-                let mut stream = vec![0; one.len() + two.len()];
-                client.read_exact(&mut stream).unwrap();
+                let stream = read_exact(&mut client, one.len() + two.len());
                 assert_eq!(stream, [one, two].concat());
             }
             let back = control(300, round);
             client.write_all(&back).unwrap();
-            let mut got = vec![0; back.len()];
-            server.read_exact(&mut got).unwrap();
-            assert_eq!(got, back);
+            assert_eq!(read_exact(&mut server, back.len()), back);
         }
         silence(&mut pair.client.channel, SECOND).await;
         pair.client.channel.del_peer().await.unwrap();
         // The stream is ours again, at a packet boundary.
         let last = control(50, 9);
         server.write_all(&last).unwrap();
-        let mut got = vec![0; last.len()];
-        client.read_exact(&mut got).unwrap();
-        assert_eq!(got, last);
+        assert_eq!(read_exact(&mut client, last.len()), last);
         pair.close().await;
     });
 }
@@ -138,10 +154,9 @@ fn queued_at_the_hand_over() {
         pair.client.new_peer(&sockets, Keepalive::default()).await;
         // ovpn-dco-v2 does not look at what was queued before more arrives.
         server.write_all(&packet[50..]).unwrap();
-        let mut got = vec![0; 2 * packet.len()];
-        client.read_exact(&mut got[..packet.len()]).unwrap();
-        client.read_exact(&mut got[packet.len()..]).unwrap();
-        assert_eq!(got, [packet.clone(), packet].concat(), "{api:?}");
+        for _ in 0..2 {
+            assert_eq!(read_exact(&mut client, packet.len()), packet, "{api:?}");
+        }
         pair.close().await;
     });
 }
@@ -156,7 +171,7 @@ fn fin() {
         pair.client.new_peer(&sockets, Keepalive { interval: 10, timeout: 60 }).await;
         let (mut client, server) = tcp(&sockets);
         server.shutdown(std::net::Shutdown::Both).unwrap();
-        assert_eq!(client.read(&mut [0; 100]).unwrap(), 0);
+        assert_eq!(read(&mut client, &mut [0; 100]), 0);
         silence(&mut pair.client.channel, 2 * SECOND).await;
         pair.client.channel.stats().await.unwrap();
         pair.client.channel.del_peer().await.unwrap();
