@@ -271,4 +271,6 @@ pub struct PeerStats {
     pub decrypt_errors: u64,
     /// Packets refused by the replay window (userspace only).
     pub replay_errors: u64,
+    /// Packets that the transport socket refused for good (userspace only).
+    pub send_errors: u64,
 }

@@ -40,6 +40,7 @@ impl Statistics {
         self.add("TUN_PACKETS_OUT", peer.vpn_rx_packets);
         self.add("DECRYPT_ERROR", peer.decrypt_errors);
         self.add("REPLAY_ERROR", peer.replay_errors);
+        self.add("NETWORK_SEND_ERROR", peer.send_errors);
     }
 
     /// Adds all of another's counters.

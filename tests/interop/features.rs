@@ -255,6 +255,26 @@ fn counters_across_a_reconnect() {
     }
 }
 
+/// What the network refuses to take is counted, by the data path in user space at least: kernels do
+/// not tell.
+#[test]
+fn refused_packets_are_counted() {
+    let lab = Lab::new();
+    let config = plain(Version::V27, Transport::Udp4);
+    let _server = lab.start_server(&config);
+    let mut running = lab.start_client(&lab.profile(&config, ""), &["--dco", "off"]);
+    running.wait(CONNECTED, Duration::from_secs(15)).unwrap();
+    let errors = |running: &mut Client| running.statistics()["NETWORK_SEND_ERROR"].as_u64();
+    assert_eq!(errors(&mut running).unwrap_or_default(), 0);
+    lab.client_ns.sh("ip route add unreachable 198.51.100.1");
+    lab.ping_with("-n -q -c 5 -i 0.01 -W 1 10.8.0.1").unwrap_err();
+    lab.client_ns.sh("ip route del unreachable 198.51.100.1");
+    lab.ping("10.8.0.1").unwrap();
+    let refused = errors(&mut running).unwrap_or_default();
+    // Keepalive may add one.
+    assert!((5..=7).contains(&refused), "{refused}");
+}
+
 /// SIGUSR2 prints the counters and changes nothing else.
 #[test]
 fn counters_on_signal() {

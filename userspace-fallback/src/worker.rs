@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use ovpn_dco::{ControlPort, DataEvent, Error, Keepalive, KeyConfig, KeySlot, PeerConfig};
+use ovpn_dco::{
+    ControlPort, DataEvent, Error, Keepalive, KeyConfig, KeySlot, PeerConfig, PeerStats,
+};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::delivery::deliver;
@@ -59,6 +61,8 @@ pub(crate) struct Worker {
     coalescer: Coalescer,
     uplink: Uplink,
     counters: Counters,
+    /// What `counters.send_dropped` was when the peer came.
+    dropped_before: u64,
     now: Instant,
     pacer: Pacer,
     tun_readable: bool,
@@ -107,6 +111,7 @@ impl Worker {
             coalescer: Coalescer::new(config),
             uplink: Uplink { buffer: vec![0; READ_BUFFER].into(), pending: None },
             counters: Counters::default(),
+            dropped_before: 0,
             now: Instant::now(),
             pacer: Pacer::new(Instant::now()),
             tun_readable: false,
@@ -216,7 +221,8 @@ impl Worker {
     }
 
     fn publish(&self) {
-        let peer = self.link.as_ref().map(|link| link.peer.stats());
+        let send_errors = self.counters.send_dropped - self.dropped_before;
+        let peer = self.link.as_ref().map(|l| PeerStats { send_errors, ..l.peer.stats() });
         self.published.set(Snapshot { peer, counters: self.counters });
     }
 
@@ -445,6 +451,7 @@ impl Worker {
         self.forget_link();
         let (link, port) = Link::new(config, residue, &self.options, self.now)?;
         self.link = Some(Box::new(link));
+        self.dropped_before = self.counters.send_dropped;
         // The residue may hold whole packets although nothing more arrives.
         self.socket_readable = true;
         self.publish();
