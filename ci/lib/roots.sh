@@ -53,7 +53,7 @@ in_root() {
         root=$1; shift
         mount -t proc proc "$root/proc"
         mount --rbind /dev "$root/dev"
-        if [ -c /dev/net/tun ]; then
+        if [ -c /dev/net/tun ] && [ "$(stat -c %a /dev/net/tun)" != 666 ]; then
             mount -t tmpfs -o mode=755 net "$root/dev/net"
             mknod -m 666 "$root/dev/net/tun" c 10 200
         fi
