@@ -84,8 +84,6 @@ pub struct Overrides {
     pub dns_setup_disabled: bool,
     /// `auth-fail-retry`: keep trying after AUTH_FAILED.
     pub auth_fail_retry: bool,
-    /// `enterprise-profile`: name of a device posture profile.
-    pub enterprise_profile: Option<String>,
     /// `log-level`, 1..=6.
     pub log_level: Option<u8>,
     server: Option<String>,
@@ -199,7 +197,9 @@ impl Overrides {
             "proxy-port" => self.proxy.port = Some(values::port(text).map_err(|p| p.reason)?),
             "proxy-username" => self.proxy.username = Some(text.to_owned()),
             "proxy-password" => self.proxy.password = Some(text.into()),
-            "enterprise-profile" => self.enterprise_profile = Some(text.to_owned()),
+            "enterprise-profile" => {
+                return Err("device posture checks are not implemented".to_owned());
+            }
             // The session manager acts on it.
             "automatic-restart" if matches!(text, "no" | "on-failure") => {}
             "automatic-restart" => return Err(choice("no, on-failure")),
@@ -465,7 +465,6 @@ mod tests {
             text("tls-version-min", "tls_1_3"),
             text("tls-cert-profile", "preferred"),
             flag("persist-tun", true),
-            text("enterprise-profile", "corp"),
             text("automatic-restart", "on-failure"),
         ]);
         let mut o = options("remote a\nverb 1\ntls-version-max 1.2");
@@ -478,6 +477,12 @@ mod tests {
         assert_eq!(o.tls.cert_profile, CertProfile::Preferred);
         assert_eq!(overrides.dns_scope, DnsScope::Tunnel);
         assert!(overrides.auth_fail_retry);
-        assert_eq!(overrides.enterprise_profile.as_deref(), Some("corp"));
+
+        let error =
+            Overrides::default().set("enterprise-profile", &text("", "corp").1).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "Unsupported override: enterprise-profile (device posture checks are not implemented)"
+        );
     }
 }
