@@ -213,6 +213,10 @@ fn lost_events() {
             links.delete(other.index).unwrap();
         });
         noise.await;
+        // Column `Drops` of the generic netlink sockets.
+        let drops = "awk '$2 == 16 { n += $9 } END { print n + 0 }' /proc/net/netlink";
+        let lost: u64 = pair.client.ns.sh(drops).trim().parse().unwrap();
+        assert!(lost > 0, "the queue held all events");
         let told = event(&mut pair.client.channel, 10 * SECOND).await;
         assert!(matches!(told, DataEvent::PeerDeleted(_)), "{told:?}");
         silence(&mut pair.client.channel, SECOND).await;
