@@ -18,12 +18,14 @@
 extern crate self as ovpn_client;
 
 pub mod backend;
+mod bus_call;
 pub mod cli;
 pub mod control;
 pub mod data_path;
 pub mod dbus;
 pub mod logging;
 pub mod network;
+pub mod posture;
 pub mod privileges;
 pub mod profile;
 pub mod secret;

@@ -414,6 +414,7 @@ async fn session(bus: &Bus) -> (SessionHandle, UnboundedReceiver<SessionEvent>, 
         dns_scope: DnsScope::Global,
         gui_version: String::new(),
         sso: String::new(),
+        posture: None,
     };
     let (handle, events) = SessionHandle::start(config);
     (handle, events, server)

@@ -421,6 +421,56 @@ def overrides(recorder):
     return session.end()
 
 
+class Management:
+    """A server's management interface: lines in, lines out."""
+
+    def __init__(self, port):
+        self.socket = socket.create_connection((SERVER, port), timeout=10)
+        self.lines = self.socket.makefile("rw", newline="\r\n")
+
+    def command(self, text):
+        self.lines.write(text + "\r\n")
+        self.lines.flush()
+
+    def until(self, pattern):
+        for line in self.lines:
+            if match := re.search(pattern, line):
+                return match
+
+
+def posture(recorder):
+    """The server asks about this host, and the device posture service of this host answers."""
+    session = Session(recorder, profile(1198), [("enterprise-profile", "example1")])
+    session.start()
+    reachable(session, 1198)
+    server = Management(7505)
+    server.command("status 2")
+    client = server.until(r"^CLIENT_LIST,client,.*").group().split(",")[10]
+    request = {"dpc_request": {"ver": "1.0", "correlation_id": "rs-1", "timestamp": "now", "host_info": True,
+                               "client_time": True}}
+    request = base64.b64encode(json.dumps(request).encode()).decode()
+    server.command("log on")
+    # The only command that sends a text of ours as a control message. The server forgets the client
+    # five seconds later.
+    server.command(f"client-kill {client} ACC,dpc-example1,{len(request)},6,{request}")
+    protocol, length, flags, answer = server.until(r"unknown control message: ACC,([^,]*),(\d+),(\w+),(.*)").groups()
+    answer = answer.strip()
+    session.record["user"].append(["answer", protocol, flags, int(length) == len(answer)])
+    answer = json.loads(answer)["dpc_response"]
+    session.record["user"].append([sorted(answer), answer["ver"], answer["correlation_id"]])
+    system = answer["host_info"]["operating_system"]["uname"]["sysname"]
+    session.record["user"].append(["system", system])
+    return session.end()
+
+
+def unknown_posture_profile(recorder):
+    """An enterprise profile that the service has not got: the connection is made all the same."""
+    session = Session(recorder, profile(1198), [("enterprise-profile", "no-such-profile")])
+    session.start()
+    reachable(session, 1198)
+    return session.end()
+
+
 def device():
     """Name and index of the tunnel: another index is another device."""
     links = json.loads(subprocess.check_output(["ip", "-j", "-d", "link"]))
@@ -644,6 +694,8 @@ def token(recorder):
     return record
 
 
+# Of 27.1 and later.
+POSTURE = [posture, unknown_posture_profile]
 SCENARIOS = [token, plain, tcp, pause, statistics, two_sessions, password, wrong_password,
              wrong_then_right_password, proxy_login, static_challenge, dynamic_challenge, crtext, crtext_wrong, open_url,
              web_auth, passphrase, wrong_passphrase, wrong_ca, unusable_profile, overrides, overrides_tunnel,
@@ -696,11 +748,12 @@ def main():
     time.sleep(0.5)
     recorder = Recorder()
     time.sleep(0.5)
-    wanted = sys.argv[1:]
+    scenarios = SCENARIOS + (POSTURE if os.path.exists("/var/lib/openvpn3/deviceposture") else [])
+    wanted = sys.argv[1:] or [s.__name__ for s in scenarios]
     records = {}
     try:
-        for scenario in [*SCENARIOS, offload]:
-            if scenario.__name__ in (wanted or [s.__name__ for s in SCENARIOS]):
+        for scenario in [*scenarios, offload]:
+            if scenario.__name__ in wanted:
                 print(f"=== {scenario.__name__}", file=sys.stderr)
                 before = host()
                 try:

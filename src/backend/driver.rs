@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::machine::{Attempt, Effect, Machine, Registration, Request, Signal};
 use super::{Error, printable};
+use crate::posture::DevicePosture;
 use crate::secret::{Credentials, Secret};
 use crate::session::{
     NetworkMode, Outcome, SessionConfig, SessionEvent, SessionHandle, Statistics,
@@ -152,6 +153,8 @@ pub struct Settings {
     pub gui_version: String,
     /// `IV_SSO`
     pub sso: String,
+    /// The device posture service, where there is a bus for it.
+    pub posture: Option<DevicePosture>,
 }
 
 /// The backend: the state machine and the session it drives.
@@ -335,6 +338,7 @@ impl Backend {
             dns_scope: attempt.dns_scope,
             gui_version: printable(&self.settings.gui_version),
             sso: self.settings.sso.clone(),
+            posture: self.settings.posture.clone(),
         }
     }
 }
@@ -394,6 +398,7 @@ mod tests {
             runtime_dir: "/nowhere".into(),
             gui_version: "test\n/1".to_owned(),
             sso: "crtext".to_owned(),
+            posture: None,
         };
         let mut backend = Backend::new(settings, start, false);
         let text = format!(

@@ -10,6 +10,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use zeroize::Zeroizing;
 
+use super::app_control::{self, AppControlError, AppMessage, Assembly};
 use super::dialogue::Requesting;
 use super::event::{ControlConfig, ControlError, Event, NegotiatedParameters, TransportKind};
 use super::key_method::ClientRandoms;
@@ -24,7 +25,7 @@ use super::session::{Hello, KeySession, SessionError, Sessions, Stage};
 use super::slots::{KeySlots, SlotChange};
 use super::stats::{ControlStats, ErrorCounter};
 use super::wrap::{Side, UnwrapError, Wrapper};
-use crate::profile::{ControlOptions, WrapOptions};
+use crate::profile::{AppControl, ControlOptions, WrapOptions};
 use crate::secret::Credentials;
 use crate::tls::{TlsFactory, TlsSession};
 
@@ -49,6 +50,8 @@ pub struct ControlChannel {
     pub(super) slots: KeySlots,
     pub(super) renegotiation: Renegotiation,
     pub(super) stats: ControlStats,
+    pub(super) app_control: Option<AppControl>,
+    pub(super) app_message: Assembly,
     transport: TransportKind,
     ipv6: bool,
     tls: Arc<dyn TlsFactory>,
@@ -121,6 +124,8 @@ impl ControlChannel {
             slots: KeySlots::default(),
             renegotiation: Renegotiation::default(),
             stats: ControlStats::default(),
+            app_control: None,
+            app_message: Assembly::default(),
             transport: config.transport,
             ipv6: config.ipv6,
             tls: config.tls,
@@ -272,7 +277,7 @@ impl ControlChannel {
     /// from now on. A token in `parameters` replaces the password.
     pub fn accept_push(
         &mut self,
-        parameters: NegotiatedParameters,
+        mut parameters: NegotiatedParameters,
         now: Instant,
     ) -> Result<(), ControlError> {
         let Phase::Applying { token_pushed } = self.phase else {
@@ -281,6 +286,9 @@ impl ControlChannel {
         let tokens_refused = token_pushed && parameters.auth_token.is_none();
         if let Some(token) = &parameters.auth_token {
             self.use_token(token.clone(), parameters.auth_token_user.clone());
+        }
+        if let Some(agreed) = parameters.app_control.take() {
+            self.app_control = Some(agreed);
         }
         if parameters.dynamic_tls_crypt {
             self.dynamic_wrapper = Some(self.make_dynamic_wrapper()?);
@@ -297,6 +305,21 @@ impl ControlChannel {
     /// Sends the answer to a `CR_TEXT` challenge.
     pub fn respond(&mut self, response: &str, now: Instant) {
         self.send_text(&Zeroizing::new(messages::challenge_response(response)), now);
+    }
+
+    /// Sends a message of an application.
+    ///
+    /// # Errors
+    /// The server has not agreed to the protocol, or to an encoding that fits. Nothing is sent then.
+    pub fn send_app_message(
+        &mut self,
+        message: &AppMessage,
+        now: Instant,
+    ) -> Result<(), AppControlError> {
+        for part in app_control::cut(message, self.app_control.as_ref())? {
+            self.send_text(&part, now);
+        }
+        Ok(())
     }
 
     /// Queues `EXIT`, if the server takes it as a control message (`cc-exit`). False: it does not;

@@ -10,7 +10,7 @@ use super::event::{ControlError, Event, PushedOptions};
 use super::messages::{self, ServerMessage};
 use super::push::{PUSH_REQUEST, PushReply, PushRequests, PushedToken};
 use super::session::KeySession;
-use crate::profile::split_push;
+use crate::profile::{AppControl, split_push};
 use crate::secret::{Credentials, Secret};
 
 /// Waiting for PUSH_REPLY.
@@ -106,6 +106,8 @@ impl ControlChannel {
             ServerMessage::AuthFailed(failed) => Event::AuthFailed(failed),
             ServerMessage::PendingAuth(pending) => Event::PendingAuth(pending),
             ServerMessage::Info(text) => Event::Info(text),
+            ServerMessage::AppControl(part) => return self.handle_app_control(&part),
+            ServerMessage::AppControlAgreed(text) => return self.agree_to_app_control(&text),
             ServerMessage::Restart { reason, flags } => Event::Restart { reason, flags },
             ServerMessage::Halt { reason } => Event::Halt { reason },
             ServerMessage::Exit => Event::ServerExit,
@@ -145,6 +147,31 @@ impl ControlChannel {
                 }
             }
             Phase::Connecting | Phase::Applying { .. } | Phase::Up(_) | Phase::Closed => {}
+        }
+    }
+
+    fn handle_app_control(&mut self, part: &str) {
+        match self.app_message.add(part) {
+            Ok(None) => {}
+            Ok(Some(message)) => {
+                let allows = |agreed: &AppControl| agreed.allows(&message.protocol);
+                if self.app_control.as_ref().is_some_and(allows) {
+                    self.emit(Event::AppControl(message));
+                } else {
+                    tracing::debug!(
+                        "a message of application {} was not agreed on; ignored",
+                        message.protocol
+                    );
+                }
+            }
+            Err(error) => tracing::warn!("message of an application ignored: {error}"),
+        }
+    }
+
+    fn agree_to_app_control(&mut self, text: &str) {
+        match AppControl::from_info(text) {
+            Ok(agreed) => self.app_control = Some(agreed),
+            Err(reason) => tracing::warn!("the server's INFO,ACC: {reason}"),
         }
     }
 

@@ -9,7 +9,8 @@ use ovpn_dco::{Cipher, KeyConfig, KeyId};
 
 use zeroize::Zeroizing;
 
-use crate::profile::{ControlOptions, WrapOptions};
+use super::app_control::AppMessage;
+use crate::profile::{AppControl, ControlOptions, WrapOptions};
 use crate::secret::{Credentials, Secret};
 use crate::tls::{TlsError, TlsFactory};
 
@@ -59,6 +60,8 @@ pub struct NegotiatedParameters {
     pub dynamic_tls_crypt: bool,
     /// `EXIT` may be sent as control message.
     pub cc_exit: bool,
+    /// `custom-control`: replaces what `INFO,ACC:` may have said before.
+    pub app_control: Option<AppControl>,
     /// `reneg-sec` in force; `None` = never.
     pub reneg: Option<Duration>,
     /// `auth-token`, unless filtered out: replaces the password in coming key exchanges.
@@ -110,6 +113,8 @@ pub enum Event {
         /// Seconds the server gives.
         timeout: Option<Duration>,
     },
+    /// A message of an application that the server agreed to.
+    AppControl(AppMessage),
     /// `RESTART`
     Restart {
         /// Text behind it.

@@ -25,6 +25,10 @@ pub enum ServerMessage {
     PendingAuth(PendingAuth),
     /// Any other `INFO` or `INFO_PRE`.
     Info(String),
+    /// `ACC`: a part of a message of an application, behind `ACC,`.
+    AppControl(String),
+    /// `ACC:` in `INFO` or `INFO_PRE`: what the server agrees to, behind the colon.
+    AppControlAgreed(String),
     /// `RESTART`
     Restart {
         /// Text.
@@ -74,6 +78,8 @@ impl ServerMessage {
                 .and_then(|n| n.trim().parse().ok())
                 .map(Duration::from_secs);
             Self::AuthPending { timeout }
+        } else if let Some(rest) = text.strip_prefix("ACC,") {
+            Self::AppControl(rest.to_owned())
         } else if text == "EXIT" {
             Self::Exit
         } else {
@@ -128,8 +134,8 @@ fn info(text: &str) -> ServerMessage {
             response_required: flags.iter().any(|f| f == "R"),
             text: prompt.to_owned(),
         })
-    } else if text.starts_with("ACC:") {
-        ServerMessage::Unknown
+    } else if let Some(agreed) = text.strip_prefix("ACC:") {
+        ServerMessage::AppControlAgreed(agreed.to_owned())
     } else {
         ServerMessage::Info(text.to_owned())
     }

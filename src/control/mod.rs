@@ -15,6 +15,7 @@
 
 // Doc-hidden modules are role-neutral parts, public for the server role of tests and for fuzzing
 // only.
+mod app_control;
 mod channel;
 mod dialogue;
 mod event;
@@ -37,6 +38,7 @@ mod stats;
 #[doc(hidden)]
 pub mod wrap;
 
+pub use app_control::{AppControlError, AppMessage};
 pub use channel::ControlChannel;
 pub use event::{
     Advance, AuthFailed, ControlConfig, ControlError, Event, NegotiatedParameters, PendingAuth,

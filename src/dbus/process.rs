@@ -20,6 +20,7 @@ use super::{INTERFACE, LOG, SESSIONS};
 use crate::backend::{Settings, StartSession, Threads};
 use crate::logging::{LogFile, LogLevel, LogLine};
 use crate::network::NetcfgConfig;
+use crate::posture::DevicePosture;
 use crate::session::NetworkMode;
 use crate::{logging, privileges};
 
@@ -137,6 +138,7 @@ async fn serve(
         runtime_dir: options.runtime_dir.unwrap_or_else(default_runtime_dir),
         gui_version: concat!("ovpn-client/", env!("CARGO_PKG_VERSION")).to_owned(),
         sso: "openurl,webauth,crtext".to_owned(),
+        posture: Some(DevicePosture::new(connection.clone())),
     };
     let config = ServiceConfig {
         settings,

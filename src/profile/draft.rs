@@ -486,6 +486,7 @@ fn defaults() -> Options {
         network: NetworkOptions::default(),
         pull: PullOptions::default(),
         peer_info: Vec::new(),
+        enterprise_profile: None,
         push_peer_info: false,
         verb: None,
         friendly_name: None,

@@ -1,6 +1,7 @@
 //! Profiles and pushed options: text in, complete and valid options out. Pure: files are read
 //! through [`FileSource`] only.
 
+mod app_control;
 mod ciphers;
 mod compression;
 mod directives;
@@ -23,6 +24,7 @@ mod timers;
 mod values;
 mod verdict;
 
+pub use app_control::AppControl;
 pub use lexer::MAX_PROFILE_SIZE;
 pub use occ::occ_string;
 pub use options::*;

@@ -42,6 +42,9 @@ pub struct Options {
     pub pull: PullOptions,
     /// `setenv UV_x`, `setenv IV_x` and friends for the peer info, in the order of the profile.
     pub peer_info: Vec<(String, String)>,
+    /// Override `enterprise-profile`: which device posture checks the server may ask for. The name of
+    /// a profile of the device posture service.
+    pub enterprise_profile: Option<String>,
     /// `push-peer-info`: send hardware address, TLS library and platform version too.
     pub push_peer_info: bool,
     /// `verb`, where given (0..=11).

@@ -94,6 +94,7 @@ pub struct Overrides {
     tls_version_min: Option<TlsVersion>,
     cert_profile: Option<CertProfile>,
     persist_tun: Option<bool>,
+    enterprise_profile: Option<String>,
     proxy: ProxyOverrides,
 }
 
@@ -198,7 +199,7 @@ impl Overrides {
             "proxy-username" => self.proxy.username = Some(text.to_owned()),
             "proxy-password" => self.proxy.password = Some(text.into()),
             "enterprise-profile" => {
-                return Err("device posture checks are not implemented".to_owned());
+                self.enterprise_profile = Some(text.to_owned()).filter(|name| !name.is_empty());
             }
             // The session manager acts on it.
             "automatic-restart" if matches!(text, "no" | "on-failure") => {}
@@ -236,6 +237,7 @@ impl Overrides {
         tls.version_max = tls.version_max.max(tls.version_min);
         tls.cert_profile = self.cert_profile.unwrap_or(tls.cert_profile);
         options.device.persist = self.persist_tun.unwrap_or(options.device.persist);
+        options.enterprise_profile.clone_from(&self.enterprise_profile);
         unusable
     }
 
@@ -466,6 +468,7 @@ mod tests {
             text("tls-cert-profile", "preferred"),
             flag("persist-tun", true),
             text("automatic-restart", "on-failure"),
+            text("enterprise-profile", "corp"),
         ]);
         let mut o = options("remote a\nverb 1\ntls-version-max 1.2");
         assert_eq!(overrides.apply(&mut o), []);
@@ -477,12 +480,9 @@ mod tests {
         assert_eq!(o.tls.cert_profile, CertProfile::Preferred);
         assert_eq!(overrides.dns_scope, DnsScope::Tunnel);
         assert!(overrides.auth_fail_retry);
-
-        let error =
-            Overrides::default().set("enterprise-profile", &text("", "corp").1).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "Unsupported override: enterprise-profile (device posture checks are not implemented)"
-        );
+        assert_eq!(o.enterprise_profile.as_deref(), Some("corp"));
+        let none = collect([text("enterprise-profile", "")]);
+        assert_eq!(none.apply(&mut o), []);
+        assert_eq!(o.enterprise_profile, None);
     }
 }

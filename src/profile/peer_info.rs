@@ -2,6 +2,7 @@
 
 use ovpn_dco::Cipher;
 
+use super::app_control;
 use super::options::Options;
 
 /// What this client can do, as `IV_PROTO` bits. A server relies on every bit, so only what works is
@@ -35,6 +36,8 @@ pub struct PeerInfoExtra {
     pub gui_version: String,
     /// `IV_SSO`: comma list of `webauth`, `openurl`, `crtext`, `proxy`; empty: none.
     pub sso: String,
+    /// `IV_ACC`: applications whose messages are answered, `a:b`; empty: none.
+    pub app_protocols: String,
     /// `IV_HWADDR`: `aa:bb:cc:dd:ee:ff`, sent with push-peer-info only.
     pub hardware_address: Option<String>,
     /// `IV_SSL`, sent with push-peer-info only.
@@ -79,6 +82,9 @@ pub fn peer_info(options: &Options, extra: &PeerInfoExtra) -> String {
     for (name, own) in [("IV_GUI_VER", &extra.gui_version), ("IV_SSO", &extra.sso)] {
         let value = Some(own.clone()).filter(|v| !v.is_empty()).or_else(|| configured(name));
         info.optional(name, value.as_deref());
+    }
+    if !extra.app_protocols.is_empty() {
+        info.line("IV_ACC", &format!("{},{}", app_control::OFFER, extra.app_protocols));
     }
     if options.push_peer_info {
         for (name, value) in options.peer_info.iter().filter(|(name, _)| name.starts_with("UV_")) {
@@ -145,6 +151,7 @@ mod tests {
         let extra = PeerInfoExtra {
             gui_version: "test 1".to_owned(),
             sso: "crtext".to_owned(),
+            app_protocols: "cxa1:dpc1".to_owned(),
             hardware_address: Some("02:00:00:00:00:01".to_owned()),
             tls_library: Some("lib".to_owned()),
             platform_version: Some("6.18".to_owned()),
@@ -154,7 +161,8 @@ mod tests {
         let info = peer_info(&o, &extra);
         assert!(info.ends_with(
             "IV_LZO_STUB=1\nIV_COMP_STUB=1\nIV_COMP_STUBv2=1\nIV_HWADDR=02:00:00:00:00:01\n\
-             IV_SSL=lib\nIV_PLAT_VER=6.18\nIV_GUI_VER=test 1\nIV_SSO=crtext\nUV_ID=7\n"
+             IV_SSL=lib\nIV_PLAT_VER=6.18\nIV_GUI_VER=test 1\nIV_SSO=crtext\n\
+             IV_ACC=2048,6:A,cxa1:dpc1\nUV_ID=7\n"
         ));
         assert_eq!(info.matches("IV_PROTO=").count(), 1);
         assert!(peer_info(&o, &PeerInfoExtra::default()).contains("IV_SSO=webauth\n"));

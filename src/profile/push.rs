@@ -11,6 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ovpn_dco::{Cipher, Framing, PeerId};
 
+use super::app_control::AppControl;
 use super::compression::{self, Compression};
 use super::directives::ECHO;
 use super::lexer::{Escapes, tokenize};
@@ -47,6 +48,8 @@ pub struct SessionOptions {
     pub dynamic_tls_crypt: bool,
     /// `cc-exit`: exit notification as control message.
     pub cc_exit: bool,
+    /// `custom-control`: messages of applications.
+    pub app_control: Option<AppControl>,
     /// Profile's network options with the pushed ones applied and merged. The topology is always
     /// set.
     pub network: NetworkOptions,
@@ -182,6 +185,7 @@ impl<'a> Push<'a> {
             tls_ekm: false,
             dynamic_tls_crypt: false,
             cc_exit: false,
+            app_control: None,
             network,
             tun_mtu: profile.data.tun_mtu,
             ping: None,
@@ -295,6 +299,10 @@ impl<'a> Push<'a> {
             "auth-nocache" => {
                 self.session.auth_nocache = !self.profile.auth.is_complete();
             }
+            "custom-control" => match AppControl::from_words(args) {
+                Ok(agreed) => self.session.app_control = Some(agreed),
+                Err(problem) => self.ignore(name, &problem.reason),
+            },
             "push-continuation" => {}
             _ => match without_effect(name) {
                 Some(reason) => self.ignore(name, reason),
@@ -408,12 +416,9 @@ fn without_effect(name: &str) -> Option<&'static str> {
         "rcvbuf" | "sndbuf" | "bind-dev" | "verb" | "ifconfig-noexec" | "lladdr" => {
             "set in the profile only"
         }
-        "shaper"
-        | "client-nat"
-        | "redirect-dns"
-        | "client-ip"
-        | "remote-cache-lifetime"
-        | "custom-control" => "not supported",
+        "shaper" | "client-nat" | "redirect-dns" | "client-ip" | "remote-cache-lifetime" => {
+            "not supported"
+        }
         "echo" => ECHO,
         "setenv-safe" | "parameter" => "scripts and plugins are not run",
         "auth" => "data ciphers here authenticate by themselves",

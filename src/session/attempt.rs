@@ -13,6 +13,7 @@ use super::commands::{Request, Wish};
 use super::event::{SessionEvent, SessionState};
 use super::host;
 use super::inactivity::{Inactivity, traffic};
+use super::posture::{Check, Posture};
 use super::reconnect::Ending;
 use super::run::{End, Session};
 use super::signing;
@@ -56,6 +57,11 @@ pub(super) struct Link {
 impl Session {
     /// Runs one attempt to its end. Afterwards the transport is closed and the tunnel has no peer.
     pub(super) async fn attempt(&mut self, credentials: Credentials) -> End {
+        if let Some(posture) = &mut self.posture
+            && let Err(wish) = self.commands.or_wish(&self.statistics, posture.look_up()).await
+        {
+            return wish.into();
+        }
         let (remote, transport) = match self.open().await {
             Ok(opened) => opened,
             Err(end) => return end,
@@ -74,6 +80,9 @@ impl Session {
         self.statistics.add_all(&link.statistics());
         if let Some(signing) = &mut self.signing {
             signing.forget();
+        }
+        if let Some(posture) = &mut self.posture {
+            posture.forget_checks();
         }
         end
     }
@@ -170,6 +179,7 @@ impl Session {
         let extra = PeerInfoExtra {
             gui_version: self.config.gui_version.clone(),
             sso: self.config.sso.clone(),
+            app_protocols: self.posture.as_ref().map(Posture::protocols).unwrap_or_default(),
             // The kernel knows no framing, so a server must not count on it.
             stubs: matches!(self.decide(&remote, None), Decision::Userspace { .. }),
             hardware_address: host::machine_identifier(),
@@ -242,6 +252,7 @@ impl Session {
                     signing::Step::Ask(request) => self.tell(SessionEvent::Sign(request)),
                     signing::Step::Progress => link.control.handle_tls_ready(Instant::now()),
                 },
+                check = next_check(self.posture.as_mut()) => answer_check(link, check),
                 request = self.commands.next() => match request {
                     Request::Wish(Wish::Resume) => {}
                     Request::Wish(wish) => return wish.into(),
@@ -333,6 +344,11 @@ impl Session {
                     timeout.map_or_else(String::new, |t| format!(" (up to {} s)", t.as_secs()))
                 );
             }
+            Event::AppControl(message) => {
+                if let Some(posture) = &mut self.posture {
+                    posture.consider(message);
+                }
+            }
             Event::Restart { reason, flags } => return Err(Ending::ServerRestart(reason, flags)),
             Event::Halt { reason } => return Err(Ending::Halted(reason)),
             Event::AuthFailed(failed) => return Err(Ending::AuthFailed(failed)),
@@ -378,6 +394,7 @@ impl Session {
             tls_ekm: options.tls_ekm,
             dynamic_tls_crypt: options.dynamic_tls_crypt,
             cc_exit: options.cc_exit,
+            app_control: options.app_control.clone(),
             reneg: options.reneg.unwrap_or(self.config.options.control.reneg),
             auth_token: options.auth_token.clone(),
             auth_token_user: options.auth_token_user.clone(),
@@ -577,6 +594,24 @@ async fn next_signing(signing: Option<&mut signing::Signing>) -> signing::Step {
     match signing {
         Some(signing) => signing.next().await,
         None => std::future::pending().await,
+    }
+}
+
+async fn next_check(posture: Option<&mut Posture>) -> Check {
+    match posture {
+        Some(posture) => posture.next_check().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Passes the outcome of a device posture check on to the server.
+fn answer_check(link: &mut Link, check: Check) {
+    match check {
+        Ok(answer) => match link.control.send_app_message(&answer, Instant::now()) {
+            Ok(()) => tracing::info!("device posture: answered ({})", answer.protocol),
+            Err(error) => tracing::error!("device posture: the answer cannot be sent: {error}"),
+        },
+        Err(error) => tracing::error!("device posture: the check failed: {error}"),
     }
 }
 

@@ -16,6 +16,7 @@ mod keys;
 mod mtu;
 mod network;
 mod plane;
+mod posture;
 mod reconnect;
 mod remotes;
 mod run;
@@ -34,6 +35,7 @@ use commands::Command;
 pub use event::{ConnectionInfo, Outcome, SessionEvent, SessionState, SignatureRequest};
 pub use stats::Statistics;
 
+use crate::posture::DevicePosture;
 use crate::profile::{DnsScope, Options};
 use crate::secret::{Credentials, Secret};
 
@@ -66,6 +68,8 @@ pub struct SessionConfig {
     pub gui_version: String,
     /// `IV_SSO`: what the front end can do.
     pub sso: String,
+    /// Runs device posture checks, where the profile has an enterprise profile.
+    pub posture: Option<DevicePosture>,
 }
 
 /// Who sets addresses, routes and DNS.

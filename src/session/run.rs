@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use super::commands::{Command, Commands, Wish};
 use super::event::{Outcome, SessionEvent, SessionState};
 use super::network::Network;
+use super::posture::Posture;
 use super::reconnect::{Decision, Ending, Situation, decide};
 use super::remotes::{Advance, Remotes};
 use super::signing::Signing;
@@ -50,6 +51,8 @@ pub(super) struct Session {
     pub(super) tls: Arc<TlsConfig>,
     /// With an external private key only.
     pub(super) signing: Option<Signing>,
+    /// With an enterprise profile only.
+    pub(super) posture: Option<Posture>,
     pub(super) network: Network,
     /// Kept from a lost connection for the next one.
     pub(super) tunnel: Option<Tunnel>,
@@ -163,6 +166,7 @@ impl Session {
             events,
             tls: Arc::new(tls),
             signing,
+            posture: Posture::new(&config),
             network,
             tunnel: None,
             kernel,

@@ -122,6 +122,7 @@ async fn bench(protocol: Protocol, push: &[&str]) -> Bench {
         dns_scope: DnsScope::default(),
         gui_version: String::new(),
         sso: String::new(),
+        posture: None,
     };
     let (commands, receiver) = mpsc::channel(1);
     // Without a handle a session would want to disconnect.

@@ -73,6 +73,7 @@ async fn device_session_and_connection_are_shown_once_there_are_any() {
             runtime_dir: "/nowhere".into(),
             gui_version: "test".to_owned(),
             sso: String::new(),
+            posture: None,
         },
         start: Box::new(move |_| {
             let (commands, command_receiver) = mpsc::unbounded_channel();

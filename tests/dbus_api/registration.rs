@@ -93,8 +93,9 @@ async fn a_process_asks_for_its_registration_at_once() {
 async fn services_that_never_answer_delay_nothing() {
     let bus = Bus::start();
     let mut manager = StandIn::session_manager(&bus).await;
-    let (_server, profile) = silent_server("push-peer-info");
-    let _configuration = StandIn::configuration(&bus, profile).await;
+    let (server, profile) = silent_server("push-peer-info");
+    let overrides = vec![("enterprise-profile", "example1")];
+    let _configuration = StandIn::configuration_with(&bus, profile, overrides).await;
     let mut mute = Vec::new();
     for name in [LOG, NETCFG, "org.freedesktop.hostname1", "net.openvpn.v3.devposture"] {
         mute.push(StandIn::start(&bus, name, Box::new(|_| None)).await);
@@ -105,6 +106,9 @@ async fn services_that_never_answer_delay_nothing() {
     backend.call(&manager, "Connect", &()).await.unwrap();
     let took = started.elapsed();
     assert!(took < Duration::from_secs(2), "{took:?}");
+    // The connection waits for the posture service, but not for long.
+    server.set_read_timeout(Some(LIMIT)).unwrap();
+    assert!(server.recv(&mut [0; 2048]).unwrap() > 0, "the first packet to the server");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -255,6 +255,7 @@ impl Sim {
             tls_ekm: self.server.config.tls_ekm,
             dynamic_tls_crypt: self.server.config.dynamic_tls_crypt,
             cc_exit: true,
+            app_control: None,
             reneg: None,
             auth_token: None,
             auth_token_user: None,

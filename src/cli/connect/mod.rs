@@ -163,6 +163,7 @@ fn backend(
             runtime_dir: args.runtime_dir.clone(),
             gui_version: concat!("ovpn-client/", env!("CARGO_PKG_VERSION")).to_owned(),
             sso: "openurl,webauth,crtext".to_owned(),
+            posture: None,
         },
         start: threads.starter(),
         files,

@@ -11,7 +11,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::debug;
 use zbus::message::{Flags, Type};
-use zbus::{Connection, DynamicType, Message, MessageStream, OwnedVariant, Variant, fdo};
+use zbus::{Connection, DynamicType, Message, MessageStream, OwnedVariant, Variant};
+
+use crate::bus_call::CallFailure;
 
 const SERVICE: &str = "net.openvpn.v3.netcfg";
 const INTERFACE: &str = "net.openvpn.v3.netcfg";
@@ -84,35 +86,13 @@ impl NetcfgError {
 
     fn new(method: &str, error: zbus::Error) -> Self {
         let method = method.to_owned();
-        match error {
-            zbus::Error::MethodError(name, message, _) => Self::Refused {
-                method,
-                name: name.to_string(),
-                message: readable(&message.unwrap_or_default()).to_owned(),
-            },
-            zbus::Error::FDO(error) => {
-                let name = zbus::DBusError::name(&*error).to_string();
-                let message = zbus::DBusError::description(&*error).unwrap_or_default().to_owned();
-                match *error {
-                    fdo::Error::ServiceUnknown(_)
-                    | fdo::Error::NameHasNoOwner(_)
-                    | fdo::Error::SpawnServiceNotFound(_) => {
-                        Self::Unavailable { reason: message, startable: false }
-                    }
-                    fdo::Error::SpawnExecFailed(_)
-                    | fdo::Error::SpawnForkFailed(_)
-                    | fdo::Error::SpawnChildExited(_)
-                    | fdo::Error::SpawnFailed(_) => {
-                        Self::Unavailable { reason: message, startable: true }
-                    }
-                    fdo::Error::NoReply(_) | fdo::Error::Timeout(_) => Self::Timeout { method },
-                    _ => {
-                        let message = readable(&message).to_owned();
-                        Self::Refused { method, name, message }
-                    }
-                }
+        match CallFailure::from(error) {
+            CallFailure::Unavailable { reason, startable } => {
+                Self::Unavailable { reason, startable }
             }
-            other => Self::Bus { method, reason: other.to_string() },
+            CallFailure::Refused { name, message } => Self::Refused { method, name, message },
+            CallFailure::NoAnswer => Self::Timeout { method },
+            CallFailure::Bus { reason } => Self::Bus { method, reason },
         }
     }
 
@@ -170,14 +150,6 @@ async fn find_or_start(connection: &Connection) -> Result<(), NetcfgError> {
     let name = (SERVICE, 0_u32);
     let started = connection.call_method(Some(BUS), BUS_OBJECT, Some(BUS), START, &name).await;
     started.map(drop).map_err(|error| NetcfgError::new(START, error))
-}
-
-/// `GDBus.Error:net.openvpn.v3.netcfg.error: text` is how GLib transports errors of its own.
-fn readable(message: &str) -> &str {
-    message
-        .strip_prefix("GDBus.Error:")
-        .and_then(|rest| rest.split_once(": "))
-        .map_or(message, |(_, text)| text)
 }
 
 /// Calls the service.
@@ -308,17 +280,5 @@ async fn limited(
     match tokio::time::timeout(TIMEOUT, call).await {
         Ok(result) => result.map_err(|e| NetcfgError::new(method, e)),
         Err(_) => Err(NetcfgError::Timeout { method: method.to_owned() }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn glib_errors_become_readable() {
-        let text = "GDBus.Error:net.openvpn.v3.netcfg.error: Failed: no such device";
-        assert_eq!(readable(text), "Failed: no such device");
-        assert_eq!(readable("plain: text"), "plain: text");
     }
 }

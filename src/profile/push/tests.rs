@@ -29,7 +29,8 @@ fn a_usual_push() {
          ifconfig 10.8.0.2 255.255.255.0,ifconfig-ipv6 fd00::2/64 fd00::1,tun-mtu 1400,peer-id 7,\
          cipher AES-128-GCM,protocol-flags cc-exit tls-ekm dyn-tls-crypt,\
          auth-token SESS_ID_x,auth-token-user dXNlcg==,explicit-exit-notify 2,reneg-sec 0,\
-         inactive 600 1000,session-timeout 3600,echo hello world,block-outside-dns",
+         inactive 600 1000,session-timeout 3600,echo hello world,block-outside-dns,\
+         custom-control 2048 A:6 cxa1:dpc1",
     )
     .unwrap();
     assert_eq!(session.peer_id, PeerId::new(7));
@@ -48,6 +49,7 @@ fn a_usual_push() {
     assert_eq!(session.exit_notices, 2);
     assert_eq!(session.reneg, Some(None));
     assert_eq!(session.inactive.unwrap().bytes, 1000);
+    assert!(session.app_control.unwrap().allows("dpc1"));
     assert_eq!(session.session_timeout, Some(Duration::from_secs(3600)));
     assert_eq!(
         session.ignored,

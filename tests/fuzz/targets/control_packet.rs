@@ -121,6 +121,7 @@ fn parameters() -> NegotiatedParameters {
         tls_ekm: true,
         dynamic_tls_crypt: false,
         cc_exit: true,
+        app_control: None,
         reneg: Some(Duration::from_secs(30)),
         auth_token: None,
         auth_token_user: None,
