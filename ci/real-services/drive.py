@@ -41,6 +41,7 @@ class Recorder:
             ["dbus-monitor", "--system", "type='signal',interface='net.openvpn.v3.backends'"],
             stdout=subprocess.PIPE, text=True)
         self.signals = []
+        self.log = []
         self.manager = None
         threading.Thread(target=self.listen, daemon=True).start()
 
@@ -58,6 +59,9 @@ class Recorder:
                 current = [time.monotonic(), member, []] if wanted and own else None
                 if current:
                     self.signals.append(current)
+                elif member == "Log":
+                    current = [time.monotonic(), member, []]
+                    self.log.append(current)
             elif not line.startswith(" "):
                 current = None
             elif current is not None:
@@ -72,6 +76,10 @@ class Recorder:
             if member == "StatusChange" and values[:2] == ["uint32 2", "uint32 7"] and start:
                 return round((moment - start) * 1000)
         return None
+
+    def logged(self, text):
+        """Whether a backend has told this in its log."""
+        return any(text in line for _, _, values in list(self.log) for line in values)
 
     def take(self):
         """What came since the last call: `S 2,6 text`, `A 1,1 text`."""
@@ -468,6 +476,7 @@ def unknown_posture_profile(recorder):
     session = Session(recorder, profile(1198), [("enterprise-profile", "no-such-profile")])
     session.start()
     reachable(session, 1198)
+    session.record["user"].append(["the log tells it", recorder.logged("no-such-profile")])
     return session.end()
 
 
