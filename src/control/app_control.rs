@@ -50,7 +50,7 @@ pub enum AppControlError {
 
 /// A message that is being put together.
 #[derive(Default)]
-pub(super) struct Assembly {
+pub struct Assembly {
     /// With the protocol it belongs to.
     begun: Option<AppMessage>,
 }
@@ -58,7 +58,7 @@ pub(super) struct Assembly {
 impl Assembly {
     /// Takes what follows `ACC,`. The message once it is complete. After an error the parts so far
     /// are forgotten.
-    pub(super) fn add(&mut self, text: &str) -> Result<Option<AppMessage>, AppControlError> {
+    pub fn add(&mut self, text: &str) -> Result<Option<AppMessage>, AppControlError> {
         let begun = self.begun.take();
         let (part, more) = parse(text)?;
         let message = match begun {
@@ -109,7 +109,7 @@ fn parse(text: &str) -> Result<(AppMessage, bool), AppControlError> {
 }
 
 /// The control messages that carry a message, without their NUL.
-pub(super) fn cut(
+pub fn cut(
     message: &AppMessage,
     agreed: Option<&AppControl>,
 ) -> Result<Vec<String>, AppControlError> {
@@ -119,7 +119,7 @@ pub(super) fn cut(
         .ok_or_else(|| AppControlError::NotAgreed(protocol.clone()))?;
     // Two flags, four commas, a length of five digits.
     let header = "ACC".len() + 2 + protocol.len() + 4 + 5;
-    let room = agreed.max_message.saturating_sub(header);
+    let room = agreed.max_message.saturating_sub(header).min(99_999);
     let printable = str::from_utf8(payload).ok().filter(|text| !text.chars().any(char::is_control));
     let (flag, parts) = match printable {
         Some(text) if agreed.text => ('A', cut_text(text, room)),
@@ -156,6 +156,9 @@ fn cut_text(mut text: &str, room: usize) -> Option<Vec<String>> {
 
 fn cut_base64(payload: &[u8], room: usize) -> Option<Vec<String>> {
     let bytes = room / 4 * 3;
+    if payload.is_empty() {
+        return Some(vec![String::new()]);
+    }
     (bytes > 0).then(|| payload.chunks(bytes).map(|part| BASE64.encode(part)).collect())
 }
 
@@ -206,7 +209,9 @@ mod tests {
     fn long_messages_go_in_parts_that_fit() {
         let text =
             "Wer reitet so spät durch Nacht und Wind? Es ist der Vater mit seinem Kind. ".repeat(7);
-        for (text_allowed, payload) in [(true, text.as_bytes()), (false, BINARY), (true, b"")] {
+        for (text_allowed, payload) in
+            [(true, text.as_bytes()), (false, BINARY), (true, b""), (false, b"")]
+        {
             for max in [30, 41, 64, 140, 2000] {
                 let message = message("fortune", payload);
                 let parts = cut(&message, Some(&agreed(max, text_allowed, true))).unwrap();

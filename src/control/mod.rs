@@ -15,7 +15,8 @@
 
 // Doc-hidden modules are role-neutral parts, public for the server role of tests and for fuzzing
 // only.
-mod app_control;
+#[doc(hidden)]
+pub mod app_control;
 mod channel;
 mod dialogue;
 mod event;
