@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::io;
 use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::{self, Runtime};
@@ -45,12 +46,19 @@ pub struct Running {
 /// Starts a session; [`Threads::starter`] outside of tests.
 pub type StartSession = Box<dyn Fn(SessionConfig) -> Running + Send + Sync>;
 
-/// The threads of a backend process: the calling one for D-Bus, others for the session, so that
-/// nothing a session waits for can keep a method call from being answered.
+/// How long sessions have to end when the process does.
+const LAST_MOMENT: Duration = Duration::from_millis(500);
+
+/// The threads of a backend process: the calling one for D-Bus, another for the session, so that
+/// nothing a session does can keep a method call from being answered.
 #[derive(Debug)]
 pub struct Threads {
     calls: Runtime,
-    sessions: Runtime,
+    sessions: runtime::Handle,
+    /// Closing it ends the sessions' thread.
+    stop: oneshot::Sender<()>,
+    /// Closed by the sessions' thread when all is dropped.
+    ended: std::sync::mpsc::Receiver<()>,
 }
 
 impl Threads {
@@ -60,13 +68,18 @@ impl Threads {
     ///
     /// As creating a thread or an event queue.
     pub fn new() -> io::Result<Self> {
-        Ok(Self {
-            calls: runtime::Builder::new_current_thread().enable_all().build()?,
-            sessions: runtime::Builder::new_multi_thread()
-                .worker_threads(2)
-                .enable_all()
-                .build()?,
-        })
+        let calls = runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let sessions = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel();
+        let (end, ended) = std::sync::mpsc::channel();
+        thread::Builder::new().name("session".to_owned()).spawn(move || {
+            // Nothing is ever sent.
+            let _ = runtime.block_on(stopped);
+            runtime.shutdown_timeout(LAST_MOMENT);
+            drop(end);
+        })?;
+        Ok(Self { calls, sessions, stop, ended })
     }
 
     /// Runs what answers calls to its end, on the calling thread.
@@ -76,7 +89,7 @@ impl Threads {
 
     /// Starts real sessions on the threads for them.
     pub fn starter(&self) -> StartSession {
-        let sessions = self.sessions.handle().clone();
+        let sessions = self.sessions.clone();
         Box::new(move |config| {
             let _guard = sessions.enter();
             start_session(config)
@@ -85,7 +98,9 @@ impl Threads {
 
     /// Gives sessions a moment to end; what hangs is left behind, the process ends anyway.
     pub fn end(self) {
-        self.sessions.shutdown_timeout(Duration::from_millis(500));
+        drop(self.stop);
+        // Closed or late: either way it is over.
+        let _ = self.ended.recv_timeout(LAST_MOMENT);
         self.calls.shutdown_background();
     }
 }
