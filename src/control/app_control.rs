@@ -198,7 +198,7 @@ mod tests {
         let message = message("fortune", BINARY);
         let parts = cut(&message, Some(&agreed(200, true, true))).unwrap();
         assert_eq!(parts, [ENCODED]);
-        assert_eq!(put_together(&parts), [message.clone()]);
+        assert_eq!(put_together(&parts), std::slice::from_ref(&message));
         assert_eq!(
             cut(&message, Some(&agreed(200, true, false))),
             Err(AppControlError::NoEncoding)
