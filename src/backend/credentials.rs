@@ -125,6 +125,12 @@ pub(super) fn login(
     Login { credentials: Credentials { username, password }, one_time }
 }
 
+/// The passphrase of the private key: the user's, or else the profile's.
+pub(super) fn passphrase(queue: &Queue, options: &Options) -> Option<Secret<String>> {
+    let answer = queue.value(AttentionGroup::PkPassphrase, "pk_passphrase");
+    answer.or(options.tls.key_passphrase.as_ref()).cloned()
+}
+
 /// The proxy credentials the user gave, if any.
 pub(super) fn proxy(queue: &Queue) -> Option<Credentials> {
     let group = AttentionGroup::HttpProxyCreds;

@@ -136,7 +136,7 @@ pub(super) async fn run(
 
 impl Session {
     pub(super) async fn new(
-        config: SessionConfig,
+        mut config: SessionConfig,
         receiver: mpsc::Receiver<Command>,
         events: mpsc::UnboundedSender<SessionEvent>,
     ) -> Result<Self, Outcome> {
@@ -146,7 +146,8 @@ impl Session {
             Some(signing) => {
                 TlsConfig::with_signer(&config.options.tls, signing.signer(), signing.waker())
             }
-            None => TlsConfig::new(&config.options.tls, config.key_passphrase.as_ref()),
+            // It has done its work then.
+            None => TlsConfig::new(&config.options.tls, config.key_passphrase.take().as_ref()),
         };
         let tls = tls.map_err(|e| Outcome::Tls { kind: e.kind, message: e.message })?;
         for warning in tls.warnings() {

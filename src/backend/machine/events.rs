@@ -97,6 +97,12 @@ impl Machine {
                 run.established = true;
                 run.web_auth = false;
                 self.queue.remove(AttentionGroup::ChallengeAuthPending);
+                // The session has opened the key, and keeps it open for as long as it lives. Not
+                // before this: a challenge that the server answers with leads to another session.
+                let profile = self.registration.as_ref().map(|r| &r.profile);
+                if matches!(profile, Some(Ok(options)) if options.auth.nocache) {
+                    self.queue.spend(AttentionGroup::PkPassphrase);
+                }
                 info!("{}", connected_line(&info));
                 self.session_name = Some((info.host.clone(), true));
                 self.connection = Some(info);

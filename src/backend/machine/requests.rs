@@ -153,6 +153,11 @@ impl Machine {
             self.ask_login_again();
             self.ask_for_login();
         }
+        if self.queue.is_spent(AttentionGroup::PkPassphrase) {
+            let dialect = self.dialect();
+            credentials::ask_passphrase(&mut self.queue, dialect);
+            self.ask_for_passphrase();
+        }
         if self.queue.has_gaps() {
             return Err(Error::input_not_provided());
         }
@@ -165,12 +170,10 @@ impl Machine {
         match registration.profile.clone() {
             Ok(options) => {
                 let login = credentials::login(&mut self.queue, &options, self.challenge.take());
-                let passphrase =
-                    self.queue.value(AttentionGroup::PkPassphrase, "pk_passphrase").cloned();
                 let attempt = Attempt {
                     credentials: login.credentials,
                     one_time_password: login.one_time,
-                    key_passphrase: passphrase.or_else(|| options.tls.key_passphrase.clone()),
+                    key_passphrase: credentials::passphrase(&self.queue, &options),
                     proxy_credentials: credentials::proxy(&self.queue),
                     dco: self.dco_wish,
                     auth_fail_retry: registration.auth_fail_retry,

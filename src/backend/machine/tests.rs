@@ -484,6 +484,26 @@ fn the_next_attempt_asks_for_what_was_not_kept() {
     assert_eq!(request(&mut machine, Request::Connect), [CFG, "S 2,6", "start joe:pw"]);
 }
 
+#[test]
+fn a_passphrase_is_kept_unless_auth_nocache_says_otherwise() {
+    for (nocache, asked) in [("", false), ("auth-nocache", true)] {
+        let mut machine = Machine::new(true);
+        let registration = Registration {
+            passphrase_needed: true,
+            ..registration(Ok(options(nocache)), Dialect::Deployed)
+        };
+        machine.register(registration).unwrap();
+        machine.provide_input((1, 3), 0, "secret").unwrap();
+        request(&mut machine, Request::Connect);
+        ended(&mut machine, Outcome::Unreachable { message: "no answer".to_owned() });
+        machine.request(Request::Connect).unwrap();
+        machine.event(SessionEvent::State(SessionState::Connected(info())));
+        ended(&mut machine, Outcome::Unreachable { message: "no answer".to_owned() });
+        assert_eq!(machine.request(Request::Connect).is_err(), asked, "{nocache}");
+        assert_eq!(machine.check_input((1, 3)).is_empty(), !asked, "{nocache}");
+    }
+}
+
 /// A session that is configuring the network pauses only when that is done.
 #[test]
 fn a_pause_outlasts_the_connection_that_was_being_made() {
