@@ -36,9 +36,13 @@ pub struct PostureError {
 }
 
 impl PostureError {
-    /// The service is there and says no: asking again does not help.
+    /// The service says no, or is not installed: asking again does not help.
     pub fn is_lasting(&self) -> bool {
-        matches!(self.failure, CallFailure::Refused { .. }) && !self.failure.is_unknown()
+        match self.failure {
+            CallFailure::Refused { .. } => !self.failure.is_unknown(),
+            CallFailure::Unavailable { startable, .. } => !startable,
+            CallFailure::NoAnswer | CallFailure::Bus { .. } => false,
+        }
     }
 }
 
