@@ -35,13 +35,18 @@ pub(crate) enum CallFailure {
 impl CallFailure {
     /// The service has no such object or method; just started, it may have it in a moment.
     pub(crate) fn is_unknown(&self) -> bool {
-        const NAMES: [&str; 3] = [
-            "org.freedesktop.DBus.Error.UnknownObject",
-            "org.freedesktop.DBus.Error.UnknownInterface",
-            "org.freedesktop.DBus.Error.UnknownMethod",
-        ];
-        matches!(self, Self::Refused { name, .. } if NAMES.contains(&name.as_str()))
+        matches!(self, Self::Refused { name, .. } if means_unknown(name))
     }
+}
+
+/// True for the names of errors that say: there is no such object, or not with this method.
+pub(crate) fn means_unknown(name: &str) -> bool {
+    const NAMES: [&str; 3] = [
+        "org.freedesktop.DBus.Error.UnknownObject",
+        "org.freedesktop.DBus.Error.UnknownInterface",
+        "org.freedesktop.DBus.Error.UnknownMethod",
+    ];
+    NAMES.contains(&name)
 }
 
 impl From<zbus::Error> for CallFailure {

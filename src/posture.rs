@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::time::Instant;
 use zbus::{Connection, DynamicType};
 
 use crate::bus_call::CallFailure;
@@ -59,17 +60,17 @@ impl DevicePosture {
     /// No such profile, no permission, no service, no answer within 3 s.
     pub async fn protocols(&self, enterprise_profile: &str) -> Result<String, PostureError> {
         const METHOD: &str = "ProtocolLookup";
-        let ask = async {
-            loop {
-                match self.call(METHOD, &enterprise_profile).await {
-                    Err(error) if error.failure.is_unknown() => {
-                        tokio::time::sleep(OBJECT_INTERVAL).await;
-                    }
-                    answer => return answer,
+        let end = Instant::now() + LOOK_UP_LIMIT;
+        loop {
+            let answer = limited(METHOD, end, self.call(METHOD, &enterprise_profile)).await;
+            let again = Instant::now() + OBJECT_INTERVAL;
+            match answer {
+                Err(error) if error.failure.is_unknown() && again < end => {
+                    tokio::time::sleep_until(again).await;
                 }
+                answer => return answer,
             }
-        };
-        limited(METHOD, LOOK_UP_LIMIT, ask).await
+        }
     }
 
     /// Runs the checks that a request (JSON) names. The answer is JSON, too.
@@ -78,7 +79,8 @@ impl DevicePosture {
     /// The request or its version is not known, no service, no answer within 20 s.
     pub async fn run_checks(&self, protocol: &str, request: &str) -> Result<String, PostureError> {
         const METHOD: &str = "RunChecks";
-        limited(METHOD, CHECK_LIMIT, self.call(METHOD, &(protocol, request))).await
+        let end = Instant::now() + CHECK_LIMIT;
+        limited(METHOD, end, self.call(METHOD, &(protocol, request))).await
     }
 
     async fn call<B>(&self, method: &'static str, body: &B) -> Result<String, PostureError>
@@ -97,10 +99,10 @@ impl DevicePosture {
 
 async fn limited(
     method: &'static str,
-    limit: Duration,
+    end: Instant,
     answer: impl Future<Output = Result<String, PostureError>>,
 ) -> Result<String, PostureError> {
-    tokio::time::timeout(limit, answer)
+    tokio::time::timeout_at(end, answer)
         .await
         .unwrap_or(Err(PostureError { method, failure: CallFailure::NoAnswer }))
 }

@@ -454,13 +454,23 @@ def posture(recorder):
     server = Management(7505)
     server.command("status 2")
     client = server.until(r"^CLIENT_LIST,client,.*").group().split(",")[10]
-    request = {"dpc_request": {"ver": "1.0", "correlation_id": "rs-1", "timestamp": "now", "host_info": True,
-                               "client_time": True}}
-    request = base64.b64encode(json.dumps(request).encode()).decode()
     server.command("log on")
-    # The only command that sends a text of ours as a control message. The server forgets the client
-    # five seconds later.
-    server.command(f"client-kill {client} ACC,dpc-example1,{len(request)},6,{request}")
+
+    def ask(version, correlation, parts):
+        checks = {"host_info": True, "client_time": True}
+        request = {"dpc_request": {"ver": version, "correlation_id": correlation, "timestamp": "now", **checks}}
+        request = json.dumps(request).encode()
+        size = -(-len(request) // parts)
+        for start in range(0, len(request), size):
+            part = base64.b64encode(request[start:start + size]).decode()
+            more = "F" if start + size < len(request) else ""
+            # The only command that sends a text of ours as a control message. The server forgets the
+            # client five seconds later.
+            server.command(f"client-kill {client} ACC,dpc-example1,{len(part)},6{more},{part}")
+
+    # One that the service refuses has no answer; the one after it has, and it comes in two parts.
+    ask("9.9", "rs-0", 1)
+    ask("1.0", "rs-1", 2)
     protocol, length, flags, answer = server.until(r"unknown control message: ACC,([^,]*),(\d+),(\w+),(.*)").groups()
     answer = answer.strip()
     session.record["user"].append(["answer", protocol, flags, int(length) == len(answer)])
@@ -468,6 +478,7 @@ def posture(recorder):
     session.record["user"].append([sorted(answer), answer["ver"], answer["correlation_id"]])
     system = answer["host_info"]["operating_system"]["uname"]["sysname"]
     session.record["user"].append(["system", system])
+    session.record["user"].append(["the log tells what was refused", recorder.logged("'9.9' not supported")])
     return session.end()
 
 

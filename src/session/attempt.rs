@@ -13,7 +13,7 @@ use super::commands::{Request, Wish};
 use super::event::{SessionEvent, SessionState};
 use super::host;
 use super::inactivity::{Inactivity, traffic};
-use super::posture::{Check, Posture};
+use super::posture::{self, Posture};
 use super::reconnect::Ending;
 use super::run::{End, Session};
 use super::signing;
@@ -252,7 +252,9 @@ impl Session {
                     signing::Step::Ask(request) => self.tell(SessionEvent::Sign(request)),
                     signing::Step::Progress => link.control.handle_tls_ready(Instant::now()),
                 },
-                check = next_check(self.posture.as_mut()) => answer_check(link, check),
+                check = posture::next_check(self.posture.as_mut()) => {
+                    posture::answer(&mut link.control, check);
+                }
                 request = self.commands.next() => match request {
                     Request::Wish(Wish::Resume) => {}
                     Request::Wish(wish) => return wish.into(),
@@ -594,24 +596,6 @@ async fn next_signing(signing: Option<&mut signing::Signing>) -> signing::Step {
     match signing {
         Some(signing) => signing.next().await,
         None => std::future::pending().await,
-    }
-}
-
-async fn next_check(posture: Option<&mut Posture>) -> Check {
-    match posture {
-        Some(posture) => posture.next_check().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Passes the outcome of a device posture check on to the server.
-fn answer_check(link: &mut Link, check: Check) {
-    match check {
-        Ok(answer) => match link.control.send_app_message(&answer, Instant::now()) {
-            Ok(()) => tracing::info!("device posture: answered ({})", answer.protocol),
-            Err(error) => tracing::error!("device posture: the answer cannot be sent: {error}"),
-        },
-        Err(error) => tracing::error!("device posture: the check failed: {error}"),
     }
 }
 

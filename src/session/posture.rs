@@ -1,10 +1,12 @@
 //! Device posture checks: the server asks about this host in an application's message, a service
 //! answers, and the connection goes on meanwhile.
 
+use std::time::Instant;
+
 use tokio::task::JoinSet;
 
 use super::SessionConfig;
-use crate::control::AppMessage;
+use crate::control::{AppMessage, ControlChannel};
 use crate::posture::{DevicePosture, PostureError};
 
 /// Checks at a time. A server that asks for more gets no answer to the rest.
@@ -97,20 +99,32 @@ impl Posture {
         });
     }
 
-    /// The outcome of the next check that ends. Cancel safe.
-    pub(super) async fn next_check(&mut self) -> Check {
-        loop {
-            match self.checks.join_next().await {
-                Some(Ok(check)) => return check,
-                Some(Err(error)) => tracing::error!("device posture: {error}"),
-                None => std::future::pending().await,
-            }
-        }
-    }
-
     /// The connection is over, and with it the questions.
     pub(super) fn forget_checks(&mut self) {
         self.checks = JoinSet::new();
+    }
+}
+
+/// The outcome of the next check that ends. Cancel safe.
+pub(super) async fn next_check(posture: Option<&mut Posture>) -> Check {
+    let Some(posture) = posture else { return std::future::pending().await };
+    loop {
+        match posture.checks.join_next().await {
+            Some(Ok(check)) => return check,
+            Some(Err(error)) => tracing::error!("device posture: {error}"),
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Passes the outcome of a check on to the server. A check that failed has no answer.
+pub(super) fn answer(control: &mut ControlChannel, check: Check) {
+    match check {
+        Ok(answer) => match control.send_app_message(&answer, Instant::now()) {
+            Ok(()) => tracing::info!("device posture: answered ({})", answer.protocol),
+            Err(error) => tracing::error!("device posture: the answer cannot be sent: {error}"),
+        },
+        Err(error) => tracing::error!("device posture: the check failed: {error}"),
     }
 }
 

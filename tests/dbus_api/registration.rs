@@ -109,6 +109,31 @@ async fn services_that_never_answer_delay_nothing() {
     // The connection waits for the posture service, but not for long.
     server.set_read_timeout(Some(LIMIT)).unwrap();
     assert!(server.recv(&mut [0; 2048]).unwrap() > 0, "the first packet to the server");
+    mute[3].called("ProtocolLookup example1").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_device_posture_service_that_is_not_installed_is_told_and_done_without() {
+    let bus = Bus::start();
+    let mut manager = StandIn::session_manager(&bus).await;
+    let (server, profile) = silent_server("");
+    let overrides = vec![("enterprise-profile", "example1")];
+    let _configuration = StandIn::configuration_with(&bus, profile, overrides).await;
+    let backend = Backend::start(&bus, &mut manager).await;
+    backend.register(&manager).await.unwrap();
+    backend.call(&manager, "Connect", &()).await.unwrap();
+    loop {
+        let line = manager.signal_named("Log").await;
+        let body = line.body();
+        let (_, category, _, text): (u32, u32, &str, &str) = body.deserialize().unwrap();
+        if text.contains("enterprise profile example1") {
+            assert!(text.contains("ProtocolLookup: not available"), "{text}");
+            assert_eq!(category, 6, "an error");
+            break;
+        }
+    }
+    server.set_read_timeout(Some(LIMIT)).unwrap();
+    assert!(server.recv(&mut [0; 2048]).unwrap() > 0, "the first packet to the server");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ use tracing::debug;
 use zbus::message::{Flags, Type};
 use zbus::{Connection, DynamicType, Message, MessageStream, OwnedVariant, Variant};
 
-use crate::bus_call::CallFailure;
+use crate::bus_call::{CallFailure, means_unknown};
 
 const SERVICE: &str = "net.openvpn.v3.netcfg";
 const INTERFACE: &str = "net.openvpn.v3.netcfg";
@@ -108,13 +108,9 @@ impl NetcfgError {
 
     /// The object or the whole service is not there (any more).
     pub(super) fn is_gone(&self) -> bool {
-        const NAMES: [&str; 2] = [
-            "org.freedesktop.DBus.Error.UnknownObject",
-            "org.freedesktop.DBus.Error.UnknownMethod",
-        ];
         match self {
             Self::Unavailable { .. } => true,
-            Self::Refused { name, .. } => NAMES.contains(&name.as_str()),
+            Self::Refused { name, .. } => means_unknown(name),
             _ => false,
         }
     }
