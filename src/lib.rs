@@ -17,18 +17,29 @@
 #[cfg(test)]
 extern crate self as ovpn_client;
 
+#[cfg(feature = "dbus")]
 pub mod backend;
+#[cfg(feature = "session")]
 mod bus_call;
+#[cfg(feature = "cli")]
 pub mod cli;
 pub mod control;
+#[cfg(feature = "session")]
 pub mod data_path;
+#[cfg(feature = "dbus")]
 pub mod dbus;
+#[cfg(feature = "dbus")]
 pub mod logging;
+#[cfg(feature = "session")]
 pub mod network;
+#[cfg(feature = "session")]
 pub mod posture;
+#[cfg(feature = "dbus")]
 pub mod privileges;
 pub mod profile;
 pub mod secret;
+#[cfg(feature = "session")]
 pub mod session;
 pub mod tls;
+#[cfg(feature = "session")]
 pub mod transport;

@@ -72,6 +72,28 @@ pub struct SessionConfig {
     pub posture: Option<DevicePosture>,
 }
 
+impl SessionConfig {
+    /// A session that sets up the network itself, over netlink, with kernel offload where it can be
+    /// had; without user name, password and passphrase. Set the other fields as needed.
+    pub fn new(options: Arc<Options>, runtime_dir: PathBuf) -> Self {
+        Self {
+            options,
+            credentials: Credentials::default(),
+            one_time_password: false,
+            key_passphrase: None,
+            proxy_credentials: None,
+            dco: true,
+            network: NetworkMode::Direct,
+            runtime_dir,
+            auth_fail_retry: false,
+            dns_scope: DnsScope::default(),
+            gui_version: concat!("ovpn-client/", env!("CARGO_PKG_VERSION")).to_owned(),
+            sso: String::new(),
+            posture: None,
+        }
+    }
+}
+
 /// Who sets addresses, routes and DNS.
 #[derive(Clone, Debug)]
 pub enum NetworkMode {

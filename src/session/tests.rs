@@ -110,19 +110,8 @@ async fn bench(protocol: Protocol, push: &[&str]) -> Bench {
     let runtime_dir = tempfile::tempdir().unwrap();
     let credentials = Credentials { username: "joe".to_owned(), password: Secret::from("secret") };
     let config = SessionConfig {
-        options: Arc::new(profile.options),
         credentials: credentials.clone(),
-        one_time_password: false,
-        key_passphrase: None,
-        proxy_credentials: None,
-        dco: true,
-        network: NetworkMode::Direct,
-        runtime_dir: runtime_dir.path().to_owned(),
-        auth_fail_retry: false,
-        dns_scope: DnsScope::default(),
-        gui_version: String::new(),
-        sso: String::new(),
-        posture: None,
+        ..SessionConfig::new(Arc::new(profile.options), runtime_dir.path().to_owned())
     };
     let (commands, receiver) = mpsc::channel(1);
     // Without a handle a session would want to disconnect.

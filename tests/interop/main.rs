@@ -18,6 +18,7 @@ mod pki;
 mod server;
 
 mod cleanup;
+mod embed;
 mod failures;
 mod features;
 mod kernel;
