@@ -18,9 +18,9 @@ use super::plane::DataPlane;
 use super::reconnect::Ending;
 use super::run::Session;
 use super::tunnel::Tunnel;
-use super::{NetworkMode, SessionConfig, SessionEvent, SessionState};
+use super::{SessionConfig, SessionEvent, SessionState};
 use crate::control::{Event, NegotiatedParameters};
-use crate::profile::{DnsScope, NoFiles, Profile, Protocol, SessionOptions};
+use crate::profile::{NoFiles, Profile, Protocol, SessionOptions};
 use crate::secret::{Credentials, Secret};
 use crate::transport::{SocketOptions, Transport};
 
