@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests end by panicking")]
 
 mod netns;
+#[path = "sim/running.rs"]
+mod running;
 mod sim;
 
 use std::fs::File;
@@ -11,15 +13,13 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use netns::NetNs;
 use nix::pty::openpty;
 use nix::sys::termios::{LocalFlags, tcgetattr};
-use sim::Mode;
-use sim::server::{Server, ServerConfig};
+use running::{RunningServer, silent};
 
 const LIMIT: Duration = Duration::from_secs(20);
 const CTRL_C: &str = "\x03";
@@ -144,76 +144,6 @@ impl Drop for Terminal {
         let _ = self.program.kill();
         let _ = self.program.wait();
     }
-}
-
-/// A server that nobody hears from.
-fn silent(namespace: &NetNs) -> (UdpSocket, SocketAddr) {
-    let socket = namespace.run(|| UdpSocket::bind("127.0.0.1:0").unwrap());
-    let address = socket.local_addr().unwrap();
-    (socket, address)
-}
-
-enum Order {
-    Renegotiate,
-    End,
-}
-
-/// A server with one client, on a thread.
-struct RunningServer {
-    address: SocketAddr,
-    orders: Sender<Order>,
-    thread: JoinHandle<Vec<(String, String)>>,
-}
-
-impl RunningServer {
-    fn start(namespace: &NetNs) -> Self {
-        let (socket, address) = silent(namespace);
-        let (orders, inbox) = channel();
-        let thread = std::thread::spawn(move || serve(&socket, &inbox));
-        Self { address, orders, thread }
-    }
-
-    fn renegotiate(&self) {
-        self.orders.send(Order::Renegotiate).unwrap();
-    }
-
-    /// User names and passwords of each key exchange.
-    fn end(self) -> Vec<(String, String)> {
-        self.orders.send(Order::End).unwrap();
-        self.thread.join().unwrap()
-    }
-}
-
-fn serve(socket: &UdpSocket, inbox: &Receiver<Order>) -> Vec<(String, String)> {
-    let mut config = ServerConfig::new(Mode::None);
-    config.push = vec![
-        "PUSH_REPLY,ifconfig 10.8.0.6 255.255.255.0,topology subnet,peer-id 7,cipher AES-256-GCM"
-            .to_owned(),
-    ];
-    let (_, make_tls) = sim::real_tls::pair(&rustls::version::TLS13);
-    let mut server = Server::new(config, 1, make_tls);
-    socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
-    let mut client = None;
-    let mut buffer = [0; 2048];
-    loop {
-        match inbox.try_recv() {
-            Ok(Order::Renegotiate) => server.renegotiate(Instant::now()),
-            Ok(Order::End) => break,
-            Err(_) => {}
-        }
-        if let Ok((len, from)) = socket.recv_from(&mut buffer) {
-            client = Some(from);
-            // Data packets (6, 9) end here.
-            if !matches!(buffer[0] >> 3, 6 | 9) {
-                server.handle_packet(buffer[..len].to_vec(), Instant::now());
-            }
-        }
-        while let Some(packet) = server.poll_transmit(Instant::now()) {
-            socket.send_to(&packet, client.unwrap()).unwrap();
-        }
-    }
-    let message = |m: &sim::server::KeyMessage| (m.username.clone(), m.password.clone());
-    server.key_messages.iter().map(message).collect()
 }
 
 #[test]

@@ -1,0 +1,89 @@
+//! The simulated server behind a real socket, in a thread: for the program itself.
+
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a library of the test files")]
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::netns::NetNs;
+use crate::sim::server::{KeyMessage, Server, ServerConfig};
+use crate::sim::{Mode, real_tls};
+
+const BASIC_PUSH: &str =
+    "ifconfig 10.8.0.6 255.255.255.0,topology subnet,peer-id 7,cipher AES-256-GCM";
+
+/// A server that nobody hears from.
+pub fn silent(namespace: &NetNs) -> (UdpSocket, SocketAddr) {
+    let socket = namespace.run(|| UdpSocket::bind("127.0.0.1:0").unwrap());
+    let address = socket.local_addr().unwrap();
+    (socket, address)
+}
+
+enum Order {
+    Renegotiate,
+    End,
+}
+
+/// A server with one client, on a thread.
+pub struct RunningServer {
+    pub address: SocketAddr,
+    orders: Sender<Order>,
+    thread: JoinHandle<Vec<(String, String)>>,
+}
+
+impl RunningServer {
+    pub fn start(namespace: &NetNs) -> Self {
+        Self::pushing(namespace, "")
+    }
+
+    /// `push`: further options, each after a comma.
+    pub fn pushing(namespace: &NetNs, push: &str) -> Self {
+        let (socket, address) = silent(namespace);
+        let (orders, inbox) = channel();
+        let push = format!("PUSH_REPLY,{BASIC_PUSH}{push}");
+        let thread = std::thread::spawn(move || serve(&socket, &inbox, push));
+        Self { address, orders, thread }
+    }
+
+    pub fn renegotiate(&self) {
+        self.orders.send(Order::Renegotiate).unwrap();
+    }
+
+    /// User names and passwords of each key exchange.
+    pub fn end(self) -> Vec<(String, String)> {
+        self.orders.send(Order::End).unwrap();
+        self.thread.join().unwrap()
+    }
+}
+
+fn serve(socket: &UdpSocket, inbox: &Receiver<Order>, push: String) -> Vec<(String, String)> {
+    let mut config = ServerConfig::new(Mode::None);
+    config.push = vec![push];
+    let (_, make_tls) = real_tls::pair(&rustls::version::TLS13);
+    let mut server = Server::new(config, 1, make_tls);
+    socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+    let mut client = None;
+    let mut buffer = [0; 2048];
+    loop {
+        match inbox.try_recv() {
+            Ok(Order::Renegotiate) => server.renegotiate(Instant::now()),
+            Ok(Order::End) | Err(TryRecvError::Disconnected) => break,
+            Err(TryRecvError::Empty) => {}
+        }
+        if let Ok((len, from)) = socket.recv_from(&mut buffer) {
+            client = Some(from);
+            // Data packets (6, 9) end here.
+            if !matches!(buffer[0] >> 3, 6 | 9) {
+                server.handle_packet(buffer[..len].to_vec(), Instant::now());
+            }
+        }
+        while let Some(packet) = server.poll_transmit(Instant::now()) {
+            socket.send_to(&packet, client.unwrap()).unwrap();
+        }
+    }
+    let message = |m: &KeyMessage| (m.username.clone(), m.password.clone());
+    server.key_messages.iter().map(message).collect()
+}
