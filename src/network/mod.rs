@@ -35,6 +35,8 @@ pub use self::error::{NetworkError, PlanError};
 pub use self::journal::parse_journal;
 pub use self::namespace::enter_netns;
 pub use self::netcfg::{Established, NetcfgConfig, NetcfgError, NetcfgNetwork, NetcfgPlan};
+#[doc(hidden)]
+pub use self::netlink::way_by;
 pub use self::plan::{
     Item, LinkSettings, NetworkPlan, PlanInput, PlannedRoute, RouteTarget, Step, TunnelAddress,
     diff,
