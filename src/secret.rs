@@ -14,6 +14,11 @@ impl<T: Zeroize> Secret<T> {
         Self(value)
     }
 
+    /// The value itself, to be filled without moving it.
+    pub const fn expose_mut(&mut self) -> &mut T {
+        &mut self.0
+    }
+
     /// The value itself. Keep what you do with it short-lived.
     pub const fn expose(&self) -> &T {
         &self.0

@@ -9,10 +9,12 @@ use ovpn_dco::kernel::{self, Api, ApiReport, Features, Status};
 use serde::Serialize;
 
 use super::EXIT_USAGE;
+use crate::backend::printable;
 use crate::data_path::{Decision, Inputs, Reason, decide};
+use crate::privileges::files_of_caller;
 use crate::profile::{
-    Family, KeySource, Options, Profile, ProfileError, ProfileFile, Protocol, Remote, Verdict,
-    VerdictKind,
+    DirFiles, Family, KeySource, Options, Profile, ProfileError, ProfileFile, Protocol, Remote,
+    Verdict, VerdictKind,
 };
 use crate::tls::{TlsConfig, TlsErrorKind};
 
@@ -47,6 +49,8 @@ struct Report {
     usable: bool,
     /// One for each directive, in the order of the profile.
     directives: Vec<Verdict>,
+    /// Every file that is read for it, in the order of the profile.
+    files: Vec<FileReport>,
     /// What works other than written.
     warnings: Vec<String>,
     /// What makes it unusable.
@@ -55,6 +59,17 @@ struct Report {
     remotes: Vec<RemoteReport>,
     /// `None` if unusable.
     data_path: Option<DataPathReport>,
+}
+
+/// A file that the profile names.
+#[derive(Clone, Debug, Serialize)]
+struct FileReport {
+    /// Line in the profile, from 1.
+    line: usize,
+    /// The directive that names it.
+    directive: String,
+    /// Where it is: absolute, and without symbolic links if it exists.
+    path: String,
 }
 
 /// One server.
@@ -113,6 +128,7 @@ impl Report {
             profile: file.name.clone(),
             usable: false,
             directives: Vec::new(),
+            files: Vec::new(),
             warnings: Vec::new(),
             errors: Vec::new(),
             remotes: Vec::new(),
@@ -130,7 +146,25 @@ impl Report {
                 report.errors = failed.errors;
             }
         }
+        report.list_files(&file.files);
         report
+    }
+
+    /// What somebody who has the profile from elsewhere wants to know: whatever is in these files may
+    /// go to the server.
+    fn list_files(&mut self, files: &DirFiles) {
+        let named = self.directives.iter().filter_map(|v| Some((v, v.file.as_deref()?)));
+        self.files = named
+            .map(|(verdict, written)| {
+                let path = files.locate(written);
+                let path = path.canonicalize().or_else(|_| std::path::absolute(&path));
+                FileReport {
+                    line: verdict.line,
+                    directive: verdict.directive.clone(),
+                    path: printable(&path.unwrap_or_else(|_| written.into()).to_string_lossy()),
+                }
+            })
+            .collect();
     }
 
     /// Asks the decision that connecting asks, for each server.
@@ -221,6 +255,12 @@ impl Report {
             if let Some(hint) = hint {
                 writeln!(out, "  {:line_width$}  {:name_width$}  {:9}  -> {hint}", "", "", "")?;
             }
+        }
+        if !self.files.is_empty() {
+            writeln!(out, "\nFiles read")?;
+        }
+        for FileReport { line, directive, path } in &self.files {
+            writeln!(out, "  {line:>line_width$}  {directive:<name_width$}  {path}")?;
         }
         if !self.remotes.is_empty() {
             writeln!(out, "\nServers")?;
@@ -319,7 +359,9 @@ fn capable_kernel() -> kernel::Report {
 ///
 /// Exit status 0: the profile can be used; 2: it cannot, or cannot be read.
 pub(super) fn run(args: &CheckArgs, out: &mut dyn Write, err: &mut dyn Write) -> ExitCode {
-    let file = match ProfileFile::read(&args.profile) {
+    let read = files_of_caller(&args.profile)
+        .and_then(|opener| ProfileFile::read_with(&args.profile, opener));
+    let file = match read {
         Ok(file) => file,
         Err(error) => {
             let _ = writeln!(err, "cannot read {}: {error}", args.profile.display());
@@ -456,7 +498,7 @@ mod tests {
         let file = ProfileFile {
             name: "site.ovpn".to_owned(),
             text: usable().into(),
-            files: crate::profile::DirFiles(".".into()),
+            files: DirFiles::new(".".into(), std::sync::Arc::new(crate::profile::OwnRights)),
         };
         let none = kernel::Report { kernel: "6.1.0".to_owned(), apis: Vec::new() };
         let path = Report::new(&file, Some(&none)).data_path.unwrap();

@@ -1,7 +1,6 @@
 //! The command line of `ovpn-client`.
 
 mod check;
-mod cleanup;
 mod connect;
 mod doctor;
 
@@ -10,16 +9,11 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 pub use check::{CheckArgs, ReportFormat};
-pub use cleanup::CleanupArgs;
 pub use connect::ConnectArgs;
 pub use doctor::DoctorArgs;
 
 /// Exit status: the profile or the command line cannot be used.
 pub const EXIT_USAGE: u8 = 2;
-/// Exit status: the connection failed, or something is left.
-const EXIT_FAILED: u8 = 1;
-/// Exit status: a privilege or a device is missing.
-const EXIT_PRIVILEGE: u8 = 4;
 
 /// OpenVPN client: kernel data channel offload first, fast userspace path otherwise.
 #[derive(Debug, Parser)]
@@ -37,8 +31,6 @@ enum Command {
     Check(CheckArgs),
     /// Say what this machine can do: kernel offload, privileges, TUN, DNS
     Doctor(DoctorArgs),
-    /// Undo what killed processes have left: DNS, routes, devices
-    Cleanup(CleanupArgs),
     /// Write the manual pages into a directory
     #[command(hide = true)]
     Man {
@@ -55,7 +47,6 @@ pub fn run() -> ExitCode {
             check::run(&args, &mut std::io::stdout().lock(), &mut std::io::stderr())
         }
         Command::Doctor(args) => doctor::run(&args, &mut std::io::stdout().lock()),
-        Command::Cleanup(args) => cleanup::run(&args, &mut std::io::stdout().lock()),
         Command::Man { directory } => write_manual(&directory),
     }
 }

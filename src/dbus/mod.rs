@@ -16,8 +16,8 @@ mod service;
 
 pub use error::encoded_name;
 pub use process::{EXIT_FORK, EXIT_USAGE, ProcessOptions, run_process};
-pub use profile::Files;
-pub use service::{PrivateService, serve_private};
+pub use profile::OwnProfile;
+pub use service::{Answer, PrivateService, serve_private};
 
 /// Interface of the backend object, and prefix of its bus name.
 pub const INTERFACE: &str = "net.openvpn.v3.backends";

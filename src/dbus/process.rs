@@ -14,7 +14,6 @@ use zbus::names::OwnedUniqueName;
 use zbus::{Connection, MessageStream};
 
 use super::last_resort::clean_up_netcfg;
-use super::profile::no_files;
 use super::service::{Service, ServiceConfig, bus_peers};
 use super::{INTERFACE, LOG, SESSIONS};
 use crate::backend::{Settings, StartSession, Threads};
@@ -93,7 +92,7 @@ pub fn run_process(options: ProcessOptions) -> Result<(), u8> {
     let log_level = LogLevel::new(options.log_level);
     let direct = privileges::can_configure_network();
     // Threads come into being with the runtime and inherit what is left.
-    let restricted = if direct { privileges::restrict() } else { Ok(()) };
+    let restricted = if direct { privileges::restrict() } else { privileges::forbid_dumps() };
     let served = logging::init(&log_level, file, options.colour)
         .map_err(|error| error.to_string())
         .and_then(|lines| {
@@ -143,7 +142,7 @@ async fn serve(
     let config = ServiceConfig {
         settings,
         start,
-        files: no_files(),
+        own: None,
         token: options.token,
         log_level,
         lines,

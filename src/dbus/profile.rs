@@ -8,18 +8,28 @@ use zbus::{Connection, OwnedVariant, Variant};
 
 use super::{CONFIGURATION, PROPERTIES};
 use crate::profile::{
-    DnsScope, FileSource, NoFiles, Options, OverrideError, OverrideValue, Overrides, Profile,
-    ProfileErrors, VerdictKind,
+    DnsScope, NoFiles, Options, OverrideError, OverrideValue, Overrides, Profile, ProfileErrors,
+    VerdictKind,
 };
 use crate::secret::Secret;
-use crate::tls::key_needs_passphrase;
+use crate::tls::{key_needs_passphrase, open_key};
 
-/// Where files come from that a profile names.
-pub type Files = Arc<dyn FileSource + Send + Sync>;
+/// The profile of a front end in this process. It is handed over as it is: its secrets are in no
+/// message.
+#[derive(Clone, Debug)]
+pub struct OwnProfile {
+    /// For people.
+    pub name: String,
+    /// Kernel offload wished for.
+    pub dco: bool,
+    /// What it says.
+    pub profile: Profile,
+}
 
-/// No files: a configuration manager's profiles hold everything themselves.
-pub(super) fn no_files() -> Files {
-    Arc::new(NoFiles)
+impl From<OwnProfile> for Fetched {
+    fn from(own: OwnProfile) -> Self {
+        Self::new(own.name, own.dco, Overrides::default(), Vec::new(), Ok(own.profile))
+    }
 }
 
 /// A profile and what the configuration manager says about it.
@@ -36,21 +46,17 @@ pub(super) struct Fetched {
 
 /// Reads name, `dco` and overrides, and the profile itself last: a single-use profile is gone
 /// after it.
-pub(super) async fn fetch(
-    connection: &Connection,
-    private: bool,
-    path: &str,
-    files: &Files,
-) -> zbus::Result<Fetched> {
-    let source = Source { connection, destination: (!private).then_some(CONFIGURATION), path };
+pub(super) async fn fetch(connection: &Connection, path: &str) -> zbus::Result<Fetched> {
+    let source = Source { connection, path };
     let name: String = source.property("name").await?;
     let dco: bool = source.property("dco").await?;
     let overrides: HashMap<String, OwnedVariant> = source.property("overrides").await?;
     trace!("Retrieving configuration from {path}");
-    let reply =
-        connection.call_method(source.destination, path, Some(CONFIGURATION), "Fetch", &()).await?;
+    let reply = connection
+        .call_method(Some(CONFIGURATION), path, Some(CONFIGURATION), "Fetch", &())
+        .await?;
     let text = Secret::new(reply.body().deserialize::<String>()?);
-    Ok(evaluate(name, dco, overrides, &text, files, private))
+    Ok(evaluate(name, dco, overrides, &text))
 }
 
 fn evaluate(
@@ -58,10 +64,8 @@ fn evaluate(
     dco: bool,
     overrides: HashMap<String, OwnedVariant>,
     text: &Secret<String>,
-    files: &Files,
-    private: bool,
 ) -> Fetched {
-    let (overrides, mut unusable) =
+    let (overrides, unusable) =
         Overrides::collect(overrides.into_iter().filter_map(|(name, value)| {
             let value = override_value(value)?;
             let shown = match &value {
@@ -72,49 +76,61 @@ fn evaluate(
             debug!("Configuration override '{name}' set to {shown}");
             Some((name, value))
         }));
-    let mut fetched = Fetched {
-        dco,
-        auth_fail_retry: overrides.auth_fail_retry,
-        dns_scope: overrides.dns_scope,
-        log_level: overrides.log_level.map(u32::from),
-        passphrase_needed: false,
-        profile: Err(String::new()),
-        name,
-    };
-    let parsed = if private {
-        Profile::parse(text.expose(), &fetched.name, files.as_ref())
-    } else {
-        parse_without_comments(text, &fetched.name, files.as_ref())
-    };
-    fetched.profile = match parsed {
-        Ok(Profile { mut options, verdicts }) => {
-            for verdict in verdicts {
-                match verdict.kind {
-                    VerdictKind::Ignored { reason, warning: true } => {
-                        warn!("Line {}: {}: {reason}", verdict.line, verdict.directive);
+    let parsed = parse_without_comments(text, &name);
+    Fetched::new(name, dco, overrides, unusable, parsed)
+}
+
+impl Fetched {
+    fn new(
+        name: String,
+        dco: bool,
+        overrides: Overrides,
+        mut unusable: Vec<OverrideError>,
+        parsed: Result<Profile, ProfileErrors>,
+    ) -> Self {
+        let mut fetched = Self {
+            dco,
+            auth_fail_retry: overrides.auth_fail_retry,
+            dns_scope: overrides.dns_scope,
+            log_level: overrides.log_level.map(u32::from),
+            passphrase_needed: false,
+            profile: Err(String::new()),
+            name,
+        };
+        fetched.profile = match parsed {
+            Ok(Profile { mut options, verdicts }) => {
+                for verdict in verdicts {
+                    match verdict.kind {
+                        VerdictKind::Ignored { reason, warning: true } => {
+                            warn!("Line {}: {}: {reason}", verdict.line, verdict.directive);
+                        }
+                        VerdictKind::Ignored { reason, warning: false } => {
+                            trace!(
+                                "Line {}: {} ignored: {reason}",
+                                verdict.line, verdict.directive
+                            );
+                        }
+                        _ => {}
                     }
-                    VerdictKind::Ignored { reason, warning: false } => {
-                        trace!("Line {}: {} ignored: {reason}", verdict.line, verdict.directive);
-                    }
-                    _ => {}
                 }
+                let verb = options.verb.map(u32::from);
+                fetched.log_level = fetched.log_level.or(verb);
+                unusable.extend(overrides.apply(&mut options));
+                open_key(&mut options.tls);
+                fetched.passphrase_needed = key_needs_passphrase(&options.tls);
+                Ok(Arc::new(options))
             }
-            let verb = options.verb.map(u32::from);
-            fetched.log_level = fetched.log_level.or(verb);
-            unusable.extend(overrides.apply(&mut options));
-            fetched.passphrase_needed = key_needs_passphrase(&options.tls);
-            Ok(Arc::new(options))
+            Err(errors) => Err(errors.to_string().replace('\n', "; ")),
+        };
+        for error in &unusable {
+            error!("{error}");
         }
-        Err(errors) => Err(errors.to_string().replace('\n', "; ")),
-    };
-    for error in &unusable {
-        error!("{error}");
+        if let (Some(reason), Ok(_)) = (misdirection(&unusable), &fetched.profile) {
+            fetched.passphrase_needed = false;
+            fetched.profile = Err(reason);
+        }
+        fetched
     }
-    if let (Some(reason), Ok(_)) = (misdirection(&unusable), &fetched.profile) {
-        fetched.passphrase_needed = false;
-        fetched.profile = Err(reason);
-    }
-    fetched
 }
 
 /// Why no connection may be made although the profile itself is fine.
@@ -126,15 +142,12 @@ fn misdirection(unusable: &[OverrideError]) -> Option<String> {
 
 /// A configuration manager drops comments, and with them the note that the private key is
 /// external. So a certificate that only lacks its key means just that, as in OpenVPN 3.
-fn parse_without_comments(
-    text: &Secret<String>,
-    name: &str,
-    files: &dyn FileSource,
-) -> Result<Profile, ProfileErrors> {
-    Profile::parse(text.expose(), name, files).or_else(|errors| {
+fn parse_without_comments(text: &Secret<String>, name: &str) -> Result<Profile, ProfileErrors> {
+    // It holds everything itself.
+    Profile::parse(text.expose(), name, &NoFiles).or_else(|errors| {
         let external =
             Secret::new(format!("{}\n# OVPN_ACCESS_SERVER_EXTERNAL_PKI=1\n", text.expose()));
-        Profile::parse(external.expose(), name, files).map_err(|_| errors)
+        Profile::parse(external.expose(), name, &NoFiles).map_err(|_| errors)
     })
 }
 
@@ -148,7 +161,6 @@ fn override_value(value: OwnedVariant) -> Option<OverrideValue> {
 
 struct Source<'a> {
     connection: &'a Connection,
-    destination: Option<&'static str>,
     path: &'a str,
 }
 
@@ -161,7 +173,7 @@ impl Source<'_> {
         let body = (CONFIGURATION, name);
         let reply = self
             .connection
-            .call_method(self.destination, self.path, Some(PROPERTIES), "Get", &body)
+            .call_method(Some(CONFIGURATION), self.path, Some(PROPERTIES), "Get", &body)
             .await?;
         let value: OwnedVariant = reply.body().deserialize()?;
         T::try_from(Variant::from(value)).map_err(Into::into)

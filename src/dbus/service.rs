@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use std::os::unix::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 use zbus::message::Type;
@@ -14,10 +14,11 @@ use zbus::{Connection, Guid, Message, MessageStream};
 
 use super::error::Failure;
 use super::peers::{Change, LogPeer, Outgoing, Peers};
-use super::profile::{Fetched, Files, fetch};
+use super::profile::{Fetched, OwnProfile, fetch};
 use super::{INTERFACE, OBJECT, SESSIONS, SESSIONS_OBJECT, last_resort, log_service};
 use crate::backend::{Backend, Dialect, Error, Registration, Request, Settings, StartSession};
 use crate::logging::{LogLevel, LogLine};
+use crate::secret::Secret;
 
 /// How long a session manager may take to confirm the registration.
 const REGISTRATION_LIMIT: Duration = Duration::from_secs(30);
@@ -49,12 +50,33 @@ enum Internal {
 pub(super) struct ServiceConfig {
     pub(super) settings: Settings,
     pub(super) start: StartSession,
-    pub(super) files: Files,
+    /// Of a front end in this process; a bus has a configuration manager.
+    pub(super) own: Option<Own>,
     pub(super) token: String,
     pub(super) log_level: LogLevel,
     pub(super) lines: mpsc::Receiver<LogLine>,
     /// A message here, or its closing, ends the session and the service.
     pub(super) stop: mpsc::Receiver<()>,
+}
+
+/// An answer of a front end in this process to a question of the user-input queue, as
+/// `UserInputProvide` brings those of others: a secret that is in no message.
+#[derive(Debug)]
+pub struct Answer {
+    /// Type and group of the question.
+    pub numbers: (u32, u32),
+    /// Its id within them.
+    pub id: u32,
+    /// The answer.
+    pub value: Secret<String>,
+    /// Gets the reason if it is not taken.
+    pub reply: oneshot::Sender<Result<(), Error>>,
+}
+
+/// What a front end in this process hands over.
+pub(super) struct Own {
+    pub(super) profile: OwnProfile,
+    pub(super) answers: mpsc::UnboundedReceiver<Answer>,
 }
 
 /// The backend on a connection.
@@ -68,7 +90,8 @@ pub(super) struct Service {
     pub(super) registering: bool,
     /// The log service that is attached has been told of the session.
     assigned: bool,
-    files: Files,
+    profile: Option<OwnProfile>,
+    answers: Option<mpsc::UnboundedReceiver<Answer>>,
     lines: mpsc::Receiver<LogLine>,
     stop: mpsc::Receiver<()>,
     internal: mpsc::UnboundedSender<Internal>,
@@ -82,6 +105,7 @@ impl Service {
         // Only a session manager on a bus closes sessions behind the user's back.
         let delayed_failure = matches!(peers, Peers::Bus { .. });
         let (internal, internal_receiver) = mpsc::unbounded_channel();
+        let (profile, answers) = config.own.map(|own| (own.profile, own.answers)).unzip();
         Self {
             connection,
             backend: Backend::new(config.settings, config.start, delayed_failure),
@@ -91,7 +115,8 @@ impl Service {
             last_line: None,
             registering: false,
             assigned: false,
-            files: config.files,
+            profile,
+            answers,
             lines: config.lines,
             stop: config.stop,
             internal,
@@ -139,6 +164,7 @@ impl Service {
                 },
                 () = self.backend.next() => {}
                 Some(line) = self.lines.recv() => self.send_line(line).await?,
+                Some(answer) = next_answer(&mut self.answers) => self.answer_question(answer).await?,
                 Some(internal) = self.internal_receiver.recv() => self.internal(internal).await?,
                 _ = self.stop.recv(), if exit_at.is_none() => self.terminate(),
                 () = tokio::time::sleep_until(registration_limit),
@@ -177,6 +203,15 @@ impl Service {
     async fn send_line(&mut self, line: LogLine) -> zbus::Result<()> {
         self.last_line = Some(line.clone());
         self.peers.send(&self.connection, &self.token, Outgoing::Log(line)).await
+    }
+
+    async fn answer_question(&mut self, answer: Answer) -> zbus::Result<()> {
+        let Answer { numbers, id, value, reply } = answer;
+        let taken = self.backend.provide_input(numbers, id, value.expose());
+        self.flush().await?;
+        // Whoever does not wait for the reply does not need it.
+        let _ = reply.send(taken);
+        Ok(())
     }
 
     async fn message(&mut self, message: &Message) -> zbus::Result<()> {
@@ -229,17 +264,19 @@ impl Service {
         self.registering = true;
         let assign = registering.session_path.clone().filter(|_| self.peers.has_log());
         self.assigned = assign.is_some();
-        let connection = self.connection.clone();
-        let private = matches!(self.peers, Peers::Private);
-        let files = self.files.clone();
         let internal = self.internal.clone();
+        if let Some(own) = self.profile.take() {
+            let _ = internal.send(Internal::Fetched(registering, Ok(Box::new(own.into()))));
+            return;
+        }
+        let connection = self.connection.clone();
         tokio::spawn(async move {
             let assigned = async {
                 if let Some(path) = assign {
                     log_service::assign_session(&connection, &path).await;
                 }
             };
-            let fetched = fetch(&connection, private, &registering.config_path, &files);
+            let fetched = fetch(&connection, &registering.config_path);
             let (_, fetched) = tokio::join!(
                 tokio::time::timeout(ASSIGN_LIMIT, assigned),
                 tokio::time::timeout(ANSWER_LIMIT, fetched),
@@ -365,6 +402,13 @@ impl Service {
     }
 }
 
+async fn next_answer(answers: &mut Option<mpsc::UnboundedReceiver<Answer>>) -> Option<Answer> {
+    match answers {
+        Some(answers) => answers.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
 async fn zbus_get(
     connection: &Connection,
     service: &str,
@@ -390,8 +434,10 @@ pub struct PrivateService {
     pub settings: Settings,
     /// How sessions are started.
     pub start: StartSession,
-    /// Where files come from that the profile names.
-    pub files: Files,
+    /// The profile to connect with.
+    pub profile: OwnProfile,
+    /// Answers to questions of the user-input queue.
+    pub answers: mpsc::UnboundedReceiver<Answer>,
     /// Verbosity, shared with the logging set-up.
     pub log_level: LogLevel,
     /// Log lines to be sent as signals.
@@ -426,7 +472,7 @@ pub async fn serve_private(
     let config = ServiceConfig {
         settings: service.settings,
         start: service.start,
-        files: service.files,
+        own: Some(Own { profile: service.profile, answers: service.answers }),
         token,
         log_level: service.log_level,
         lines: service.lines,

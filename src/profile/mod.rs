@@ -32,5 +32,5 @@ pub use overrides::{DnsScope, OverrideError, OverrideValue, Overrides};
 pub use parse::Profile;
 pub use peer_info::{IV_PROTO, PeerInfoExtra, peer_info};
 pub use push::*;
-pub use source::{DirFiles, FileSource, NoFiles, ProfileFile};
+pub use source::{DirFiles, FileSource, NoFiles, Opener, OwnRights, ProfileFile};
 pub use verdict::{ProfileError, ProfileErrors, Verdict, VerdictKind};

@@ -1,5 +1,6 @@
 //! Walks over the directives of a profile, asks the table about each, and writes the verdicts.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
 
 use super::directives::{self, Action, Call, Entry, INLINE};
@@ -33,6 +34,7 @@ impl Profile {
         let mut reader = Reader {
             file: name,
             files,
+            read: None,
             draft: Draft::new(),
             verdicts: Vec::new(),
             errors: Vec::new(),
@@ -64,9 +66,24 @@ fn tolerated(directives: &[Directive]) -> HashSet<String> {
         .collect()
 }
 
+/// Remembers which file was asked for.
+struct Noting<'a> {
+    files: &'a dyn FileSource,
+    path: RefCell<Option<String>>,
+}
+
+impl FileSource for Noting<'_> {
+    fn read(&self, path: &str) -> Result<Secret<Vec<u8>>, String> {
+        self.path.replace(Some(path.to_owned()));
+        self.files.read(path)
+    }
+}
+
 struct Reader<'a> {
     file: &'a str,
     files: &'a dyn FileSource,
+    /// The file that the directive at hand has read.
+    read: Option<String>,
     draft: Draft,
     verdicts: Vec<Verdict>,
     errors: Vec<ProfileError>,
@@ -95,7 +112,8 @@ impl Reader<'_> {
                 VerdictKind::Refused { reason: shown(problem.reason), hint: problem.hint }
             }
         };
-        self.verdicts.push(Verdict { line, directive, kind });
+        let file = self.read.take();
+        self.verdicts.push(Verdict { line, directive, file, kind });
     }
 
     fn directive(&mut self, directive: &Directive) {
@@ -163,15 +181,18 @@ impl Reader<'_> {
                 if directive.args.first().is_some_and(|a| a == INLINE) && entry.name != "tls-auth" {
                     return Ok(Done::Ignored(format!("the <{}> block has it", entry.name)));
                 }
+                let files = Noting { files: self.files, path: RefCell::default() };
                 let call = Call {
                     line: directive.line,
                     name: &directive.name,
                     args: &directive.args,
                     inline: directive.inline.as_ref().map(Secret::expose).map(String::as_str),
                     block: directive.block,
-                    files: self.files,
+                    files: &files,
                 };
-                handler(&mut self.draft, &call)
+                let outcome = handler(&mut self.draft, &call);
+                self.read = files.path.into_inner().map(shown);
+                outcome
             }
         }
     }

@@ -1,8 +1,10 @@
 //! Where the files come from that a profile names.
 
+use std::fmt;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::lexer::MAX_PROFILE_SIZE;
 use crate::secret::Secret;
@@ -26,28 +28,68 @@ impl FileSource for NoFiles {
     }
 }
 
-/// Files relative to a directory, usually the profile's own.
-#[derive(Clone, Debug)]
-pub struct DirFiles(pub PathBuf);
+/// Opens files for a profile, with whatever rights it has.
+pub trait Opener: fmt::Debug + Send + Sync {
+    /// Opens a file to read it.
+    ///
+    /// # Errors
+    /// As opening a file.
+    fn open(&self, path: &Path) -> io::Result<File>;
+}
 
-impl FileSource for DirFiles {
-    fn read(&self, path: &str) -> Result<Secret<Vec<u8>>, String> {
-        read_limited(&self.0.join(path), MAX_FILE_SIZE).map_err(|e| e.to_string())
+/// With the rights of this process.
+#[derive(Clone, Copy, Debug)]
+pub struct OwnRights;
+
+impl Opener for OwnRights {
+    fn open(&self, path: &Path) -> io::Result<File> {
+        File::open(path)
     }
 }
 
-fn read_limited(path: &Path, limit: u64) -> io::Result<Secret<Vec<u8>>> {
-    let file = File::open(path)?;
+/// Files relative to a directory, usually the profile's own.
+#[derive(Clone, Debug)]
+pub struct DirFiles {
+    directory: PathBuf,
+    opener: Arc<dyn Opener>,
+}
+
+impl FileSource for DirFiles {
+    fn read(&self, path: &str) -> Result<Secret<Vec<u8>>, String> {
+        self.open(&self.locate(path))
+            .and_then(|file| read_limited(file, MAX_FILE_SIZE))
+            .map_err(|e| e.to_string())
+    }
+}
+
+impl DirFiles {
+    /// Files of `directory`.
+    pub fn new(directory: PathBuf, opener: Arc<dyn Opener>) -> Self {
+        Self { directory, opener }
+    }
+
+    /// The place of a file that the profile names.
+    pub fn locate(&self, path: &str) -> PathBuf {
+        self.directory.join(path)
+    }
+
+    /// Opens any file with the rights that those of the profile are opened with.
+    ///
+    /// # Errors
+    /// As opening a file.
+    pub fn open(&self, path: &Path) -> io::Result<File> {
+        self.opener.open(path)
+    }
+}
+
+fn read_limited(file: File, limit: u64) -> io::Result<Secret<Vec<u8>>> {
     // Grown buffers would leave copies of keys behind.
     let expected = file.metadata().map_or(0, |m| m.len().min(limit));
     let mut content = Vec::with_capacity(expected as usize + 1);
     file.take(limit + 1).read_to_end(&mut content)?;
     let content = Secret::new(content);
     if content.expose().len() as u64 > limit {
-        return Err(io::Error::new(
-            io::ErrorKind::FileTooLarge,
-            format!("larger than {limit} bytes"),
-        ));
+        return Err(io::Error::new(ErrorKind::FileTooLarge, format!("larger than {limit} bytes")));
     }
     Ok(content)
 }
@@ -64,16 +106,25 @@ pub struct ProfileFile {
 }
 
 impl ProfileFile {
-    /// Reads a profile.
+    /// Reads a profile. It and the files it names are opened with the rights of this process.
     ///
     /// # Errors
     /// As opening and reading a file; larger than any profile may be.
     pub fn read(path: &Path) -> io::Result<Self> {
-        let bytes = read_limited(path, MAX_PROFILE_SIZE as u64)?;
+        Self::read_with(path, Arc::new(OwnRights))
+    }
+
+    /// The same, opened by `opener`.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_with(path: &Path, opener: Arc<dyn Opener>) -> io::Result<Self> {
+        let directory = path.parent().unwrap_or_else(|| Path::new("")).to_owned();
+        let files = DirFiles::new(directory, opener);
+        let bytes = read_limited(files.open(path)?, MAX_PROFILE_SIZE as u64)?;
         let text = Secret::new(String::from_utf8_lossy(bytes.expose()).into_owned());
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        let directory = path.parent().unwrap_or_else(|| Path::new("")).to_owned();
-        Ok(Self { text, name, files: DirFiles(directory) })
+        Ok(Self { text, name, files })
     }
 }
 
@@ -85,7 +136,7 @@ mod tests {
     fn files_are_relative_to_the_directory() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("ca.crt"), "x").unwrap();
-        let files = DirFiles(dir.path().to_owned());
+        let files = DirFiles::new(dir.path().to_owned(), Arc::new(OwnRights));
         assert_eq!(files.read("ca.crt").unwrap().expose(), b"x");
         assert!(files.read("none").unwrap_err().contains("No such file"));
         assert!(NoFiles.read("ca.crt").is_err());
@@ -95,6 +146,11 @@ mod tests {
     fn huge_files_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("big"), vec![0; (1 << 20) + 1]).unwrap();
-        assert!(DirFiles(dir.path().to_owned()).read("big").unwrap_err().contains("larger"));
+        assert!(
+            DirFiles::new(dir.path().to_owned(), Arc::new(OwnRights))
+                .read("big")
+                .unwrap_err()
+                .contains("larger")
+        );
     }
 }

@@ -12,6 +12,9 @@ pub struct Verdict {
     /// Its name as written; a placeholder where the text is no directive name (it may be a piece of
     /// a key).
     pub directive: String,
+    /// The file that it names and that is read for it, as written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
     /// Taken, left out or refused.
     #[serde(flatten)]
     pub kind: VerdictKind,

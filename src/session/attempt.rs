@@ -302,11 +302,7 @@ impl Session {
         }
     }
 
-    pub(super) async fn control_event(
-        &mut self,
-        link: &mut Link,
-        event: Event,
-    ) -> Result<(), Ending> {
+    async fn control_event(&mut self, link: &mut Link, event: Event) -> Result<(), Ending> {
         match event {
             Event::ServerContacted => {
                 link.contacted = true;
@@ -326,8 +322,9 @@ impl Session {
             }
             Event::TokenRefreshed => self.login.token = Some(link.control.credentials().clone()),
             Event::Keys(key) => {
+                let first = !self.connected;
                 self.install_key(link, key).await?;
-                if !self.connected && self.can_send() {
+                if first {
                     self.connected(link);
                 }
             }
@@ -358,9 +355,6 @@ impl Session {
             Event::Halt { reason } => return Err(Ending::Halted(reason)),
             Event::AuthFailed(failed) => return Err(Ending::AuthFailed(failed)),
             Event::ServerExit => return Err(Ending::ServerExit),
-            Event::RenegotiationFailed { reason } if !self.can_send() => {
-                return Err(Ending::Lost(format!("there is no key to send with: {reason}")));
-            }
             Event::RenegotiationFailed { reason } => {
                 tracing::warn!("renegotiation failed, the old key stays in use: {reason}");
             }
@@ -491,7 +485,7 @@ impl Session {
                 Ok(())
             }
             DataEvent::PeerExit => Err(Ending::ServerExit),
-            DataEvent::Failed(reason) => self.fall_back(link, &reason, None).await,
+            DataEvent::Failed(reason) => self.fall_back(link, &reason).await,
         }
     }
 

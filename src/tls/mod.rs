@@ -18,5 +18,5 @@ mod verify;
 
 pub use config::TlsConfig;
 pub use external::{ExternalSigner, SignAlgorithm, SignReply, SignRequest, Waker};
-pub use key::key_needs_passphrase;
+pub use key::{key_needs_passphrase, open_key};
 pub use session::{PeerCertificate, TlsError, TlsErrorKind, TlsFactory, TlsSession};

@@ -48,6 +48,14 @@ pub(super) fn certificates(
     Ok(found)
 }
 
+/// Certificates as PEM text.
+pub(super) fn text(certificates: &[CertificateDer<'_>]) -> String {
+    certificates
+        .iter()
+        .map(|der| pem::encode(&pem::Pem::new("CERTIFICATE", der.to_vec())))
+        .collect()
+}
+
 /// All revocation lists of `text`; at least one. The DER is not looked at.
 pub(super) fn crls(text: &str) -> Result<Vec<Vec<u8>>, TlsError> {
     let found: Vec<_> = sections("crl-verify", text)?

@@ -5,9 +5,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
 use ovpn_client::backend::{Command, Running, Settings};
-use ovpn_client::dbus::{PrivateService, serve_private};
+use ovpn_client::dbus::{OwnProfile, PrivateService, serve_private};
 use ovpn_client::logging::LogLevel;
-use ovpn_client::profile::{NoFiles, Protocol};
+use ovpn_client::profile::{NoFiles, Profile, Protocol};
 use ovpn_client::session::{ConnectionInfo, NetworkMode, SessionEvent, SessionState};
 use tokio::sync::mpsc;
 use zbus::{Guid, ObjectPath, OwnedVariant, Variant};
@@ -67,6 +67,8 @@ async fn device_session_and_connection_are_shown_once_there_are_any() {
     let scripts: Arc<Mutex<Vec<Script>>> = Arc::default();
     let started = scripts.clone();
     let (_lines, lines) = mpsc::channel(1);
+    let (_answers, answers) = mpsc::unbounded_channel();
+    let (_server, profile) = silent_server("");
     let service = PrivateService {
         settings: Settings {
             network: NetworkMode::Direct,
@@ -81,7 +83,12 @@ async fn device_session_and_connection_are_shown_once_there_are_any() {
             started.lock().unwrap().push((command_receiver, event_sender));
             Running { commands, events }
         }),
-        files: Arc::new(NoFiles),
+        profile: OwnProfile {
+            name: "test".to_owned(),
+            dco: false,
+            profile: Profile::parse(&profile, "test", &NoFiles).unwrap(),
+        },
+        answers,
         log_level: LogLevel::new(3),
         lines,
     };
@@ -89,7 +96,6 @@ async fn device_session_and_connection_are_shown_once_there_are_any() {
         serve_private(theirs, &guid, TOKEN.to_owned(), service).await.unwrap();
     });
     let messages = zbus::connection::Builder::unix_stream(ours).p2p().build_message_stream();
-    let (_server, profile) = silent_server("");
     let mut peer = StandIn::serve(messages.await.unwrap(), StandIn::profile(profile, Vec::new()));
     let paths = (TOKEN, path(SESSION_PATH), path(CONFIG_PATH));
     call(&peer, "RegistrationConfirmation", &paths).await;

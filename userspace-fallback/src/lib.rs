@@ -35,8 +35,7 @@ pub mod peer;
 pub mod replay;
 mod stats;
 mod sys;
-#[doc(hidden)]
-pub mod transport;
+mod transport;
 mod tun;
 mod wake;
 mod worker;

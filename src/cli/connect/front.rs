@@ -7,15 +7,15 @@ use std::os::unix::net::UnixStream;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
+use super::login::LoginFile;
 use super::output::Printer;
-use super::peer::{Backend, Configuration, News, guid};
+use super::peer::{Backend, News, guid};
 use super::{
     ConnectArgs, Dco, EXIT_AUTH, EXIT_FAILED, EXIT_PRIVILEGE, Output, prompt, stdout_is_terminal,
 };
 use crate::cli::EXIT_USAGE;
-use crate::dbus::{PrivateService, serve_private};
-use crate::profile::ProfileFile;
-use crate::secret::Credentials;
+use crate::dbus::{Answer, PrivateService, serve_private};
+use crate::secret::Secret;
 
 /// How long an orderly end may take. The backend's own limit is a little shorter.
 const END_LIMIT: Duration = Duration::from_secs(5);
@@ -64,7 +64,7 @@ struct Front {
     backend: Backend,
     news: mpsc::UnboundedReceiver<News>,
     printer: Printer,
-    login: Option<Credentials>,
+    login: Option<LoginFile>,
     signals: Signals,
     insist_on_dco: bool,
     verbosity: u32,
@@ -77,12 +77,12 @@ struct Front {
 /// Runs a connection to its end and returns the exit status.
 pub(super) async fn run(
     args: &ConnectArgs,
-    profile: ProfileFile,
-    login: Option<Credentials>,
+    login: Option<LoginFile>,
     verbosity: u32,
     service: PrivateService,
+    answers: mpsc::UnboundedSender<Answer>,
 ) -> u8 {
-    let end = match start(args, profile, login, verbosity, service).await {
+    let end = match start(args, login, verbosity, service, answers).await {
         Ok(mut front) => {
             let end = front.drive().await;
             front.shut_down().await;
@@ -98,10 +98,10 @@ pub(super) async fn run(
 
 async fn start(
     args: &ConnectArgs,
-    profile: ProfileFile,
-    login: Option<Credentials>,
+    login: Option<LoginFile>,
     verbosity: u32,
     service: PrivateService,
+    answers: mpsc::UnboundedSender<Answer>,
 ) -> Result<Front, End> {
     let io = |error: std::io::Error| End::failed(error, EXIT_FAILED);
     let signals = Signals {
@@ -118,9 +118,7 @@ async fn start(
             tracing::error!("backend: {error}");
         }
     });
-    let configuration =
-        Configuration { name: profile.name, dco: args.dco != Dco::Off, text: profile.text };
-    let (backend, news) = Backend::connect(ours, configuration).await?;
+    let (backend, news) = Backend::connect(ours, answers).await?;
     Ok(Front {
         backend,
         news,
@@ -303,10 +301,12 @@ impl Front {
 }
 
 /// Answers every open question: from the file with the login, or on the terminal.
-async fn answer(backend: &Backend, login: Option<&Credentials>) -> Result<(), End> {
+async fn answer(backend: &Backend, login: Option<&LoginFile>) -> Result<(), End> {
     let questions = backend.questions().await?;
-    let known = |name: &str| match (name, login) {
-        ("username", Some(login)) => Some(login.username.clone().into()),
+    let login =
+        login.map(LoginFile::read).transpose().map_err(|reason| End::failed(reason, EXIT_USAGE))?;
+    let known = |name: &str| match (name, &login) {
+        ("username", Some(login)) => Some(Secret::new(login.username.clone())),
         ("password", Some(login)) => Some(login.password.clone()),
         _ => None,
     };
@@ -341,9 +341,9 @@ async fn answer(backend: &Backend, login: Option<&Credentials>) -> Result<(), En
                 }
             },
         };
-        if let Err(error) = backend.provide(question, answer.expose()).await {
+        if let Err(error) = backend.provide(question, answer).await {
             // The connection that asked may be over by now.
-            tracing::warn!("{}: {error}", question.description);
+            tracing::warn!("{}: {}", question.description, error.text);
         }
     }
     Ok(())

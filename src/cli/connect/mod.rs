@@ -2,31 +2,35 @@
 //! private connection, like any other front end drives it.
 
 mod front;
+mod login;
 mod output;
 mod peer;
 mod prompt;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use tokio::sync::mpsc;
 
-use super::cleanup::RUNTIME_DIR;
-use super::{EXIT_FAILED, EXIT_PRIVILEGE, EXIT_USAGE, complain};
+use self::login::LoginFile;
+use super::{EXIT_USAGE, complain};
 use crate::backend::{Settings, Threads};
-use crate::dbus::{Files, PrivateService};
+use crate::dbus::{Answer, OwnProfile, PrivateService};
 use crate::logging::{self, LogLevel, LogLine};
 use crate::network::enter_netns;
 use crate::privileges;
-use crate::profile::{Options, Profile, ProfileFile};
-use crate::secret::{Credentials, Secret};
+use crate::profile::{Profile, ProfileFile};
+use crate::secret::Secret;
 use crate::session::NetworkMode;
 
+/// Exit status: the connection failed.
+const EXIT_FAILED: u8 = 1;
 /// Exit status: the server refused the credentials.
 const EXIT_AUTH: u8 = 3;
+/// Exit status: a privilege or a device is missing.
+const EXIT_PRIVILEGE: u8 = 4;
 
 /// Arguments of `ovpn-client connect`.
 #[derive(Clone, Debug, Args)]
@@ -50,7 +54,7 @@ pub struct ConnectArgs {
           value_parser = clap::value_parser!(u32).range(0..=i64::from(LogLevel::MAX)))]
     verb: Option<u32>,
     /// Where to note what has to be undone after a crash
-    #[arg(long, value_name = "DIR", default_value = RUNTIME_DIR)]
+    #[arg(long, value_name = "DIR", default_value = "/run/ovpn-client")]
     runtime_dir: PathBuf,
 }
 
@@ -82,10 +86,9 @@ pub(super) fn run(args: ConnectArgs) -> ExitCode {
 
 fn prepare(args: ConnectArgs) -> Result<ExitCode, (String, u8)> {
     let usage = |text: String| (text, EXIT_USAGE);
-    let mut profile = ProfileFile::read(&args.profile)
-        .map_err(|error| usage(format!("{}: {error}", args.profile.display())))?;
-    let login = args.auth_user_pass.as_deref().map(read_login).transpose().map_err(usage)?;
-    let options = check_profile(&mut profile, login.is_some()).map_err(usage)?;
+    // Said again, where it can be heard, by what restricts the process.
+    let _ = privileges::forbid_dumps();
+    let (profile, login) = read_files(&args).map_err(usage)?;
     if !privileges::can_configure_network() {
         let text = "CAP_NET_ADMIN is missing: a tunnel needs a network device, addresses and \
                     routes; run this as root";
@@ -98,7 +101,7 @@ fn prepare(args: ConnectArgs) -> Result<ExitCode, (String, u8)> {
     let restricted = privileges::restrict();
 
     // Few profiles say `verb 1` to hide the steps from somebody who watches.
-    let verb = options.verb.map_or(0, u32::from).max(LogLevel::DEFAULT);
+    let verb = profile.profile.options.verb.map_or(0, u32::from).max(LogLevel::DEFAULT);
     let verbosity = args.verb.unwrap_or(verb).min(LogLevel::MAX);
     let log_level = LogLevel::new(verbosity);
     let lines = logging::init(&log_level, None, false).map_err(|e| usage(e.to_string()))?;
@@ -107,49 +110,42 @@ fn prepare(args: ConnectArgs) -> Result<ExitCode, (String, u8)> {
     }
     let threads = Threads::new().map_err(|error| (error.to_string(), EXIT_FAILED))?;
     let terminal = prompt::Terminal::new();
-    let service =
-        backend(&args, Arc::new(profile.files.clone()), &threads, log_level.clone(), lines);
-    let status = threads.run(front::run(&args, profile, login, log_level.get(), service));
+    let (answers, receiver) = mpsc::unbounded_channel();
+    let service = backend(&args, profile, receiver, &threads, log_level.clone(), lines);
+    let status = threads.run(front::run(&args, login, log_level.get(), service, answers));
     // A prompt that nobody answers keeps its thread, and the terminal silent.
     threads.end();
     terminal.restore();
     Ok(ExitCode::from(status))
 }
 
-/// Refuses a profile that cannot be used, with every reason. `--auth-user-pass` means the same as
-/// the directive.
-fn check_profile(profile: &mut ProfileFile, with_login: bool) -> Result<Options, String> {
-    let parse =
-        |text: &Secret<String>| Profile::parse(text.expose(), &profile.name, &profile.files);
-    let mut parsed = parse(&profile.text);
-    let asks = parsed.as_ref().is_ok_and(|parsed| parsed.options.auth.user_pass);
-    if with_login && !asks {
-        let text = Secret::new(format!("{}\nauth-user-pass\n", profile.text.expose()));
-        parsed = parse(&text);
-        profile.text = text;
-    }
-    parsed.map(|parsed| parsed.options).map_err(|errors| errors.to_string())
+/// Opens every file, before the rights to them go. Nothing of their text stays.
+fn read_files(args: &ConnectArgs) -> Result<(OwnProfile, Option<LoginFile>), String> {
+    let file = privileges::files_of_caller(&args.profile)
+        .and_then(|opener| ProfileFile::read_with(&args.profile, opener))
+        .map_err(|error| format!("{}: {error}", args.profile.display()))?;
+    let login = args.auth_user_pass.as_deref().map(|path| LoginFile::open(path, &file.files));
+    let login = login.transpose()?;
+    let profile = check_profile(&file, login.is_some())?;
+    Ok((OwnProfile { name: file.name, dco: args.dco != Dco::Off, profile }, login))
 }
 
-fn read_login(path: &Path) -> Result<Credentials, String> {
-    let text = std::fs::read_to_string(path)
-        .map(Secret::new)
-        .map_err(|error| format!("{}: {error}", path.display()))?;
-    let mut lines = text.expose().lines();
-    match (lines.next(), lines.next()) {
-        (Some(username), Some(password)) if !username.is_empty() && !password.is_empty() => {
-            Ok(Credentials { username: username.to_owned(), password: password.into() })
-        }
-        _ => Err(format!(
-            "{}: the user name is expected in the first line and the password in the second",
-            path.display()
-        )),
+/// Refuses a profile that cannot be used, with every reason. `--auth-user-pass` means the same as
+/// the directive.
+fn check_profile(file: &ProfileFile, with_login: bool) -> Result<Profile, String> {
+    let parse = |text: &Secret<String>| Profile::parse(text.expose(), &file.name, &file.files);
+    let mut parsed = parse(&file.text);
+    let asks = parsed.as_ref().is_ok_and(|parsed| parsed.options.auth.user_pass);
+    if with_login && !asks {
+        parsed = parse(&Secret::new(format!("{}\nauth-user-pass\n", file.text.expose())));
     }
+    parsed.map_err(|errors| errors.to_string())
 }
 
 fn backend(
     args: &ConnectArgs,
-    files: Files,
+    profile: OwnProfile,
+    answers: mpsc::UnboundedReceiver<Answer>,
     threads: &Threads,
     level: LogLevel,
     lines: mpsc::Receiver<LogLine>,
@@ -163,7 +159,8 @@ fn backend(
             posture: None,
         },
         start: threads.starter(),
-        files,
+        profile,
+        answers,
         log_level: level,
         lines,
     }

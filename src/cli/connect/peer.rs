@@ -1,28 +1,23 @@
-//! The front end's end of the private connection: it is session manager and configuration manager
-//! to the backend.
+//! The front end's end of the private connection: it is session manager to the backend. Secrets do
+//! not go over it, where they would stay in messages and buffers: profile and answers are handed
+//! over.
 
 use std::collections::HashMap;
 
 use futures_util::StreamExt as _;
 use serde::Serialize;
 use std::os::unix::net::UnixStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use zbus::message::Type;
 use zbus::{Connection, Guid, Message, MessageStream, ObjectPath, OwnedVariant, Variant};
 
-use crate::dbus::{CONFIGURATION, INTERFACE, OBJECT};
+use crate::backend::Error;
+use crate::dbus::{Answer, INTERFACE, OBJECT};
 use crate::secret::Secret;
 
 const SESSION_PATH: &str = "/net/openvpn/v3/sessions/private";
 const CONFIG_PATH: &str = "/net/openvpn/v3/configuration/private";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
-
-/// The profile, as a configuration manager shows it.
-pub(super) struct Configuration {
-    pub(super) name: String,
-    pub(super) dco: bool,
-    pub(super) text: Secret<String>,
-}
 
 /// What the backend says. Serialized, it is a line of the JSON output.
 #[derive(Debug, Serialize)]
@@ -68,20 +63,21 @@ pub(super) struct Question {
 #[derive(Clone, Debug)]
 pub(super) struct Backend {
     connection: Connection,
+    answers: mpsc::UnboundedSender<Answer>,
 }
 
 impl Backend {
     /// Connects. The news end when the backend does.
     pub(super) async fn connect(
         socket: UnixStream,
-        configuration: Configuration,
+        answers: mpsc::UnboundedSender<Answer>,
     ) -> zbus::Result<(Self, mpsc::UnboundedReceiver<News>)> {
         let messages =
             zbus::connection::Builder::unix_stream(socket).p2p().build_message_stream().await?;
         let connection = Connection::from(&messages);
         let (sender, news) = mpsc::unbounded_channel();
-        tokio::spawn(listen(connection.clone(), messages, configuration, sender));
-        Ok((Self { connection }, news))
+        tokio::spawn(listen(messages, sender));
+        Ok((Self { connection, answers }, news))
     }
 
     pub(super) async fn register(&self, token: &str) -> zbus::Result<()> {
@@ -113,10 +109,17 @@ impl Backend {
         Ok(questions)
     }
 
-    pub(super) async fn provide(&self, question: &Question, answer: &str) -> zbus::Result<()> {
-        let (kind, group) = question.numbers;
-        self.call("UserInputProvide", &(kind, group, question.id, answer)).await?;
-        Ok(())
+    /// Answers a question.
+    pub(super) async fn provide(
+        &self,
+        question: &Question,
+        value: Secret<String>,
+    ) -> Result<(), Error> {
+        let (reply, taken) = oneshot::channel();
+        let answer = Answer { numbers: question.numbers, id: question.id, value, reply };
+        // A backend that is gone has said so, or its connection ends.
+        let _ = self.answers.send(answer);
+        taken.await.unwrap_or(Ok(()))
     }
 
     pub(super) async fn statistics(&self) -> zbus::Result<HashMap<String, i64>> {
@@ -153,25 +156,12 @@ impl Backend {
     }
 }
 
-async fn listen(
-    connection: Connection,
-    mut messages: MessageStream,
-    configuration: Configuration,
-    news: mpsc::UnboundedSender<News>,
-) {
+async fn listen(mut messages: MessageStream, news: mpsc::UnboundedSender<News>) {
     while let Some(Ok(message)) = messages.next().await {
-        let done = match message.message_type() {
-            Type::Signal => {
-                if let Ok(Some(item)) = read_signal(&message) {
-                    let _ = news.send(item);
-                }
-                Ok(())
-            }
-            Type::MethodCall => serve_configuration(&connection, &message, &configuration).await,
-            _ => Ok(()),
-        };
-        if done.is_err() {
-            break;
+        if message.message_type() == Type::Signal
+            && let Ok(Some(item)) = read_signal(&message)
+        {
+            let _ = news.send(item);
         }
     }
 }
@@ -198,38 +188,6 @@ fn read_signal(message: &Message) -> zbus::Result<Option<News>> {
         }
         _ => return Ok(None),
     }))
-}
-
-/// Three properties and `Fetch`: all that a backend asks a configuration manager for.
-async fn serve_configuration(
-    connection: &Connection,
-    call: &Message,
-    configuration: &Configuration,
-) -> zbus::Result<()> {
-    let header = call.header();
-    let interface = header.interface().map_or("", |name| name.as_str());
-    let member = header.member().map_or("", |name| name.as_str());
-    match (interface, member) {
-        (CONFIGURATION, "Fetch") => {
-            return connection.reply(&header, &configuration.text.expose().as_str()).await;
-        }
-        (PROPERTIES, "Get") => {
-            let body = call.body();
-            let (_, name): (&str, &str) = body.deserialize()?;
-            let value = match name {
-                "name" => Some(Variant::from(configuration.name.as_str())),
-                "dco" => Some(Variant::from(configuration.dco)),
-                "overrides" => Some(Variant::from(HashMap::<String, Variant<'_>>::new())),
-                _ => None,
-            };
-            if let Some(value) = value {
-                return connection.reply(&header, &value).await;
-            }
-        }
-        _ => {}
-    }
-    let error = "org.freedesktop.DBus.Error.UnknownMethod";
-    connection.reply_error(&header, error, &"Not part of this configuration manager").await
 }
 
 /// A connection's identity; means nothing on a private one.

@@ -1,5 +1,9 @@
 //! TLS: certificates, keys, and the rules a server certificate must keep.
 
+use std::sync::Arc;
+
+use rustls::sign::SigningKey;
+
 use crate::secret::Secret;
 
 /// TLS and certificate verification, as OpenVPN defines it.
@@ -48,6 +52,10 @@ pub struct TlsOptions {
     pub sni: Option<String>,
 }
 
+/// A private key as the TLS library holds it.
+#[derive(Clone, Debug)]
+pub struct OpenedKey(pub Arc<dyn SigningKey>);
+
 /// Where the private key is.
 #[derive(Clone, Debug)]
 pub enum KeySource {
@@ -55,6 +63,8 @@ pub enum KeySource {
     Pem(Secret<String>),
     /// `pkcs12`: DER.
     Pkcs12(Secret<Vec<u8>>),
+    /// Either of them, opened: what it was read from is gone.
+    Opened(OpenedKey),
     /// External PKI: signatures are asked for through the user-input queue.
     External,
 }

@@ -1,6 +1,5 @@
 //! Who the client is: certificate chain and private key, in every form profiles use.
 
-mod cost;
 mod encrypted;
 mod pkcs12;
 mod traditional;
@@ -17,7 +16,7 @@ use zeroize::Zeroizing;
 use super::external::{ExternalIdentity, ExternalSigner};
 use super::pem::{self, Section};
 use super::session::{TlsError, TlsErrorKind};
-use crate::profile::{KeySource, TlsOptions};
+use crate::profile::{KeySource, OpenedKey, TlsOptions};
 use crate::secret::Secret;
 
 /// What the options say about both sides' certificates.
@@ -82,10 +81,14 @@ impl Identity {
             None => {
                 return Err(config("the profile has cert but no key; add the private key"));
             }
-            Some(KeySource::Pem(_)) if cert.is_empty() => {
+            Some(KeySource::Pem(_) | KeySource::Opened(_)) if cert.is_empty() => {
                 return Err(config("the profile has key but no cert; add the certificate"));
             }
-            Some(KeySource::Pem(text)) => (cert, from_pem(text.expose(), passphrase)?),
+            Some(KeySource::Pem(text)) => {
+                let key = from_pem(text.expose(), passphrase)?;
+                (cert, signing(&key)?)
+            }
+            Some(KeySource::Opened(key)) => (cert, Arc::clone(&key.0)),
             Some(KeySource::Pkcs12(der)) => {
                 let bundle = pkcs12::open(der.expose(), passphrase)?;
                 if options.ca.is_none() {
@@ -93,7 +96,7 @@ impl Identity {
                 } else {
                     extra.extend(bundle.others);
                 }
-                (vec![bundle.leaf], bundle.key)
+                (vec![bundle.leaf], signing(&bundle.key)?)
             }
             Some(KeySource::External) if cert.is_empty() => {
                 return Err(config(
@@ -126,7 +129,37 @@ pub fn key_needs_passphrase(options: &TlsOptions) -> bool {
             .is_ok_and(|section| section.label == ENCRYPTED_PKCS8 || is_encrypted(&section)),
         Some(KeySource::Pkcs12(der)) => pkcs12::open(der.expose(), None)
             .is_err_and(|error| error.kind == TlsErrorKind::PassphraseNeeded),
-        Some(KeySource::External) | None => false,
+        Some(KeySource::Opened(_) | KeySource::External) | None => false,
+    }
+}
+
+/// Opens the private key where nobody has to be asked for its passphrase. From then on it is in
+/// memory only as the TLS library needs it: the text it was read from goes, and so does a passphrase
+/// of the profile (`askpass`). Certificates of a PKCS#12 file become those of the options.
+///
+/// A key that cannot be opened stays as it is: connecting tells why.
+pub fn open_key(options: &mut TlsOptions) {
+    let passphrase = options.key_passphrase.as_ref();
+    let opened = match &options.key {
+        Some(KeySource::Pem(text)) => {
+            from_pem(text.expose(), passphrase).and_then(|key| signing(&key))
+        }
+        Some(KeySource::Pkcs12(der)) => pkcs12::open(der.expose(), passphrase).and_then(|bundle| {
+            let key = signing(&bundle.key)?;
+            let others = pem::text(&bundle.others);
+            if options.ca.is_none() {
+                options.ca = (!bundle.others.is_empty()).then_some(others);
+            } else if !bundle.others.is_empty() {
+                options.extra_certs.get_or_insert_default().push_str(&others);
+            }
+            options.cert = Some(pem::text(&[bundle.leaf]));
+            Ok(key)
+        }),
+        Some(KeySource::Opened(_) | KeySource::External) | None => return,
+    };
+    if let Ok(key) = opened {
+        options.key = Some(KeySource::Opened(OpenedKey(key)));
+        options.key_passphrase = None;
     }
 }
 
@@ -201,19 +234,23 @@ fn looks_like_der(plain: &[u8]) -> bool {
     Sequence::from_der(plain).is_ok_and(|(rest, _)| rest.is_empty())
 }
 
-/// Checks that key and certificate belong together.
-fn certified(
-    chain: Vec<CertificateDer<'static>>,
-    key: Zeroizing<PrivateKeyDer<'static>>,
-) -> Result<Arc<CertifiedKey>, TlsError> {
-    let signing = any_supported_type(&key).map_err(|_| {
+/// The key as the TLS library signs with it.
+fn signing(key: &PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, TlsError> {
+    any_supported_type(key).map_err(|_| {
         config(
             "key: the private key cannot be used; supported are RSA of 2048 to 8192 bits, ECDSA on \
              P-256, P-384 and P-521, and Ed25519",
         )
-    })?;
-    check_match(&chain, signing.as_ref())?;
-    Ok(Arc::new(CertifiedKey::new(chain, signing)))
+    })
+}
+
+/// Checks that key and certificate belong together.
+fn certified(
+    chain: Vec<CertificateDer<'static>>,
+    key: Arc<dyn SigningKey>,
+) -> Result<Arc<CertifiedKey>, TlsError> {
+    check_match(&chain, key.as_ref())?;
+    Ok(Arc::new(CertifiedKey::new(chain, key)))
 }
 
 fn check_match(chain: &[CertificateDer<'_>], key: &dyn SigningKey) -> Result<(), TlsError> {

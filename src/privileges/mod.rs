@@ -1,9 +1,15 @@
 //! What the process may do, and giving up what it does not need.
 
+mod caller;
+mod memory;
+
 use std::collections::BTreeMap;
 
 use caps::{CapSet, Capability, CapsHashSet};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+
+pub use caller::{Caller, files_of_caller};
+pub use memory::{WipingAllocator, forbid_dumps};
 
 /// All that a tunnel needs: devices, addresses, routes, marks (`NET_ADMIN`), `bind-dev` on old
 /// kernels (`NET_RAW`), and `lport` below 1024 (`NET_BIND_SERVICE`).
@@ -24,6 +30,9 @@ pub enum PrivilegeError {
     /// `PR_SET_NO_NEW_PRIVS`
     #[error("no-new-privileges cannot be set: {0}")]
     NoNewPrivileges(#[from] nix::Error),
+    /// Core dumps.
+    #[error("core dumps cannot be forbidden: {0}")]
+    Dumps(#[source] nix::Error),
     /// The system call filter.
     #[error("the system call filter cannot be set: {0}")]
     Filter(String),
@@ -48,6 +57,7 @@ pub fn restrict() -> Result<(), PrivilegeError> {
     caps::clear(None, CapSet::Inheritable)?;
     caps::set(None, CapSet::Effective, &kept)?;
     caps::set(None, CapSet::Permitted, &kept)?;
+    forbid_dumps()?;
     nix::sys::prctl::set_no_new_privs()?;
     let program = filter().map_err(|error| PrivilegeError::Filter(error.to_string()))?;
     seccompiler::apply_filter(&program).map_err(|error| PrivilegeError::Filter(error.to_string()))
