@@ -3,9 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests end by panicking")]
 
+mod memory;
 mod netns;
-#[path = "sim/running.rs"]
-mod running;
 mod sim;
 
 use std::fs::File;
@@ -16,10 +15,11 @@ use std::process::{Child, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use memory::Memory;
 use netns::NetNs;
 use nix::pty::openpty;
 use nix::sys::termios::{LocalFlags, tcgetattr};
-use running::{RunningServer, silent};
+use sim::running::RunningServer;
 
 const LIMIT: Duration = Duration::from_secs(20);
 const CTRL_C: &str = "\x03";
@@ -38,13 +38,16 @@ struct Terminal {
 
 impl Terminal {
     fn connect(namespace: &NetNs, server: SocketAddr, extra: &str) -> Self {
+        Self::connect_as(namespace, server, &sim::real_tls::identity(), extra)
+    }
+
+    fn connect_as(namespace: &NetNs, server: SocketAddr, identity: &str, extra: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let profile = directory.path().join("test.ovpn");
         let text = format!(
-            "client\ndev tun\nremote {} {} udp\nauth-user-pass\n{}{extra}\n",
+            "client\ndev tun\nremote {} {} udp\nauth-user-pass\n{identity}{extra}\n",
             server.ip(),
             server.port(),
-            sim::real_tls::identity()
         );
         std::fs::write(&profile, text).unwrap();
         let pty = openpty(None, None).unwrap();
@@ -106,13 +109,17 @@ impl Terminal {
     }
 
     fn answer(&mut self, user: &str, password: &str) {
+        self.type_login(user, password);
+        self.expect_echo(true);
+    }
+
+    fn type_login(&mut self, user: &str, password: &str) {
         self.expect(USER);
         self.type_text(&format!("{user}\n"));
         let shown = self.expect(PASSWORD);
         assert_eq!(shown.trim_end(), user, "what is typed is shown");
         self.expect_echo(false);
         self.type_text(&format!("{password}\n"));
-        self.expect_echo(true);
     }
 
     fn interrupt(&mut self) {
@@ -144,6 +151,13 @@ impl Drop for Terminal {
         let _ = self.program.kill();
         let _ = self.program.wait();
     }
+}
+
+/// A server that nobody hears from.
+fn silent(namespace: &NetNs) -> (UdpSocket, SocketAddr) {
+    let socket = namespace.run(|| UdpSocket::bind("127.0.0.1:0").unwrap());
+    let address = socket.local_addr().unwrap();
+    (socket, address)
 }
 
 #[test]
@@ -182,7 +196,7 @@ fn ctrl_c_ends_a_question() {
 #[test]
 fn the_live_line_shows_rates() {
     let namespace = NetNs::new("term");
-    let server = RunningServer::start(&namespace);
+    let server = RunningServer::start(silent(&namespace).0);
     let mut terminal = Terminal::connect(&namespace, server.address, "");
     terminal.answer("joe", "secret");
     terminal.expect("Connected: joe@127.0.0.1");
@@ -215,7 +229,7 @@ fn the_live_line_shows_rates() {
 #[test]
 fn a_renegotiation_asks_again() {
     let namespace = NetNs::new("term");
-    let server = RunningServer::start(&namespace);
+    let server = RunningServer::start(silent(&namespace).0);
     let mut terminal = Terminal::connect(&namespace, server.address, "auth-nocache");
     terminal.answer("joe", "first");
     terminal.expect("Connected: joe@127.0.0.1");
@@ -227,4 +241,106 @@ fn a_renegotiation_asks_again() {
     assert_eq!(status.code(), Some(0), "{shown}");
     let sent = [("joe", "first"), ("joe", "second")].map(|(u, p)| (u.to_owned(), p.to_owned()));
     assert_eq!(server.end(), sent);
+}
+
+/// The lines of the private key's PEM text, and the secret number in its DER.
+fn pieces(pem: &str) -> Vec<(String, Vec<u8>)> {
+    let body: Vec<_> = pem.lines().filter(|line| !line.starts_with("-----")).collect();
+    let mut pieces: Vec<_> =
+        body.iter().map(|line| (format!("PEM {line}"), line.as_bytes().to_vec())).collect();
+    pieces.retain(|(_, line)| line.len() >= 24);
+    assert!(pieces.len() >= 2);
+    let der = pem::parse(pem).unwrap().into_contents();
+    // ECPrivateKey: the OCTET STRING of 32 bytes.
+    let at = der.windows(2).position(|pair| pair == [4, 32]).unwrap() + 2;
+    pieces.push(("number of the key".to_owned(), der[at..at + 32].to_vec()));
+    pieces
+}
+
+/// The same key, its text encrypted.
+fn encrypt(pem: &str, passphrase: &str) -> String {
+    let mut openssl = std::process::Command::new("openssl")
+        .args(["pkcs8", "-topk8", "-v2", "aes-256-cbc", "-passout"])
+        .arg(format!("pass:{passphrase}"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    openssl.stdin.take().unwrap().write_all(pem.as_bytes()).unwrap();
+    let output = openssl.wait_with_output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Waits until `missing` names nothing any more.
+fn wait_until(mut missing: impl FnMut() -> Vec<String>) {
+    let end = Instant::now() + LIMIT;
+    loop {
+        let missing = missing();
+        if missing.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < end, "{missing:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Waits until none of the secrets is there any more.
+fn expect_none(terminal: &Terminal, secrets: &[(String, Vec<u8>)]) {
+    wait_until(|| {
+        let memory = Memory::of(terminal.program.id());
+        assert!(!memory.find(b"joe-the-user").is_empty(), "the user name is no secret");
+        let found = secrets.iter().map(|(name, secret)| (name, memory.find(secret)));
+        let found = found.filter(|(_, places)| !places.is_empty());
+        found.map(|(name, places)| format!("{name} in {places:?}")).collect()
+    });
+}
+
+/// What was typed, what the profile holds, and the data keys of a key exchange that is over.
+#[test]
+fn with_auth_nocache_no_secret_stays_in_memory() {
+    let text = |name: &str, secret: &str| (name.to_owned(), secret.as_bytes().to_vec());
+    let identity = sim::real_tls::identity();
+    let (_, key) = identity.split_once("<key>\n").unwrap();
+    let (key, _) = key.split_once("</key>").unwrap();
+    let encrypted = identity.replace(key, &encrypt(key, "Sesame-Open-77"));
+    for (identity, passphrase) in [(&identity, None), (&encrypted, Some("Sesame-Open-77"))] {
+        let namespace = NetNs::new("term");
+        let server = RunningServer::start(silent(&namespace).0);
+        let extra = "auth-nocache\ntran-window 2";
+        let mut terminal = Terminal::connect_as(&namespace, server.address, identity, extra);
+        let mut secrets = pieces(key);
+        terminal.type_login("joe-the-user", "First-Secret-31");
+        secrets.push(text("first password", "First-Secret-31"));
+        if let Some(passphrase) = passphrase {
+            terminal.expect("Private key passphrase: ");
+            terminal.expect_echo(false);
+            terminal.type_text(&format!("{passphrase}\n"));
+            secrets.push(text("passphrase", passphrase));
+        }
+        terminal.expect("Connected: joe-the-user@127.0.0.1");
+        expect_none(&terminal, &secrets);
+
+        let keys = |number: usize| {
+            let [one, other] = &server.keys()[number];
+            [
+                (format!("data key {number}"), one.clone()),
+                (format!("data key {number} back"), other.clone()),
+            ]
+        };
+        secrets.extend(keys(0));
+        server.renegotiate();
+        terminal.answer("joe-the-user", "Second-Secret-59");
+        secrets.push(text("second password", "Second-Secret-59"));
+        terminal.expect("TLS for key 1");
+        // What is in use can be seen.
+        wait_until(|| {
+            let memory = Memory::of(terminal.program.id());
+            let missing = keys(1).into_iter().filter(|(_, key)| memory.find(key).is_empty());
+            missing.map(|(name, _)| name).collect()
+        });
+        expect_none(&terminal, &secrets);
+        terminal.interrupt();
+        assert_eq!(terminal.end().0.code(), Some(0));
+    }
 }

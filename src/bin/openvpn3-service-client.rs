@@ -7,6 +7,10 @@ use std::process::ExitCode;
 use clap::{ArgAction, Parser};
 use ovpn_client::dbus::{EXIT_USAGE, ProcessOptions, run_process};
 use ovpn_client::logging::LogLevel;
+use ovpn_client::privileges::WipingAllocator;
+
+#[global_allocator]
+static ALLOCATOR: WipingAllocator = WipingAllocator;
 
 /// VPN backend of OpenVPN 3 Linux; started by the backend starter service, not by hand
 #[derive(Debug, Parser)]

@@ -71,7 +71,7 @@ pub struct NegotiatedParameters {
 }
 
 /// Facts, in protocol words.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Event {
     /// The first authentic packet of the server arrived.
     ServerContacted,

@@ -41,12 +41,12 @@ pub struct ClientRandoms {
 }
 
 impl ClientRandoms {
-    /// Fresh ones.
-    pub fn generate(rng: &mut impl Rng) -> Self {
-        let mut new = Self {
+    /// Fresh ones, in one place however often they move.
+    pub fn generate(rng: &mut impl Rng) -> Box<Self> {
+        let mut new = Box::new(Self {
             pre_master: [0; PRE_MASTER_LEN],
             randoms: Randoms { random1: [0; RANDOM_LEN], random2: [0; RANDOM_LEN] },
-        };
+        });
         rng.fill_bytes(&mut new.pre_master);
         rng.fill_bytes(&mut new.randoms.random1);
         rng.fill_bytes(&mut new.randoms.random2);

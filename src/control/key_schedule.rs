@@ -28,20 +28,21 @@ pub type KeyBlock = Zeroizing<[u8; KEY_BLOCK_LEN]>;
 #[error("the derived data key is unusable")]
 pub struct KeyScheduleError;
 
-/// The key block of key method 2 without TLS exporter.
+/// The key block of key method 2 without TLS exporter, made where it is to be: a value that is
+/// returned leaves copies behind.
 pub fn expand(
     client: &ClientRandoms,
     server: &Randoms,
     client_session: SessionId,
     server_session: SessionId,
-) -> Result<KeyBlock, KeyScheduleError> {
+    block: &mut KeyBlock,
+) -> Result<(), KeyScheduleError> {
     let mut master = Zeroizing::new([0; 48]);
     prf(
         &client.pre_master,
         &[b"OpenVPN master secret", &client.randoms.random1, &server.random1],
         &mut master[..],
     )?;
-    let mut block = Zeroizing::new([0; KEY_BLOCK_LEN]);
     prf(
         &master[..],
         &[
@@ -52,8 +53,7 @@ pub fn expand(
             server_session.bytes(),
         ],
         &mut block[..],
-    )?;
-    Ok(block)
+    )
 }
 
 /// Cuts the data keys of one side. The client sends with key 0.
@@ -151,13 +151,16 @@ mod tests {
         };
         let server = Randoms { random1: [0x33; 32], random2: [0x44; 32] };
         let id = |bytes| SessionId::new(bytes).unwrap();
+        let mut block = Zeroizing::new([0; KEY_BLOCK_LEN]);
         expand(
             &client,
             &server,
             id([1, 2, 3, 4, 5, 6, 7, 8]),
             id([0xa1, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7, 0xa8]),
+            &mut block,
         )
-        .unwrap()
+        .unwrap();
+        block
     }
 
     #[test]

@@ -70,7 +70,7 @@ pub(super) struct KeySession {
     stage: Stage,
     link: Reliability,
     tls: Option<Box<dyn TlsSession>>,
-    randoms: ClientRandoms,
+    randoms: Box<ClientRandoms>,
     server: Option<ServerMessage>,
     /// Ciphertext that waits for room in the send window.
     ciphertext: Vec<u8>,
@@ -86,7 +86,7 @@ impl KeySession {
     pub(super) fn new(
         key_id: KeyId,
         reset: Opcode,
-        randoms: ClientRandoms,
+        randoms: Box<ClientRandoms>,
         retransmit: Option<Duration>,
         now: Instant,
     ) -> Self {
@@ -301,15 +301,14 @@ impl KeySession {
         local: SessionId,
         peer: SessionId,
     ) -> Result<KeyConfig, DeriveError> {
-        let block = if exporter {
-            let mut block = Zeroizing::new([0; KEY_BLOCK_LEN]);
+        let mut block = Zeroizing::new([0; KEY_BLOCK_LEN]);
+        if exporter {
             let tls = self.tls.as_deref().ok_or(KeyScheduleError)?;
             tls.export(DATA_KEY_LABEL, &mut block[..])?;
-            block
         } else {
             let server = self.server.as_ref().ok_or(KeyScheduleError)?;
-            key_schedule::expand(&self.randoms, &server.randoms, local, peer)?
-        };
+            key_schedule::expand(&self.randoms, &server.randoms, local, peer, &mut block)?;
+        }
         Ok(key_schedule::data_keys(&block, Side::Client, self.key_id, cipher)?)
     }
 

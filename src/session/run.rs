@@ -77,13 +77,8 @@ pub(super) struct Login {
 }
 
 impl Login {
-    fn new(config: &SessionConfig) -> Self {
-        Self {
-            own: Some(config.credentials.clone()),
-            token: None,
-            one_time: config.one_time_password,
-            sent: false,
-        }
+    fn new(own: Credentials, one_time: bool) -> Self {
+        Self { own: Some(own), token: None, one_time, sent: false }
     }
 
     /// What to send now; `None`: the user must be asked.
@@ -173,7 +168,7 @@ impl Session {
             kernel,
             kernel_failure: None,
             statistics: Statistics::default(),
-            login: Login::new(&config),
+            login: Login::new(std::mem::take(&mut config.credentials), config.one_time_password),
             connected: false,
             ever_connected: false,
             config,

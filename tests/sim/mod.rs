@@ -15,6 +15,7 @@
 pub mod fake_tls;
 pub mod net;
 pub mod real_tls;
+pub mod running;
 pub mod server;
 pub mod wkc;
 

@@ -412,14 +412,14 @@ impl Server {
         let session = &mut self.sessions[index];
         session.write(&message);
         let tls = session.tls.as_ref().unwrap();
-        let block = if self.config.tls_ekm {
-            let mut block = Zeroizing::new([0; KEY_BLOCK_LEN]);
+        let mut block = Zeroizing::new([0; KEY_BLOCK_LEN]);
+        if self.config.tls_ekm {
             tls.export(DATA_KEY_LABEL, &mut block[..]).unwrap();
-            block
         } else {
             let client = session.randoms.as_ref().unwrap();
-            key_schedule::expand(client, &randoms, self.peer.unwrap(), self.local).unwrap()
-        };
+            let (peer, local) = (self.peer.unwrap(), self.local);
+            key_schedule::expand(client, &randoms, peer, local, &mut block).unwrap();
+        }
         let cipher = self.config.cipher;
         let keys = key_schedule::data_keys(&block, Side::Server, session.key_id, cipher).unwrap();
         self.keys.push(keys);

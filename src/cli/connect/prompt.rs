@@ -1,6 +1,8 @@
 //! Questions on a terminal.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::fs::File;
+use std::io::{self, BufRead as _, BufReader, IsTerminal as _, Write as _};
+use std::os::fd::AsFd as _;
 
 use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
 
@@ -47,8 +49,10 @@ pub(super) async fn ask(question: &Question) -> io::Result<Secret<String>> {
         let mut terminal = io::stderr();
         terminal.write_all(text.as_bytes())?;
         terminal.flush()?;
+        // The standard library's own buffer would keep the answer.
+        let input = File::from(io::stdin().as_fd().try_clone_to_owned()?);
         let mut line = String::new();
-        io::stdin().read_line(&mut line)?;
+        BufReader::new(input).read_line(&mut line)?;
         if line.is_empty() {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
