@@ -155,28 +155,19 @@ impl<'a> Connect<'a> {
         if self.authorization.is_some() {
             return Err(ProxyError::BadCredentials);
         }
-        let offers: Vec<&str> = headers
-            .iter()
-            .filter(|h| h.name.eq_ignore_ascii_case("proxy-authenticate"))
-            .filter_map(|h| std::str::from_utf8(h.value).ok())
-            .collect();
-        let no_method = |hint| ProxyError::NoMethod { offered: offers.join(", "), hint };
+        let (client, schemes) = choose(headers);
+        let no_method = |hint| ProxyError::NoMethod { offered: schemes.join(", "), hint };
         // Nobody is asked for credentials that no method here could make use of.
-        let any = PasswordClient::try_from(offers.join(", ").as_str());
-        let any = any.map_err(|_| no_method("only Basic and Digest are supported"))?;
+        let mut client = client.ok_or_else(|| no_method("only Basic and Digest are supported"))?;
         let credentials = self.credentials.ok_or(ProxyError::NeedCredentials)?;
-        let mut client = if self.proxy.auth == ProxyAuth::NoCleartext {
-            let offers: Vec<&str> =
-                offers.iter().copied().filter(|offer| !is_basic(offer)).collect();
-            PasswordClient::try_from(offers.join(", ").as_str()).map_err(|_| {
-                no_method(
-                    "Basic would show the password to everyone on the way; the override \
-                     proxy-auth-cleartext, or `auto` in `http-proxy`, allows it",
-                )
-            })?
-        } else {
-            any
-        };
+        // The method that is about to be used, not the way in which it was offered.
+        if self.proxy.auth == ProxyAuth::NoCleartext && !matches!(client, PasswordClient::Digest(_))
+        {
+            return Err(no_method(
+                "Basic would show the password to everyone on the way; the override \
+                 proxy-auth-cleartext, or `auto` in `http-proxy`, allows it",
+            ));
+        }
         let authorization = client
             .respond(&PasswordParams {
                 username: &credentials.username,
@@ -191,8 +182,23 @@ impl<'a> Connect<'a> {
     }
 }
 
-fn is_basic(offer: &str) -> bool {
-    offer.trim_start().get(..5).is_some_and(|start| start.eq_ignore_ascii_case("basic"))
+/// The best method among the challenges of an answer (Digest before Basic), and the names of all
+/// that can be read, for people. A line that is not well-formed spoils only itself.
+fn choose(headers: &[httparse::Header<'_>]) -> (Option<PasswordClient>, Vec<String>) {
+    const SHOWN: usize = 8;
+    let mut builder = PasswordClient::builder();
+    let mut schemes = Vec::new();
+    let lines = headers
+        .iter()
+        .filter(|h| h.name.eq_ignore_ascii_case("proxy-authenticate"))
+        .filter_map(|h| std::str::from_utf8(h.value).ok());
+    for line in lines {
+        builder = builder.challenges(line);
+        let challenges = http_auth::parse_challenges(line).unwrap_or_default();
+        schemes.extend(challenges.iter().map(|challenge| challenge.scheme.to_owned()));
+    }
+    schemes.truncate(SHOWN);
+    (builder.build().ok(), schemes)
 }
 
 /// Reads up to and including the empty line, and nothing after it: what follows belongs to OpenVPN.
@@ -344,5 +350,69 @@ mod tests {
         assert!(error.to_string().contains("403 Not here"), "{error}");
         let (result, _) = ask(&proxy(ProxyAuth::Any), None, &["SSH-2.0-x\r\n\r\n"]).await;
         assert!(matches!(result, Err(ProxyError::Malformed(_))));
+    }
+
+    /// Every set of offers, in every order, on one line or on several: without leave the password
+    /// never goes out in clear text, and Digest is used wherever it is offered.
+    #[test]
+    fn a_password_goes_out_in_clear_text_only_with_leave() {
+        const DIGEST: &str = "Digest realm=\"p\", nonce=\"n, Basic realm=x\", qop=\"auth\"";
+        const OFFERS: [&str; 6] = [
+            "Basic realm=\"p\"",
+            "bAsIc realm=p, charset=\"UTF-8\"",
+            DIGEST,
+            "Negotiate",
+            "NTLM",
+            "Bearer realm=\"Digest realm=x\"",
+        ];
+        let user = credentials();
+        let mut tried = 0;
+        // Each sequence of up to three, as digits to the base of their number.
+        let count = OFFERS.len();
+        for number in 0..count.pow(3) {
+            let all = [number % count, number / count % count, number / count / count];
+            for length in 1..=3 {
+                let offers: Vec<&str> = all[..length].iter().map(|n| OFFERS[*n]).collect();
+                // Which of the gaps between offers are ends of lines.
+                for cuts in 0..1_u32 << (length - 1) {
+                    let mut lines = vec![offers[0].to_owned()];
+                    for (gap, offer) in offers[1..].iter().enumerate() {
+                        if cuts >> gap & 1 == 1 {
+                            lines.push((*offer).to_owned());
+                        } else {
+                            lines.last_mut().unwrap().push_str(&format!(", {offer}"));
+                        }
+                    }
+                    for auth in [ProxyAuth::NoCleartext, ProxyAuth::Any] {
+                        check(&lines, offers.contains(&DIGEST), auth, &user);
+                        tried += 1;
+                    }
+                }
+            }
+        }
+        assert!(tried > 2000, "{tried}");
+
+        fn check(lines: &[String], digest: bool, auth: ProxyAuth, user: &Credentials) {
+            let headers: Vec<_> = lines
+                .iter()
+                .map(|line| httparse::Header { name: "Proxy-Authenticate", value: line.as_bytes() })
+                .collect();
+            let proxy = proxy(auth);
+            let mut connect = Connect::new(&proxy, Some(user), "vpn.example.com", 443);
+            let result = connect.authorize(&headers);
+            let sent = connect.authorization.as_ref().map(|a| a.expose().as_str()).unwrap_or("");
+            let basic = lines.iter().any(|line| {
+                line.to_lowercase().contains("basic realm=\"p\"")
+                    || line.to_lowercase().contains("basic realm=p")
+            });
+            let expected = match (digest, basic, auth) {
+                (true, ..) => "Digest ",
+                (false, true, ProxyAuth::Any) => "Basic ",
+                _ => "",
+            };
+            assert!(sent.starts_with(expected), "{lines:?} {auth:?}: {sent:?}");
+            assert_eq!(sent.is_empty(), expected.is_empty(), "{lines:?} {auth:?}: {sent:?}");
+            assert_eq!(result.is_ok(), !sent.is_empty(), "{lines:?} {auth:?}");
+        }
     }
 }
