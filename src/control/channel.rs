@@ -3,13 +3,14 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ovpn_dco::KeyId;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use zeroize::Zeroizing;
 
+use super::allowance::Allowance;
 use super::app_control::{self, AppControlError, AppMessage, Assembly};
 use super::dialogue::Requesting;
 use super::event::{ControlConfig, ControlError, Event, NegotiatedParameters, TransportKind};
@@ -38,6 +39,12 @@ const MIN_PAYLOAD: usize = 16;
 /// Acknowledgements that very old and foreign servers take in one packet.
 const LEGACY_MAX_ACKS: usize = 4;
 
+/// Messages of the server that are told or answered: so many at once, so many a second.
+const TALK: (u32, f64) = (32, 1.0);
+
+/// How long an alert in clear text waits for something else from the server in its place.
+const ALERT_DELAY: Duration = Duration::from_secs(2);
+
 /// One connection attempt's control channel. Client role.
 ///
 /// Call [`Self::handle_packet`], [`Self::handle_timeout`] and the commands as things happen; after
@@ -52,6 +59,9 @@ pub struct ControlChannel {
     pub(super) stats: ControlStats,
     pub(super) app_control: Option<AppControl>,
     pub(super) app_message: Assembly,
+    pub(super) talk: Allowance,
+    /// An alert that anybody may have sent, and when it counts.
+    alert: Option<(Instant, u32, Vec<u8>)>,
     transport: TransportKind,
     ipv6: bool,
     tls: Arc<dyn TlsFactory>,
@@ -82,7 +92,7 @@ pub(super) enum Phase {
     /// PUSH_REPLY.
     Requesting(Requesting),
     /// The caller's [`ControlChannel::accept_push`].
-    Applying { token_pushed: bool },
+    Applying,
     /// Nothing: it works.
     Up(Up),
     /// Over.
@@ -91,8 +101,6 @@ pub(super) enum Phase {
 
 pub(super) struct Up {
     pub(super) parameters: NegotiatedParameters,
-    /// The caller filtered the first token out: later ones are not wanted either.
-    pub(super) tokens_refused: bool,
 }
 
 impl ControlChannel {
@@ -126,6 +134,8 @@ impl ControlChannel {
             stats: ControlStats::default(),
             app_control: None,
             app_message: Assembly::default(),
+            talk: Allowance::new(TALK.0, TALK.1),
+            alert: None,
             transport: config.transport,
             ipv6: config.ipv6,
             tls: config.tls,
@@ -165,8 +175,12 @@ impl ControlChannel {
                 true
             }
             Err(counter) => {
-                tracing::debug!(error = counter.name(), "control packet dropped");
                 self.stats.count(counter);
+                // Strangers can send as many as they like.
+                let so_far = self.stats.error(counter);
+                if so_far.is_power_of_two() {
+                    tracing::debug!(error = counter.name(), so_far, "control packet dropped");
+                }
                 false
             }
         }
@@ -187,6 +201,7 @@ impl ControlChannel {
 
     /// Does what is due at `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.check_alert(now);
         self.check_negotiation_deadline(now);
         self.check_push_deadline(now);
         self.request_push(now);
@@ -267,6 +282,7 @@ impl ControlChannel {
         };
         retransmit
             .chain(push.into_iter().flatten())
+            .chain(self.alert.as_ref().map(|(at, ..)| *at))
             .chain(self.negotiation_deadline())
             .chain(self.slots.deadline())
             .chain(self.renegotiation_deadline())
@@ -280,10 +296,9 @@ impl ControlChannel {
         mut parameters: NegotiatedParameters,
         now: Instant,
     ) -> Result<(), ControlError> {
-        let Phase::Applying { token_pushed } = self.phase else {
+        let Phase::Applying = self.phase else {
             return Err(ControlError::Protocol("no push reply is waiting".to_owned()));
         };
-        let tokens_refused = token_pushed && parameters.auth_token.is_none();
         if let Some(token) = &parameters.auth_token {
             self.use_token(token.clone(), parameters.auth_token_user.clone());
         }
@@ -294,11 +309,11 @@ impl ControlChannel {
             self.dynamic_wrapper = Some(self.make_dynamic_wrapper()?);
         }
         let keys = self.derive(&parameters)?;
-        self.phase = Phase::Up(Up { parameters, tokens_refused });
+        self.phase = Phase::Up(Up { parameters });
         self.install(keys, now);
         self.schedule_renegotiation(now);
         // What arrived behind the push reply.
-        self.read_messages();
+        self.read_messages(now);
         Ok(())
     }
 
@@ -389,7 +404,13 @@ impl ControlChannel {
         let body = Body::parse(opcode, body).map_err(|_| ErrorCounter::ControlChannel)?;
         let known_peer = match self.peer {
             Some(peer) => peer == session_id,
-            None => opcode == Opcode::HardResetServerV2,
+            // Whoever guesses address and port cannot acknowledge our reset: that takes our session
+            // id. The acknowledgement may come before a server's reset whose first copy was lost.
+            None => {
+                matches!(opcode, Opcode::HardResetServerV2 | Opcode::AckV1)
+                    && body.acked_session == Some(self.local)
+                    && body.acks.as_slice().contains(&0)
+            }
         };
         let ours = body.acked_session.is_none_or(|id| id == self.local);
         let in_place = opcode.is_reset() == (body.message_id == Some(0));
@@ -400,12 +421,38 @@ impl ControlChannel {
             self.consider_soft_reset(key_id, now);
         }
         let session = self.sessions.live_mut(key_id).ok_or(ErrorCounter::KeyState)?;
+        if self.wrapper.is_none()
+            && session.would_be_ended_by(opcode, &body)
+            && let Some(id) = body.message_id
+        {
+            let at = now + ALERT_DELAY;
+            self.alert.get_or_insert_with(|| (at, id, body.payload.to_vec()));
+            return Ok(key_id);
+        }
         session.receive(opcode, &body);
         if self.peer.is_none() {
             self.peer = Some(session_id);
             self.events.push_back(Event::ServerContacted);
         }
         Ok(key_id)
+    }
+
+    /// An alert counts once nothing else came in its place: the server's own message does if the
+    /// alert was somebody else's.
+    fn check_alert(&mut self, now: Instant) {
+        let Some((_, message_id, payload)) = self.alert.take_if(|(at, ..)| *at <= now) else {
+            return;
+        };
+        let body = Body {
+            acks: AckList::default(),
+            acked_session: None,
+            message_id: Some(message_id),
+            payload: &payload,
+        };
+        if let Some(session) = self.sessions.live_mut(KeyId::FIRST) {
+            session.receive(Opcode::ControlV1, &body);
+            self.advance(KeyId::FIRST, now);
+        }
     }
 
     /// Lets the session of `key_id` go on after a packet.
@@ -437,7 +484,7 @@ impl ControlChannel {
         } else if before < Stage::Active && after == Stage::Active {
             self.negotiation_complete(now);
         }
-        self.read_messages();
+        self.read_messages(now);
     }
 
     /// Counts and reports a failed session; the connection is over unless another key works.

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::channel::{ControlChannel, Phase};
 use super::event::{ControlError, Event, PushedOptions};
 use super::messages::{self, ServerMessage};
-use super::push::{PUSH_REQUEST, PushReply, PushRequests, PushedToken};
+use super::push::{PUSH_REQUEST, PushReply, PushRequests};
 use super::session::KeySession;
 use crate::profile::{AppControl, split_push};
 use crate::secret::{Credentials, Secret};
@@ -45,7 +45,7 @@ impl ControlChannel {
             reply: PushReply::default(),
         });
         // A server may push without being asked; then no request is needed.
-        self.read_messages();
+        self.read_messages(now);
         self.request_push(now);
     }
 
@@ -74,9 +74,9 @@ impl ControlChannel {
 
     /// Reads the text messages of the complete sessions. What comes between the push reply and
     /// [`Self::accept_push`] waits.
-    pub(super) fn read_messages(&mut self) {
+    pub(super) fn read_messages(&mut self, now: Instant) {
         loop {
-            if matches!(self.phase, Phase::Closed | Phase::Applying { .. }) {
+            if matches!(self.phase, Phase::Closed | Phase::Applying) {
                 return;
             }
             let sessions = &mut self.sessions;
@@ -88,15 +88,43 @@ impl ControlChannel {
                 return;
             };
             match messages::clean(&text).map(Zeroizing::new) {
-                Some(text) => self.handle_message(ServerMessage::parse(&text)),
-                None => {
+                Some(text) => self.handle_message(ServerMessage::parse(&text), now),
+                None if self.may_talk(now) => {
                     tracing::warn!("the server sent a message with control characters; ignored")
                 }
+                None => {}
             }
         }
     }
 
-    fn handle_message(&mut self, message: ServerMessage) {
+    /// Whether another message that changes nothing here, but is told or answered, may be taken:
+    /// a server that talks without end fills nobody's memory and log.
+    fn may_talk(&mut self, now: Instant) -> bool {
+        let granted = self.talk.take(now);
+        if !granted && self.talk.is_worth_telling() {
+            tracing::warn!(
+                "the server sends too many messages; {} so far were ignored",
+                self.talk.refused()
+            );
+        }
+        granted
+    }
+
+    fn handle_message(&mut self, message: ServerMessage, now: Instant) {
+        let ends = matches!(
+            message,
+            ServerMessage::AuthFailed(_)
+                | ServerMessage::Restart { .. }
+                | ServerMessage::Halt { .. }
+                | ServerMessage::Exit
+        );
+        let awaited = matches!(message, ServerMessage::PushReply(_))
+            && matches!(self.phase, Phase::Requesting(_));
+        // Parts of a longer message; see there.
+        let part = matches!(message, ServerMessage::AppControl(_));
+        if !(ends || awaited || part || self.may_talk(now)) {
+            return;
+        }
         let event = match message {
             ServerMessage::PushReply(text) => return self.handle_push_reply(&text),
             ServerMessage::AuthPending { timeout } => {
@@ -106,7 +134,7 @@ impl ControlChannel {
             ServerMessage::AuthFailed(failed) => Event::AuthFailed(failed),
             ServerMessage::PendingAuth(pending) => Event::PendingAuth(pending),
             ServerMessage::Info(text) => Event::Info(text),
-            ServerMessage::AppControl(part) => return self.handle_app_control(&part),
+            ServerMessage::AppControl(part) => return self.handle_app_control(&part, now),
             ServerMessage::AppControlAgreed(text) => return self.agree_to_app_control(&text),
             ServerMessage::Restart { reason, flags } => Event::Restart { reason, flags },
             ServerMessage::Halt { reason } => Event::Halt { reason },
@@ -126,8 +154,7 @@ impl ControlChannel {
                 match push.reply.add(text) {
                     Ok(None) => {}
                     Ok(Some(options)) => {
-                        let token_pushed = PushedToken::find(&options).is_some();
-                        self.phase = Phase::Applying { token_pushed };
+                        self.phase = Phase::Applying;
                         let session = self.sessions.current.as_mut();
                         let server_occ =
                             session.map(KeySession::take_server_options).unwrap_or_default();
@@ -137,22 +164,18 @@ impl ControlChannel {
                     Err(error) => self.close(ControlError::Protocol(error.to_string())),
                 }
             }
-            Phase::Up(up) if !up.tokens_refused => {
-                let options = Zeroizing::new(split_push(text));
-                if let Some(pushed) = PushedToken::find(&options)
-                    && pushed.token != self.credentials.password
-                {
-                    self.use_token(pushed.token, pushed.username);
-                    self.emit(Event::TokenRefreshed);
-                }
+            Phase::Up(_) => {
+                let options = PushedOptions::new(Zeroizing::new(split_push(text)));
+                self.emit(Event::PushedLater { options });
             }
-            Phase::Connecting | Phase::Applying { .. } | Phase::Up(_) | Phase::Closed => {}
+            Phase::Connecting | Phase::Applying | Phase::Closed => {}
         }
     }
 
-    fn handle_app_control(&mut self, part: &str) {
+    fn handle_app_control(&mut self, part: &str, now: Instant) {
         match self.app_message.add(part) {
             Ok(None) => {}
+            _ if !self.may_talk(now) => {}
             Ok(Some(message)) => {
                 let allows = |agreed: &AppControl| agreed.allows(&message.protocol);
                 if self.app_control.as_ref().is_some_and(allows) {
@@ -187,7 +210,8 @@ impl ControlChannel {
         }
     }
 
-    pub(super) fn use_token(&mut self, token: Secret<String>, username: Option<String>) {
+    /// The token replaces the password in coming key exchanges, and the user name if there is one.
+    pub fn use_token(&mut self, token: Secret<String>, username: Option<String>) {
         self.credentials.password = token;
         if let Some(username) = username {
             self.credentials.username = username;

@@ -10,7 +10,7 @@ use ovpn_dco::{Cipher, KeyConfig, KeyId};
 use zeroize::Zeroizing;
 
 use super::app_control::AppMessage;
-use crate::profile::{AppControl, ControlOptions, WrapOptions};
+use crate::profile::{AppControl, ControlOptions, WrapOptions, loggable};
 use crate::secret::{Credentials, Secret};
 use crate::tls::{TlsError, TlsFactory};
 
@@ -95,9 +95,12 @@ pub enum Event {
     /// A new key needs credentials that `auth-nocache` made us forget, and waits for
     /// [`super::ControlChannel::set_credentials`]. The old key stays in use meanwhile.
     CredentialsNeeded,
-    /// A later PUSH_REPLY brought a new auth-token, already used for coming keys; it is in
-    /// [`super::ControlChannel::credentials`].
-    TokenRefreshed,
+    /// A later PUSH_REPLY. Only a new auth-token in it means anything; give it to
+    /// [`super::ControlChannel::use_token`] if the profile's filters let it pass.
+    PushedLater {
+        /// Raw options.
+        options: PushedOptions,
+    },
     /// Data keys of a new key id: install (first: primary; later: secondary).
     Keys(KeyConfig),
     /// Send with this key from now on: swap slots.
@@ -161,9 +164,7 @@ impl Deref for PushedOptions {
 
 impl fmt::Debug for PushedOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let secret = |option: &str| option.trim_start().starts_with("auth-token");
-        let shown = self.0.iter().map(|o| if secret(o) { "auth-token ..." } else { o });
-        f.debug_list().entries(shown).finish()
+        f.debug_list().entries(self.0.iter().map(|option| loggable(option))).finish()
     }
 }
 

@@ -13,6 +13,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod allowance;
 // Doc-hidden modules are role-neutral parts, public for the server role of tests and for fuzzing
 // only.
 #[doc(hidden)]
@@ -39,6 +40,7 @@ mod stats;
 #[doc(hidden)]
 pub mod wrap;
 
+pub use allowance::Allowance;
 pub use app_control::{AppControlError, AppMessage};
 pub use channel::ControlChannel;
 pub use event::{

@@ -2,12 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use zeroize::Zeroizing;
 
 use crate::profile::split_push;
-use crate::secret::Secret;
 
 /// What a client sends.
 pub const PUSH_REQUEST: &str = "PUSH_REQUEST";
@@ -21,6 +18,9 @@ const MAX_INTERVAL: u64 = 3;
 
 /// All options of one reply together, in bytes (OpenVPN 3's limit).
 const MAX_PUSHED: usize = 786_432;
+
+/// All options of one reply together. Servers of providers push some thousand routes.
+const MAX_OPTIONS: usize = 65_536;
 
 /// When to send PUSH_REQUEST: at once, then after 1, 2, 3, 3, ... seconds.
 #[derive(Debug)]
@@ -82,21 +82,28 @@ pub struct PushReply {
 
 /// A reply grew over all limits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the pushed options are longer than {MAX_PUSHED} bytes")]
-pub struct PushTooLong;
+pub enum PushTooLong {
+    /// In bytes.
+    #[error("the pushed options are longer than {MAX_PUSHED} bytes")]
+    Bytes,
+    /// In number.
+    #[error("the server pushes more than {MAX_OPTIONS} options")]
+    Options,
+}
 
 impl PushReply {
     /// Adds one message's options; gives all of them back when the reply is complete.
     pub fn add(&mut self, text: &str) -> Result<Option<Zeroizing<Vec<String>>>, PushTooLong> {
         self.size += text.len();
         if self.size > MAX_PUSHED {
-            return Err(PushTooLong);
+            return Err(PushTooLong::Bytes);
         }
         let mut more = false;
         for option in split_push(text) {
             match option.strip_prefix("push-continuation") {
                 Some(rest) if rest.starts_with(' ') => more = rest.trim() == "2",
                 _ if option.is_empty() => {}
+                _ if self.options.len() >= MAX_OPTIONS => return Err(PushTooLong::Options),
                 _ => self.options.push(option),
             }
         }
@@ -105,32 +112,6 @@ impl PushReply {
         }
         self.size = 0;
         Ok(Some(std::mem::take(&mut self.options)))
-    }
-}
-
-/// A pushed `auth-token`, and the user name to use with it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct PushedToken {
-    /// Takes the password's place.
-    pub token: Secret<String>,
-    /// `auth-token-user`, decoded.
-    pub username: Option<String>,
-}
-
-impl PushedToken {
-    /// Looks for the token among raw options.
-    pub fn find(options: &[String]) -> Option<Self> {
-        let value = |name: &str| {
-            options.iter().rev().find_map(|option| {
-                let rest = option.strip_prefix(name)?.strip_prefix(' ')?;
-                Some(rest.trim().trim_matches('"'))
-            })
-        };
-        let token = value("auth-token").filter(|t| !t.is_empty())?;
-        let username = value("auth-token-user")
-            .and_then(|encoded| BASE64.decode(encoded).ok())
-            .and_then(|bytes| String::from_utf8(bytes).ok());
-        Some(Self { token: Secret::from(token), username })
     }
 }
 
@@ -180,15 +161,9 @@ mod tests {
         let part = format!("{},push-continuation 2", "x".repeat(1000));
         let refused = (0..10_000).find(|_| reply.add(&part).is_err());
         assert_eq!(refused, Some(MAX_PUSHED / part.len()));
-    }
-
-    #[test]
-    fn tokens() {
-        let found = PushedToken::find(&strings(&["auth-token-user Y3Ix", "auth-token SESS_ID_x"]));
-        let found = found.unwrap();
-        assert_eq!(found.token.expose(), "SESS_ID_x");
-        assert_eq!(found.username.as_deref(), Some("cr1"));
-        assert_eq!(PushedToken::find(&strings(&["auth-token-user Y3Ix"])), None);
-        assert_eq!(PushedToken::find(&strings(&["auth-token "])), None);
+        let many = format!("{},push-continuation 2", "a,".repeat(MAX_OPTIONS / 2));
+        let mut reply = PushReply::default();
+        let added = [(); 3].map(|()| reply.add(&many));
+        assert_eq!(added, [Ok(None), Ok(None), Err(PushTooLong::Options)]);
     }
 }

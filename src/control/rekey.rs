@@ -4,14 +4,20 @@ use std::time::{Duration, Instant};
 
 use ovpn_dco::{KeyConfig, KeyId};
 
+use super::allowance::Allowance;
 use super::channel::{ControlChannel, Phase};
 use super::event::{ControlError, Event};
 use super::packet::Opcode;
 use super::stats::ErrorCounter;
 
+/// Renegotiations that the server starts: so many at once, so many a second. Each is a TLS
+/// handshake and a new key in the kernel.
+const BY_SERVER: (u32, f64) = (10, 1.0);
+
 /// Plan of the next renegotiation.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Renegotiation {
+    by_server: Allowance,
     /// When we start one.
     at: Option<Instant>,
     /// The key id it will use, where the one after the current key's is spent: a peer that
@@ -19,6 +25,13 @@ pub(super) struct Renegotiation {
     skip_to: Option<KeyId>,
     /// Since when, and why, attempts have been failing.
     failing: Option<(Instant, String)>,
+}
+
+impl Default for Renegotiation {
+    fn default() -> Self {
+        let by_server = Allowance::new(BY_SERVER.0, BY_SERVER.1);
+        Self { by_server, at: None, skip_to: None, failing: None }
+    }
 }
 
 impl ControlChannel {
@@ -66,8 +79,14 @@ impl ControlChannel {
             // Both sides disagree on the id after a failure. Ours was never answered: take theirs.
             Some(ours) => !ours.heard() && Some(key_id) == successor,
         };
-        if start {
+        if !start {
+            return;
+        }
+        // One that is not let in comes again, like every message that gets no acknowledgement.
+        if self.renegotiation.by_server.take(now) {
             self.start_negotiation(key_id, now);
+        } else if self.renegotiation.by_server.is_worth_telling() {
+            tracing::warn!("the server renegotiates too often; it has to wait");
         }
     }
 

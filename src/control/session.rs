@@ -16,6 +16,12 @@ use crate::tls::{TlsError, TlsFactory, TlsSession};
 /// Text of the server that has not been read yet, at most. Its messages have about 1 kB each.
 const MAX_PLAINTEXT: usize = 64 * 1024;
 
+/// TLS bytes that the server has not acknowledged, at most. Some are answers, which it can ask for.
+const MAX_UNSENT: usize = 256 * 1024;
+
+/// First byte of a TLS record that holds an alert in clear text (RFC 8446, 5.1).
+const ALERT_RECORD: u8 = 21;
+
 /// How far a key's negotiation is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Stage {
@@ -53,6 +59,11 @@ pub(super) enum SessionError {
     EarlyNegotiation(#[from] EarlyNegotiationError),
     #[error("the server sent more than {MAX_PLAINTEXT} bytes without an end of message")]
     TooMuchText,
+    #[error(
+        "more than {MAX_UNSENT} bytes wait for the server: it asks, and does not acknowledge the \
+         answers"
+    )]
+    TooMuchUnsent,
 }
 
 /// A packet of this session, ready to be wrapped.
@@ -75,6 +86,8 @@ pub(super) struct KeySession {
     /// Ciphertext that waits for room in the send window.
     ciphertext: Vec<u8>,
     plaintext: Zeroizing<Vec<u8>>,
+    /// How much of `plaintext` has been read.
+    read: usize,
     peer_reset: bool,
     heard: bool,
     /// CONTROL_WKC_V1 if the server wants the wrapped key again.
@@ -102,6 +115,7 @@ impl KeySession {
             server: None,
             ciphertext: Vec::new(),
             plaintext: Zeroizing::default(),
+            read: 0,
             peer_reset: false,
             heard: false,
             first_message: Opcode::ControlV1,
@@ -137,6 +151,13 @@ impl KeySession {
     /// The server's options string, without a copy of it staying here.
     pub(super) fn take_server_options(&mut self) -> String {
         self.server.as_mut().map(|s| std::mem::take(&mut s.options)).unwrap_or_default()
+    }
+
+    /// Whether a packet would end the handshake by what anybody can write: an alert in clear text.
+    pub(super) fn would_be_ended_by(&self, opcode: Opcode, body: &Body<'_>) -> bool {
+        opcode == Opcode::ControlV1
+            && self.stage <= Stage::Handshake
+            && body.payload.first() == Some(&ALERT_RECORD)
     }
 
     /// Takes in the acknowledgements and the message of an authentic packet.
@@ -188,10 +209,11 @@ impl KeySession {
                 Ok(Some(Stage::SentKey))
             }
             (Stage::SentKey, _) => {
-                let Some((message, len)) = key_method::parse_server(&self.plaintext)? else {
+                let unread = self.plaintext.get(self.read..).unwrap_or_default();
+                let Some((message, len)) = key_method::parse_server(unread)? else {
                     return Ok(None);
                 };
-                self.consume(len);
+                self.read += len;
                 self.server = Some(message);
                 Ok(Some(Stage::GotKey))
             }
@@ -224,10 +246,14 @@ impl KeySession {
 
     /// Moves what TLS has produced, in both directions.
     fn pump(&mut self) -> Result<(), SessionError> {
+        self.forget_read();
         let Some(tls) = &mut self.tls else {
             return Ok(());
         };
         tls.take_ciphertext(&mut self.ciphertext)?;
+        if self.ciphertext.len() > MAX_UNSENT {
+            return Err(SessionError::TooMuchUnsent);
+        }
         tls.read_plaintext(&mut self.plaintext)?;
         if self.plaintext.len() > MAX_PLAINTEXT {
             return Err(SessionError::TooMuchText);
@@ -263,6 +289,9 @@ impl KeySession {
         record.push(0);
         tls.write_plaintext(&record)?;
         tls.take_ciphertext(&mut self.ciphertext)?;
+        if self.ciphertext.len() > MAX_UNSENT {
+            return Err(SessionError::TooMuchUnsent);
+        }
         Ok(())
     }
 
@@ -273,9 +302,10 @@ impl KeySession {
             return None;
         }
         loop {
-            let end = self.plaintext.iter().position(|b| *b == 0)?;
-            let text = Zeroizing::new(self.plaintext.get(..end)?.to_vec());
-            self.consume(end + 1);
+            let unread = self.plaintext.get(self.read..)?;
+            let end = unread.iter().position(|b| *b == 0)?;
+            let text = Zeroizing::new(unread.get(..end)?.to_vec());
+            self.read += end + 1;
             if !text.is_empty() {
                 return Some(text);
             }
@@ -283,9 +313,12 @@ impl KeySession {
     }
 
     /// Removes bytes that were read, without leaving them in the buffer.
-    fn consume(&mut self, len: usize) {
+    fn forget_read(&mut self) {
         let total = self.plaintext.len();
-        let len = len.min(total);
+        let len = std::mem::take(&mut self.read).min(total);
+        if len == 0 {
+            return;
+        }
         self.plaintext.copy_within(len.., 0);
         if let Some(tail) = self.plaintext.get_mut(total - len..) {
             tail.zeroize();

@@ -116,7 +116,42 @@ pub enum PushError {
     },
 }
 
+/// A pushed `auth-token`, and the user name to use with it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PushedToken {
+    /// Takes the password's place.
+    pub token: Secret<String>,
+    /// `auth-token-user`, decoded.
+    pub username: Option<String>,
+}
+
+/// What may be logged of a raw pushed option: all of it, unless it holds a secret or cannot be read.
+pub fn loggable(raw: &str) -> &str {
+    const SECRET: &str = "auth-token";
+    match tokenize(raw, Escapes::Any) {
+        Ok(words) if words.first().is_none_or(|name| !name.starts_with(SECRET)) => raw,
+        Ok(_) => "auth-token ...",
+        Err(_) => "(an option that cannot be read)",
+    }
+}
+
 impl SessionOptions {
+    /// The token, and the user name to use with it, that a push reply to a working connection
+    /// brings. The profile's filters hold for it as for the first reply.
+    ///
+    /// # Errors
+    /// A `pull-filter reject` matched, or the token is unusable.
+    pub fn token_from_push(
+        profile: &Options,
+        pushed: &[String],
+    ) -> Result<Option<PushedToken>, PushError> {
+        const TOKEN: [&str; 2] = ["auth-token", "auth-token-user"];
+        let mut push = Push::new(profile);
+        push.options(pushed, |name| TOKEN.contains(&name))?;
+        let username = push.session.auth_token_user;
+        Ok(push.session.auth_token.map(|token| PushedToken { token, username }))
+    }
+
     /// Combines a profile with the raw options of one complete push reply.
     ///
     /// `server_occ` is the server's OCC string, for its cipher. Options that are unknown, not
@@ -130,30 +165,16 @@ impl SessionOptions {
         server_occ: &str,
     ) -> Result<Self, PushError> {
         let mut push = Push::new(profile);
-        for raw in pushed.iter().map(|raw| raw.trim()).filter(|raw| !raw.is_empty()) {
-            let words = match tokenize(raw, Escapes::Any) {
-                Ok(words) => words,
-                Err(error) => {
-                    push.ignore(first_word(raw), &error.to_string());
-                    continue;
-                }
-            };
-            let Some((name, args)) = words.split_first() else { continue };
-            match decide(&profile.pull, &words) {
-                Decision::Accept => push.option(name, args)?,
-                Decision::Ignore(reason) => push.ignore(name, reason),
-                Decision::Reject => {
-                    return Err(PushError::Rejected { option: name.clone() });
-                }
-            }
-        }
+        push.options(pushed, |_| true)?;
         push.finish(server_occ)
     }
 }
 
-/// Names are shown, values are not: one of them may be a token.
-fn first_word(raw: &str) -> &str {
-    raw.split_whitespace().next().unwrap_or_default()
+/// What is shown of an option's name: as much as a name can hold. Values are not shown, and badly
+/// quoted ones look like names: one of them may be a token.
+fn shown_name(name: &str) -> &str {
+    let end = name.find(|c: char| !c.is_ascii_alphanumeric() && !matches!(c, '-' | '_'));
+    end.and_then(|end| name.get(..end)).unwrap_or(name)
 }
 
 struct Push<'a> {
@@ -202,8 +223,37 @@ impl<'a> Push<'a> {
         Self { profile, session, timers, cipher: None, framing: None, exit_notify: None, local_dns }
     }
 
+    /// Takes the options whose names are wanted, as far as the profile's filters let them pass.
+    fn options(
+        &mut self,
+        pushed: &[String],
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<(), PushError> {
+        for raw in pushed.iter().map(|raw| raw.trim()).filter(|raw| !raw.is_empty()) {
+            let words = match tokenize(raw, Escapes::Any) {
+                Ok(words) => words,
+                Err(error) => {
+                    let name = raw.split_whitespace().next().unwrap_or_default();
+                    self.ignore(name, &error.to_string());
+                    continue;
+                }
+            };
+            let Some((name, args)) = words.split_first().filter(|(name, _)| wanted(name)) else {
+                continue;
+            };
+            match decide(&self.profile.pull, &words) {
+                Decision::Accept => self.option(name, args)?,
+                Decision::Ignore(reason) => self.ignore(name, reason),
+                Decision::Reject => {
+                    return Err(PushError::Rejected { option: shown_name(name).to_owned() });
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn ignore(&mut self, name: &str, reason: &str) {
-        self.session.ignored.push(format!("{name}: {reason}"));
+        self.session.ignored.push(format!("{}: {reason}", shown_name(name)));
     }
 
     /// Takes an outcome that cannot break the connection: problems end up in the log.

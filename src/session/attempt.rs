@@ -19,12 +19,14 @@ use super::run::{End, Session};
 use super::signing;
 use super::stats::Statistics;
 use crate::control::{
-    ControlChannel, ControlConfig, Event, NegotiatedParameters, PendingAuth, TransportKind,
+    Allowance, ControlChannel, ControlConfig, Event, NegotiatedParameters, PendingAuth,
+    TransportKind,
 };
 use crate::data_path::Decision;
 use crate::network::RouteQuery;
 use crate::profile::{
-    Family, PeerInfoExtra, Protocol, PushError, Remote, SessionOptions, occ_string, peer_info,
+    Family, PeerInfoExtra, Protocol, PushError, Remote, SessionOptions, loggable, occ_string,
+    peer_info,
 };
 use crate::secret::{Credentials, Secret};
 use crate::transport::{SocketOptions, Transport, TransportError};
@@ -37,6 +39,10 @@ const EXIT_GRACE: Duration = Duration::from_millis(300);
 const TLS_LIBRARY: &str = "rustls, aws-lc";
 /// Longest that a name look-up may take.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Bytes of control packets that are worked on: so many at once (more than the longest push reply),
+/// so many a second. Beyond it the socket is not read: the server has to wait.
+const PACE: (u32, f64) = (1024 * 1024, 128.0 * 1024.0);
 
 /// What exists while one connection does.
 pub(super) struct Link {
@@ -52,6 +58,8 @@ pub(super) struct Link {
     inactivity: Option<Inactivity>,
     ends_at: Option<Instant>,
     pub(super) username: String,
+    /// Bytes that the server may have the control channel work on.
+    pace: Allowance,
 }
 
 impl Session {
@@ -216,6 +224,7 @@ impl Session {
             inactivity: None,
             ends_at: None,
             username,
+            pace: Allowance::new(PACE.0, PACE.1),
         })
     }
 
@@ -226,17 +235,17 @@ impl Session {
             if let Err(ending) = self.drain(link).await {
                 return ending.into();
             }
-            let deadline = link.deadline();
+            let (deadline, paced) = (link.deadline(), link.pace.ready_at());
             let tunnel = self.tunnel.as_mut().filter(|tunnel| tunnel.has_peer());
             tokio::select! {
-                received = link.transport.recv(&mut packet) => {
+                received = link.transport.recv(&mut packet), if paced.is_none() => {
                     if let Err(e) = received {
                         return Ending::Lost(format!("the connection to the server broke: {e}")).into();
                     }
-                    // Data for a key that is not installed yet: the data channel takes the rest.
-                    if packet.first().is_some_and(|byte| !ovpn_dco::is_data_packet(*byte)) {
-                        link.control.handle_packet(&mut packet, Instant::now());
-                    }
+                    link.received(&mut packet);
+                }
+                () = sleep_until(paced.unwrap_or(deadline).into()), if paced.is_some() => {
+                    link.pace.spend(0, Instant::now());
                 }
                 () = sleep_until(deadline.into()) => {
                     if let Err(ending) = self.timeout(link).await {
@@ -320,7 +329,7 @@ impl Session {
                 tracing::info!("a renegotiation needs user name and password again");
                 self.tell(SessionEvent::CredentialsNeeded);
             }
-            Event::TokenRefreshed => self.login.token = Some(link.control.credentials().clone()),
+            Event::PushedLater { options } => self.pushed_later(link, &options)?,
             Event::Keys(key) => {
                 let first = !self.connected;
                 self.install_key(link, key).await?;
@@ -331,7 +340,6 @@ impl Session {
             Event::PromoteKey(key) => self.promote_key(link, key).await?,
             Event::RetireKey(key) => self.retire_key(link, key).await?,
             Event::Info(text) => {
-                tracing::info!("server: {text}");
                 self.tell(SessionEvent::Info(text));
             }
             Event::PendingAuth(pending) => {
@@ -371,16 +379,10 @@ impl Session {
         server_occ: &str,
     ) -> Result<(), Ending> {
         for option in pushed {
-            // A token is as good as a password.
-            let secret = option.trim_start().starts_with("auth-token");
-            tracing::debug!("pushed: {}", if secret { "auth-token ..." } else { option });
+            tracing::debug!("pushed: {}", loggable(option));
         }
-        let options = SessionOptions::from_push(&self.config.options, pushed, server_occ).map_err(
-            |error| match error {
-                PushError::Rejected { .. } => Ending::PushRejected(error.to_string()),
-                error => Ending::Unusable(error.to_string()),
-            },
-        )?;
+        let options = SessionOptions::from_push(&self.config.options, pushed, server_occ)
+            .map_err(unusable_push)?;
         for ignored in &options.ignored {
             tracing::info!("pushed option ignored: {ignored}");
         }
@@ -408,6 +410,17 @@ impl Session {
             link.inactivity = Some(Inactivity::new(rule, Instant::now(), self.traffic().await));
         }
         link.control.accept_push(negotiated, Instant::now()).map_err(Ending::Control)
+    }
+
+    /// Another push reply while the connection works: it may bring a new token.
+    fn pushed_later(&mut self, link: &mut Link, pushed: &[String]) -> Result<(), Ending> {
+        let token =
+            SessionOptions::token_from_push(&self.config.options, pushed).map_err(unusable_push)?;
+        if let Some(pushed) = token {
+            link.control.use_token(pushed.token, pushed.username);
+            self.login.token = Some(link.control.credentials().clone());
+        }
+        Ok(())
     }
 
     fn keep_token(&mut self, link: &Link, token: Secret<String>, username: Option<String>) {
@@ -510,9 +523,7 @@ impl Session {
                     if received.is_err() {
                         return;
                     }
-                    if packet.first().is_some_and(|byte| !ovpn_dco::is_data_packet(*byte)) {
-                        link.control.handle_packet(&mut packet, Instant::now());
-                    }
+                    link.received(&mut packet);
                 }
                 () = sleep_until(until.into()) => return,
             }
@@ -530,6 +541,17 @@ impl Session {
 }
 
 impl Link {
+    /// Takes in a packet. Data for a key that is not installed yet is none: the data channel takes
+    /// the rest. A stranger's packet does not count: it must not keep the server's waiting.
+    fn received(&mut self, packet: &mut [u8]) {
+        let now = Instant::now();
+        if packet.first().is_some_and(|byte| !ovpn_dco::is_data_packet(*byte))
+            && self.control.handle_packet(packet, now)
+        {
+            self.pace.spend(packet.len(), now);
+        }
+    }
+
     /// Reads and writes until the stream stands between two packets with nothing left to send, and
     /// nothing left to read: `ovpn-dco-v2` would not look at it before more arrives.
     pub(super) async fn come_to_boundary(&mut self) -> std::io::Result<()> {
@@ -537,9 +559,7 @@ impl Link {
         let mut packet = Vec::new();
         while !self.transport.at_packet_boundary() || self.transport.has_unread() {
             self.transport.recv(&mut packet).await?;
-            if packet.first().is_some_and(|byte| !ovpn_dco::is_data_packet(*byte)) {
-                self.control.handle_packet(&mut packet, Instant::now());
-            }
+            self.received(&mut packet);
         }
         Ok(())
     }
@@ -568,6 +588,13 @@ impl Link {
             .min()
             // A control channel always has a timer; this is only a bound.
             .unwrap_or_else(|| Instant::now() + Duration::from_secs(60))
+    }
+}
+
+fn unusable_push(error: PushError) -> Ending {
+    match error {
+        PushError::Rejected { .. } => Ending::PushRejected(error.to_string()),
+        error => Ending::Unusable(error.to_string()),
     }
 }
 

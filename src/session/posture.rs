@@ -6,11 +6,14 @@ use std::time::Instant;
 use tokio::task::JoinSet;
 
 use super::SessionConfig;
-use crate::control::{AppMessage, ControlChannel};
+use crate::control::{Allowance, AppMessage, ControlChannel};
 use crate::posture::{DevicePosture, PostureError};
 
 /// Checks at a time. A server that asks for more gets no answer to the rest.
 const MAX_CHECKS: usize = 4;
+
+/// Checks: so many at once, so many a second.
+const CHECKS: (u32, f64) = (16, 0.1);
 
 /// Name of the request in a server's message, which is a JSON object.
 const REQUEST: &str = "dpc_request";
@@ -24,6 +27,8 @@ pub(super) struct Posture {
     enterprise_profile: String,
     protocols: Protocols,
     checks: JoinSet<Check>,
+    /// A check runs programs, and a server that has its answer can ask again.
+    allowance: Allowance,
 }
 
 /// What the service knows the profile's checks by.
@@ -41,6 +46,7 @@ impl Posture {
             enterprise_profile: config.options.enterprise_profile.clone()?,
             protocols: Protocols::NotAsked,
             checks: JoinSet::new(),
+            allowance: Allowance::new(CHECKS.0, CHECKS.1),
         })
     }
 
@@ -86,9 +92,9 @@ impl Posture {
                 "message of application {protocol} ignored: no posture request"
             );
         };
-        if self.checks.len() >= MAX_CHECKS {
+        if self.checks.len() >= MAX_CHECKS || !self.allowance.take(Instant::now()) {
             return tracing::warn!(
-                "device posture: a request was ignored, {MAX_CHECKS} are being worked on"
+                "device posture: a request was ignored, the server asks too much at once"
             );
         }
         tracing::info!("device posture: the server asks about this host ({protocol})");

@@ -67,11 +67,23 @@ pub(super) struct Situation {
     pub(super) can_repeat_login: bool,
     /// Override `auth-fail-retry`.
     pub(super) auth_fail_retry: bool,
-    /// Full rounds without success, this attempt's remote counted.
+    /// Full rounds without success before this one.
     pub(super) rounds: u32,
+    /// Every address of every remote has had its turn in this round.
+    pub(super) round_complete: bool,
+    /// Only somebody with the profile's key can take part in the handshake.
+    pub(super) wrapped: bool,
 }
 
 impl Situation {
+    /// Whether to give up because of something that is not authenticated: the other servers shall
+    /// have been tried, and where anybody on the way can write it, one such answer is none. A site
+    /// that worked yesterday shall come back when its server's mistake is mended.
+    fn believes(self, retry: &Retry) -> bool {
+        let last = retry.rounds.is_some_and(|limit| self.rounds + 1 >= limit);
+        !self.ever_connected && self.round_complete && (self.wrapped || self.rounds > 0 || last)
+    }
+
     /// The same address again. What ends a working connection is no unsuccessful attempt.
     const fn stay(self) -> Advance {
         if self.connected { Advance::Again } else { Advance::Stay }
@@ -104,7 +116,9 @@ pub(super) fn decide(ending: Ending, situation: Situation, retry: &Retry) -> Dec
     };
     match ending {
         Ending::Resolve(reason) => again(Advance::Remote, pause, reason),
-        Ending::Transport(TransportError::Proxy(error)) => proxy(error, pause, again),
+        Ending::Transport(TransportError::Proxy(error)) => {
+            proxy(error, situation, retry, pause, again)
+        }
         Ending::Transport(error @ TransportError::Protect { lasting: true, .. }) => {
             Decision::End(Outcome::Privilege { message: error.to_string() })
         }
@@ -118,7 +132,7 @@ pub(super) fn decide(ending: Ending, situation: Situation, retry: &Retry) -> Dec
                 after.as_secs()
             ),
         ),
-        Ending::Control(ControlError::Tls(error)) => tls(error, situation, pause, again),
+        Ending::Control(ControlError::Tls(error)) => tls(error, situation, retry, pause, again),
         Ending::Control(error) => again(Advance::Address, pause, error.to_string()),
         Ending::AuthFailed(failed) => auth_failed(failed, situation, retry, pause),
         Ending::ServerRestart(reason, flags) => Decision::Retry {
@@ -158,6 +172,8 @@ fn with_reason(what: &str, reason: &str) -> String {
 
 fn proxy(
     error: ProxyError,
+    situation: Situation,
+    retry: &Retry,
     pause: Duration,
     again: impl Fn(Advance, Duration, String) -> Decision,
 ) -> Decision {
@@ -165,7 +181,9 @@ fn proxy(
         ProxyError::NeedCredentials | ProxyError::BadCredentials => {
             Decision::End(Outcome::NeedProxyCredentials)
         }
-        error if error.is_transient() => again(Advance::Address, pause, error.to_string()),
+        error if error.is_transient() || !situation.believes(retry) => {
+            again(Advance::Address, pause, error.to_string())
+        }
         error => Decision::End(Outcome::Failed { message: error.to_string() }),
     }
 }
@@ -173,6 +191,7 @@ fn proxy(
 fn tls(
     error: TlsError,
     situation: Situation,
+    retry: &Retry,
     pause: Duration,
     again: impl Fn(Advance, Duration, String) -> Decision,
 ) -> Decision {
@@ -181,9 +200,8 @@ fn tls(
         | TlsErrorKind::PassphraseNeeded
         | TlsErrorKind::WrongPassphrase
         | TlsErrorKind::ExternalSign => true,
-        // A site that worked yesterday shall come back when its server's mistake is mended.
         TlsErrorKind::CertVerify | TlsErrorKind::Version | TlsErrorKind::Alert => {
-            !situation.ever_connected
+            situation.believes(retry)
         }
         TlsErrorKind::Protocol => false,
     };
@@ -264,6 +282,8 @@ mod tests {
             can_repeat_login: true,
             auth_fail_retry: false,
             rounds: 0,
+            round_complete: true,
+            wrapped: true,
         }
     }
 
@@ -387,6 +407,33 @@ mod tests {
             decide(tls_error(TlsErrorKind::WrongPassphrase), later, &retry()),
             Decision::End(_)
         ));
+    }
+
+    /// What anybody on the way can forge costs an attempt, not the session.
+    #[test]
+    fn what_is_not_authenticated_is_believed_once_it_is_everywhere() {
+        let proxy =
+            || Ending::Transport(TransportError::Proxy(ProxyError::Malformed(String::new())));
+        let kinds = [TlsErrorKind::CertVerify, TlsErrorKind::Version, TlsErrorKind::Alert];
+        let (for_ever, once) = (retry(), Retry { rounds: Some(1), ..retry() });
+        for round_complete in [false, true] {
+            for wrapped in [false, true] {
+                for rounds in [0, 1] {
+                    let situation =
+                        Situation { round_complete, wrapped, rounds, ..first_attempt() };
+                    let ends = |ending, retry| {
+                        matches!(decide(ending, situation, retry), Decision::End(_))
+                    };
+                    let believed = round_complete && (wrapped || rounds > 0);
+                    for kind in kinds {
+                        assert_eq!(ends(tls_error(kind), &for_ever), believed, "{situation:?}");
+                        // There is no other attempt to wait for.
+                        assert_eq!(ends(tls_error(kind), &once), round_complete, "{situation:?}");
+                    }
+                    assert_eq!(ends(proxy(), &for_ever), believed, "{situation:?}");
+                }
+            }
+        }
     }
 
     #[test]

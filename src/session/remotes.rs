@@ -74,6 +74,11 @@ impl Remotes {
         self.rounds
     }
 
+    /// Whether every address of every remote has been tried once the present one has.
+    pub(super) fn completes_round(&self) -> bool {
+        self.address + 1 >= self.addresses.len() && self.current + 1 >= self.list.len()
+    }
+
     /// A connection worked: counting starts again, and the address is kept for the next attempt.
     pub(super) fn succeeded(&mut self) {
         self.rounds = 0;
@@ -138,9 +143,14 @@ mod tests {
         assert_eq!(remotes.address(), Some(first));
         remotes.advance(Advance::Address);
         assert_eq!(remotes.address(), Some(second));
+        assert!(!remotes.completes_round());
         remotes.advance(Advance::Address);
         assert_eq!((host(&remotes), remotes.address()), ("b.example", None));
         assert_eq!(remotes.rounds(), 0);
+        remotes.resolved(vec![first, second]);
+        assert!(!remotes.completes_round());
+        remotes.advance(Advance::Address);
+        assert!(remotes.completes_round());
         remotes.advance(Advance::Remote);
         assert_eq!((host(&remotes), remotes.rounds()), ("a.example", 1));
         remotes.succeeded();

@@ -17,7 +17,7 @@ use super::stats::Statistics;
 use super::tunnel::Tunnel;
 use super::{NetworkMode, SessionConfig};
 use crate::control::ControlError;
-use crate::profile::KeySource;
+use crate::profile::{KeySource, WrapOptions};
 use crate::secret::Credentials;
 use crate::tls::TlsConfig;
 
@@ -245,6 +245,8 @@ impl Session {
             can_repeat_login: self.login.can_repeat(),
             auth_fail_retry: self.config.auth_fail_retry,
             rounds: self.remotes.rounds(),
+            round_complete: self.remotes.completes_round(),
+            wrapped: !matches!(self.config.options.wrap, WrapOptions::None),
         };
         let options = Arc::clone(&self.config.options);
         let retry = &options.retry;

@@ -9,6 +9,9 @@ use super::client::RustlsSession;
 use super::external::{Cancel, Waker};
 use super::session::{PeerCertificate, TlsError, TlsErrorKind, TlsSession};
 
+/// What waits for the thread, at most: no honest handshake has that much.
+const MAX_QUEUED: usize = 256 * 1024;
+
 /// [`RustlsSession`] that lives on another thread while it may wait for a signature.
 pub(super) struct ThreadedSession {
     state: State,
@@ -90,6 +93,14 @@ impl ThreadedSession {
 
 impl TlsSession for ThreadedSession {
     fn read_ciphertext(&mut self, ciphertext: &[u8]) -> Result<(), TlsError> {
+        if self.queued.len() + ciphertext.len() > MAX_QUEUED {
+            return Err(TlsError::new(
+                TlsErrorKind::Protocol,
+                format!(
+                    "TLS: the server sent more than {MAX_QUEUED} bytes while the private key signs"
+                ),
+            ));
+        }
         self.queued.extend_from_slice(ciphertext);
         self.poll()
     }

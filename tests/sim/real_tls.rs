@@ -104,6 +104,25 @@ fn pair_with(
     (factory, Box::new(accept))
 }
 
+/// A server's end with a certificate that nobody has signed but itself.
+pub fn impostor() -> Box<dyn FnMut() -> Box<dyn TlsSession>> {
+    let key = KeyPair::generate().unwrap();
+    let certificate =
+        CertificateParams::new(["server".to_owned()]).unwrap().self_signed(&key).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![certificate.der().clone()],
+            PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap(),
+        )
+        .unwrap();
+    let config = Arc::new(config);
+    Box::new(move || Box::new(RealServer(ServerConnection::new(Arc::clone(&config)).unwrap())))
+}
+
 struct RealServer(ServerConnection);
 
 impl TlsSession for RealServer {

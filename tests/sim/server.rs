@@ -206,6 +206,11 @@ impl Server {
         session.write(plaintext);
     }
 
+    /// Bytes of TLS that wait for the client's acknowledgements.
+    pub fn backlog(&self) -> usize {
+        self.sessions.iter().map(|session| session.ciphertext.len()).sum()
+    }
+
     /// Puts bytes into the stream of messages of the newest key, past TLS.
     pub fn send_garbage(&mut self, bytes: &[u8]) {
         self.sessions.last_mut().unwrap().ciphertext.extend_from_slice(bytes);

@@ -1,0 +1,29 @@
+//! `ovpn-client connect` against servers, and people on the way to servers, that mean harm.
+//!
+//! To add a scenario: a server that does something besides serving ([`server::Scenario`]), and a
+//! test that says what the client must do about it. [`host::Run::end`] checks that it ends in time
+//! and leaves nothing behind.
+//!
+//! Needs root and `/dev/net/tun`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+
+#[path = "../interop/client.rs"]
+#[allow(dead_code, reason = "shared with another test program")]
+mod client;
+#[path = "../netns/mod.rs"]
+mod netns;
+#[path = "../sim/mod.rs"]
+mod sim;
+
+mod host;
+mod server;
+
+mod floods;
+mod forged;
+mod tokens;
