@@ -40,6 +40,7 @@ pub mod profile;
 pub mod secret;
 #[cfg(feature = "session")]
 pub mod session;
+mod text;
 pub mod tls;
 #[cfg(feature = "session")]
 pub mod transport;

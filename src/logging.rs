@@ -23,7 +23,7 @@ use tracing_subscriber::layer::{Context, Filter, Layer, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
-use crate::backend::printable;
+use crate::text::printable;
 
 /// Lines that wait to be sent. More are dropped: whoever should read them is stuck.
 const QUEUE: usize = 1024;

@@ -13,12 +13,11 @@ mod outcome;
 mod queue;
 mod signing;
 mod status;
-mod text;
 
+pub use crate::text::printable;
 pub use attention::{AttentionGroup, AttentionType, Dialect};
 pub use driver::{Backend, Command, Running, Settings, StartSession, Threads};
 pub use error::{Domain, Error};
 pub use machine::{Machine, Registration, Request, Signal};
 pub use queue::Slot;
 pub use status::{Status, StatusMajor, StatusMinor};
-pub use text::printable;

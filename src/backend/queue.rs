@@ -2,8 +2,8 @@
 
 use super::attention::{AttentionGroup, Dialect};
 use super::error::Error;
-use super::text::printable;
 use crate::secret::Secret;
+use crate::text::{printable, typed};
 
 /// One question.
 #[derive(Clone, Debug)]
@@ -172,7 +172,7 @@ impl Queue {
         id: u32,
         value: &str,
     ) -> Result<Option<AttentionGroup>, Error> {
-        let value = Secret::new(printable(value));
+        let value = Secret::new(typed(value));
         if value.expose().is_empty() {
             return Err(Error::empty_value(id));
         }

@@ -16,6 +16,7 @@ use crate::profile::{
     DirFiles, Family, KeySource, Options, Profile, ProfileError, ProfileFile, Protocol, Remote,
     Verdict, VerdictKind,
 };
+use crate::text::{printable_json, printable_lines};
 use crate::tls::{TlsConfig, TlsErrorKind};
 
 /// Arguments of `check`.
@@ -226,7 +227,13 @@ impl Report {
         }
     }
 
-    /// Writes the report for people.
+    /// The report for people. Names in certificates may hold anything.
+    fn text(&self) -> io::Result<String> {
+        let mut text = Vec::new();
+        self.write_text(&mut text)?;
+        Ok(printable_lines(&String::from_utf8_lossy(&text)))
+    }
+
     fn write_text(&self, out: &mut dyn Write) -> io::Result<()> {
         let line_width =
             self.directives.iter().map(|v| v.line).max().unwrap_or(0).to_string().len();
@@ -371,10 +378,10 @@ pub(super) fn run(args: &CheckArgs, out: &mut dyn Write, err: &mut dyn Write) ->
     let machine = args.machine.then(kernel::probe);
     let report = Report::new(&file, machine.as_ref());
     let written = match args.output {
-        ReportFormat::Text => report.write_text(out),
-        ReportFormat::Json => serde_json::to_writer_pretty(&mut *out, &report)
+        ReportFormat::Text => report.text().and_then(|text| out.write_all(text.as_bytes())),
+        ReportFormat::Json => serde_json::to_string_pretty(&report)
             .map_err(io::Error::from)
-            .and_then(|()| writeln!(out)),
+            .and_then(|json| writeln!(out, "{}", printable_json(&json))),
     };
     if let Err(error) = written.and_then(|()| out.flush()) {
         // A reader that has seen enough (`| head`) is no reason to complain.

@@ -10,6 +10,7 @@ use super::options::Options;
 use super::source::FileSource;
 use super::verdict::{Done, Outcome, Problem, ProfileError, ProfileErrors, Verdict, VerdictKind};
 use crate::secret::Secret;
+use crate::text::printable;
 
 /// Longest text that is shown as a directive's name. No directive is longer, and a line of a static
 /// key (32 hex digits) is.
@@ -284,5 +285,5 @@ fn printable_name(text: &str) -> String {
 
 /// Text that may hold words of the profile, without what a terminal would obey.
 fn shown(text: String) -> String {
-    if text.contains(char::is_control) { text.replace(char::is_control, "\u{fffd}") } else { text }
+    printable(&text.replace(char::is_control, "\u{fffd}"))
 }

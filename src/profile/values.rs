@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::verdict::Problem;
+use crate::text::is_visible;
 
 /// Longest ping and similar interval (OpenVPN 2): one day, in seconds.
 pub(super) const MAX_INTERVAL: u64 = 86_400;
@@ -65,12 +66,12 @@ pub(super) fn prefix_of(mask: Ipv4Addr) -> Option<u8> {
 }
 
 /// A host name or address as it may stand in a profile: printable ASCII without blanks, or a name
-/// in another script.
+/// in another script, as far as it can be seen.
 pub(super) fn host(text: &str) -> Result<String, Problem> {
     let text = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
     let fine = !text.is_empty()
         && text.len() <= 256
-        && !text.chars().any(|c| c.is_whitespace() || c.is_control() || matches!(c, '/' | ','));
+        && !text.chars().any(|c| c == ' ' || !is_visible(c) || matches!(c, '/' | ','));
     if fine { Ok(text.to_owned()) } else { Err(Problem::new("not a host name or address")) }
 }
 
@@ -104,6 +105,9 @@ mod tests {
     fn hosts() {
         assert_eq!(host("[2001:db8::1]").unwrap(), "2001:db8::1");
         assert!(host("").is_err());
-        assert!(host("a b").is_err());
+        assert!(host("bücher.example").is_ok());
+        for bad in ["a b", "a\u{a0}b", "a\u{202e}b", "a\u{200b}b", "a\nb"] {
+            assert!(host(bad).is_err(), "{bad:?}");
+        }
     }
 }

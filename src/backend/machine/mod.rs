@@ -39,10 +39,10 @@ use super::attention::{AttentionGroup, Dialect};
 use super::credentials::{self, DynamicChallenge, Login};
 use super::queue::Queue;
 use super::status::{Status, StatusMinor};
-use super::text::printable;
 use crate::profile::{DnsScope, Options};
 use crate::secret::{Credentials, Secret};
 use crate::session::ConnectionInfo;
+use crate::text::printable;
 
 /// A session manager of OpenVPN 3 Linux 25 and later closes the session as soon as it sees (2,10),
 /// before its command line client has read the reason. So the reason goes out with (2,9) first,

@@ -8,8 +8,8 @@ use super::super::error::Error;
 use super::super::queue::Slot;
 use super::super::signing;
 use super::super::status::StatusMinor;
-use super::super::text::printable;
 use super::{Attempt, Effect, Farewell, Machine, Phase, Registration, Request, Run, State};
+use crate::text::printable;
 
 impl Machine {
     /// `UserInputQueueGetTypeGroup`

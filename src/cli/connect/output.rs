@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::peer::News;
+use crate::text::printable_json;
 
 /// How the front end talks.
 pub(super) struct Printer {
@@ -41,7 +42,7 @@ impl Printer {
             }
             // Numbers and strings: nothing that cannot be written as JSON.
             if let Ok(object) = serde_json::to_string(news) {
-                self.line(&object);
+                self.line(&printable_json(&object));
             }
         } else if let News::Log { level, message, .. } = news {
             let label = match level {
