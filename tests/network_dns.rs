@@ -101,7 +101,7 @@ impl Host {
 fn old_form() -> DnsOptions {
     DnsOptions {
         dhcp_servers: vec!["10.8.0.1".parse().unwrap(), "fd00::53".parse().unwrap()],
-        dhcp_domains: vec!["corp.example".to_owned()],
+        dhcp_domains: vec!["corp.example".parse().unwrap()],
         ..DnsOptions::default()
     }
 }
@@ -109,14 +109,14 @@ fn old_form() -> DnsOptions {
 fn split() -> DnsOptions {
     let server = DnsServer {
         addresses: vec![("10.8.0.1".parse().unwrap(), 5353)],
-        resolve_domains: vec!["corp.example".to_owned()],
+        resolve_domains: vec!["corp.example".parse().unwrap()],
         dnssec: Some(DnsSec::Optional),
         transport: Some(DnsTransport::DoT),
-        sni: Some("dns.example".to_owned()),
+        sni: Some("dns.example".parse().unwrap()),
     };
     DnsOptions {
         servers: [(0, server)].into(),
-        search_domains: vec!["office.example".to_owned()],
+        search_domains: vec!["office.example".parse().unwrap()],
         ..DnsOptions::default()
     }
 }

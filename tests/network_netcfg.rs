@@ -197,7 +197,7 @@ fn route(destination: &str, prefix: u8, gateway: RouteGateway, metric: Option<u3
 fn options() -> NetworkOptions {
     let server = DnsServer {
         addresses: vec![("10.8.0.1".parse().unwrap(), 0), ("10.8.0.2".parse().unwrap(), 5353)],
-        resolve_domains: vec!["corp.example".to_owned()],
+        resolve_domains: vec!["corp.example".parse().unwrap()],
         dnssec: Some(DnsSec::Optional),
         ..DnsServer::default()
     };
@@ -216,7 +216,7 @@ fn options() -> NetworkOptions {
         redirect: Some(RedirectGateway { ipv4: true, def1: true, ..RedirectGateway::default() }),
         dns: DnsOptions {
             servers: [(0, server)].into(),
-            search_domains: vec!["office.example".to_owned()],
+            search_domains: vec!["office.example".parse().unwrap()],
             ..DnsOptions::default()
         },
         ..NetworkOptions::default()
@@ -514,7 +514,7 @@ fn plans_translate_the_options() {
             ],
             dns: DnsOptions {
                 dhcp_servers: vec!["10.8.0.1".parse().unwrap(), "10.8.0.1".parse().unwrap()],
-                dhcp_domains: vec!["corp.example".to_owned()],
+                dhcp_domains: vec!["corp.example".parse().unwrap()],
                 ..DnsOptions::default()
             },
             ..NetworkOptions::default()

@@ -1,26 +1,44 @@
 //! `dns` and `dhcp-option`, from a profile or pushed.
 
+use std::collections::HashSet;
+use std::hash::Hash;
 use std::net::IpAddr;
 
+use super::domain::DomainName;
+use super::limits::{MAX_DNS_ADDRESSES, MAX_DOMAINS, MAX_SERVER_ADDRESSES};
+use super::network::Origin;
 use super::options::{DnsOptions, DnsSec, DnsServer, DnsTransport};
 use super::values::{number, one_of};
 use super::verdict::{Done, Outcome, Problem};
 
-/// Most addresses of one `dns server` (OpenVPN).
-const MAX_ADDRESSES: usize = 8;
-
-/// Applies `dns ...`. `lowest` is the smallest priority allowed: -128 in a profile, 0 in a push.
-pub(super) fn dns(options: &mut DnsOptions, args: &[String], lowest: i8) -> Outcome {
+/// Applies `dns ...`. A server may use priorities from 0, and what it may not say of domains leaves
+/// the option out instead of ending the connection.
+pub(super) fn dns(options: &mut DnsOptions, args: &[String], origin: Origin) -> Outcome {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["search-domains", domains @ ..] if !domains.is_empty() => {
-            options.search_domains.extend(domains.iter().map(|&d| d.to_owned()));
+            match names(domains.iter().copied(), options.search_domains.len()) {
+                Ok(domains) => options.search_domains.extend(domains),
+                Err(problem) => return left_out("search-domains", problem, origin),
+            }
         }
         ["server", priority, setting, values @ ..] if !values.is_empty() => {
+            let lowest = if origin == Origin::Push { 0 } else { i8::MIN };
             let priority = number(priority, lowest, i8::MAX)?;
+            let (addresses, domains) = counts(options);
             // Set on a copy: a command that fails half-way must not leave a server behind.
             let mut server = options.servers.get(&priority).cloned().unwrap_or_default();
-            set(&mut server, setting, values)?;
+            let domain = match (*setting, values) {
+                ("resolve-domains", values) => names(values.iter().copied(), domains)
+                    .map(|domains| server.resolve_domains.extend(domains)),
+                ("sni", [name]) => name_of(name).map(|name| server.sni = Some(name)),
+                _ => set(&mut server, setting, values, addresses).map(Ok)?,
+            };
+            if let Err(problem) = domain {
+                // For all names, or without its name, it would not be the server that was meant.
+                options.refused.insert(priority);
+                return left_out(&format!("server {priority}, {setting}"), problem, origin);
+            }
             options.servers.insert(priority, server);
         }
         _ => {
@@ -34,21 +52,64 @@ pub(super) fn dns(options: &mut DnsOptions, args: &[String], lowest: i8) -> Outc
     Ok(Done::Taken)
 }
 
-fn set(server: &mut DnsServer, setting: &str, values: &[&str]) -> Result<(), Problem> {
+/// Of all servers: addresses and domains.
+fn counts(options: &DnsOptions) -> (usize, usize) {
+    options.servers.values().fold((0, 0), |(addresses, domains), server| {
+        (addresses + server.addresses.len(), domains + server.resolve_domains.len())
+    })
+}
+
+fn left_out(what: &str, problem: Problem, origin: Origin) -> Outcome {
+    let problem = Problem { reason: format!("{what}: {}", problem.reason), ..problem };
+    match origin {
+        Origin::Profile => Err(problem),
+        Origin::Push => Ok(Done::Warned(problem.reason)),
+    }
+}
+
+/// All of them, or the reason against one. `present`: how many there are already.
+fn names<'a>(
+    words: impl Iterator<Item = &'a str>,
+    present: usize,
+) -> Result<Vec<DomainName>, Problem> {
+    let mut names = Vec::new();
+    for word in words {
+        if present + names.len() == MAX_DOMAINS {
+            return Err(too_many(MAX_DOMAINS, "domains"));
+        }
+        names.push(name_of(word)?);
+    }
+    Ok(names)
+}
+
+fn name_of(word: &str) -> Result<DomainName, Problem> {
+    word.parse().map_err(|error: super::domain::InvalidDomain| Problem::new(error.to_string()))
+}
+
+fn too_many(limit: usize, what: &str) -> Problem {
+    Problem::new(format!("more than {limit} {what}"))
+}
+
+fn set(
+    server: &mut DnsServer,
+    setting: &str,
+    values: &[&str],
+    present: usize,
+) -> Result<(), Problem> {
     match (setting, values) {
         ("address", addresses) => {
-            if addresses.len() > MAX_ADDRESSES {
+            if addresses.len() > MAX_SERVER_ADDRESSES {
                 return Err(Problem::new(format!(
-                    "{} addresses given, {MAX_ADDRESSES} are allowed",
+                    "{} addresses given, {MAX_SERVER_ADDRESSES} are allowed",
                     addresses.len()
                 )));
+            }
+            if present + addresses.len() > MAX_DNS_ADDRESSES {
+                return Err(too_many(MAX_DNS_ADDRESSES, "addresses of DNS servers"));
             }
             for text in addresses {
                 server.addresses.push(address(text)?);
             }
-        }
-        ("resolve-domains", domains) => {
-            server.resolve_domains.extend(domains.iter().map(|&d| d.to_owned()));
         }
         ("dnssec", [value]) => {
             server.dnssec = Some(match *value {
@@ -66,7 +127,6 @@ fn set(server: &mut DnsServer, setting: &str, values: &[&str]) -> Result<(), Pro
                 other => return Err(one_of(other, "plain, DoH, DoT")),
             });
         }
-        ("sni", [name]) => server.sni = Some((*name).to_owned()),
         ("dnssec" | "transport" | "sni", _) => {
             return Err(Problem::new(format!("'{setting}' takes one value")));
         }
@@ -97,8 +157,11 @@ fn address(text: &str) -> Result<(IpAddr, u16), Problem> {
     Ok((address.parse().map_err(|_| bad())?, port))
 }
 
-/// A server needs at least one address. To be asked once all `dns` options are in.
-pub(super) fn check(options: &DnsOptions) -> Result<(), Problem> {
+/// Drops servers with a setting that was refused; the others need at least one address. To be asked
+/// once all `dns` options are in.
+pub(super) fn check(options: &mut DnsOptions) -> Result<(), Problem> {
+    let refused = std::mem::take(&mut options.refused);
+    options.servers.retain(|priority, _| !refused.contains(priority));
     match options.servers.iter().find(|(_, server)| server.addresses.is_empty()) {
         Some((priority, _)) => Err(Problem::with_hint(
             format!("dns server {priority} has no address"),
@@ -109,27 +172,29 @@ pub(super) fn check(options: &DnsOptions) -> Result<(), Problem> {
 }
 
 /// Applies `dhcp-option ...`.
-pub(super) fn dhcp_option(options: &mut DnsOptions, args: &[String]) -> Outcome {
+pub(super) fn dhcp_option(options: &mut DnsOptions, args: &[String], origin: Origin) -> Outcome {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["DNS" | "DNS6", server] => {
             let server = server
                 .parse()
                 .map_err(|_| Problem::new(format!("'{server}' is not an IP address")))?;
-            if !options.dhcp_servers.contains(&server) {
-                options.dhcp_servers.push(server);
+            if options.dhcp_servers.len() == MAX_DNS_ADDRESSES {
+                return Err(too_many(MAX_DNS_ADDRESSES, "DNS servers"));
+            }
+            options.dhcp_servers.push(server);
+        }
+        [kind @ ("DOMAIN" | "DOMAIN-SEARCH"), domains @ ..] if !domains.is_empty() => {
+            let domains = domains.iter().flat_map(|domain| domain.split_whitespace());
+            match names(domains, options.dhcp_domains.len()) {
+                Ok(domains) => options.dhcp_domains.extend(domains),
+                Err(problem) => return left_out(kind, problem, origin),
             }
         }
-        ["DOMAIN" | "DOMAIN-SEARCH", domains @ ..] if !domains.is_empty() => {
-            for domain in domains.iter().flat_map(|d| d.split_whitespace()) {
-                if !options.dhcp_domains.iter().any(|d| d == domain) {
-                    options.dhcp_domains.push(domain.to_owned());
-                }
-            }
-        }
-        ["ADAPTER_DOMAIN_SUFFIX", domain] => {
-            options.adapter_domain_suffix = Some((*domain).to_owned());
-        }
+        [kind @ "ADAPTER_DOMAIN_SUFFIX", domain] => match name_of(domain) {
+            Ok(domain) => options.adapter_domain_suffix = Some(domain),
+            Err(problem) => return left_out(kind, problem, origin),
+        },
         [kind @ ("WINS" | "NTP" | "NBDD" | "NBS" | "NBT" | "DISABLE-NBT"), ..] => {
             return Ok(Done::Ignored(format!("{kind} is for Windows clients")));
         }
@@ -144,16 +209,24 @@ pub(super) fn dhcp_option(options: &mut DnsOptions, args: &[String]) -> Outcome 
     Ok(Done::Taken)
 }
 
-/// Puts the adapter's suffix in front of the search list, and drops what `dns server` overrides.
+/// Puts the adapter's suffix in front of the search list, and drops what is there twice and what
+/// `dns server` overrides.
 pub(super) fn settle(options: &mut DnsOptions) {
     if let Some(suffix) = options.adapter_domain_suffix.take() {
-        options.dhcp_domains.retain(|d| *d != suffix);
         options.dhcp_domains.insert(0, suffix);
     }
+    deduplicate(&mut options.dhcp_domains);
+    deduplicate(&mut options.dhcp_servers);
     if !options.servers.is_empty() {
         options.dhcp_servers.clear();
         options.dhcp_domains.clear();
     }
+}
+
+/// Keeps the first of each.
+fn deduplicate<T: Clone + Eq + Hash>(list: &mut Vec<T>) {
+    let mut seen = HashSet::new();
+    list.retain(|item| seen.insert(item.clone()));
 }
 
 #[cfg(test)]
@@ -165,7 +238,7 @@ mod tests {
     }
 
     fn apply(options: &mut DnsOptions, line: &str) -> Outcome {
-        dns(options, &words(line), i8::MIN)
+        dns(options, &words(line), Origin::Profile)
     }
 
     // Known vectors of the protocol reference, 16.16.
@@ -181,7 +254,7 @@ mod tests {
             [("1.1.1.1".parse().unwrap(), 0), ("1::1".parse().unwrap(), 5353)]
         );
         assert_eq!(o.servers[&-2].addresses, [("2.2.2.2".parse().unwrap(), 5353)]);
-        assert!(dns(&mut o, &words("server -2 address 2.2.2.2"), 0).is_err());
+        assert!(dns(&mut o, &words("server -2 address 2.2.2.2"), Origin::Push).is_err());
         assert!(apply(&mut o, "server -129 address 2.2.2.2").is_err());
     }
 
@@ -217,9 +290,9 @@ mod tests {
         assert!(apply(&mut o, "server 0 transport avian-carrier").is_err());
         assert!(apply(&mut o, "server 0").is_err());
         assert!(apply(&mut o, "search-domains").is_err());
-        assert!(check(&o).is_ok());
+        assert!(check(&mut o).is_ok());
         apply(&mut o, "server 3 sni a.example").unwrap();
-        assert!(check(&o).unwrap_err().reason.contains("dns server 3 has no address"));
+        assert!(check(&mut o).unwrap_err().reason.contains("dns server 3 has no address"));
     }
 
     #[test]
@@ -233,7 +306,11 @@ mod tests {
             "DNS 10.0.0.1",
             "DNS6 fd00::1",
         ] {
-            assert_eq!(dhcp_option(&mut o, &words(line)), Ok(Done::Taken), "{line}");
+            assert_eq!(
+                dhcp_option(&mut o, &words(line), Origin::Profile),
+                Ok(Done::Taken),
+                "{line}"
+            );
         }
         let mut plain = o.clone();
         settle(&mut plain);

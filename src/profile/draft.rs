@@ -219,7 +219,7 @@ impl Draft {
             fault(line, directive.as_deref(), problem);
         }
         self.finish_data();
-        if let Err(problem) = dns::check(&self.options.network.dns) {
+        if let Err(problem) = dns::check(&mut self.options.network.dns) {
             fault(None, Some("dns"), problem);
         }
         if let Err(problem) = network::check_topology(&self.options.network) {

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use super::dns;
+use super::limits::MAX_ROUTES;
 use super::options::{
     NetworkOptions, RedirectGateway, Route, RouteDestination, RouteGateway, Topology,
 };
@@ -39,14 +40,8 @@ pub(super) fn apply(
             network.route_metric = Some(metric);
             Done::Taken
         }),
-        "route" => route(&words).map(|route| {
-            network.routes.push(route);
-            Done::Taken
-        }),
-        "route-ipv6" => route_ipv6(&words).map(|route| {
-            network.routes.push(route);
-            Done::Taken
-        }),
+        "route" => route(&words).and_then(|route| add_route(network, route)),
+        "route-ipv6" => route_ipv6(&words).and_then(|route| add_route(network, route)),
         "redirect-gateway" => redirect(network, &words, false),
         "redirect-private" => redirect(network, &words, true),
         "block-ipv6" => {
@@ -57,11 +52,8 @@ pub(super) fn apply(
             network.block_ipv4 = true;
             Ok(Done::Taken)
         }
-        "dhcp-option" => dns::dhcp_option(&mut network.dns, args),
-        "dns" => {
-            let lowest = if origin == Origin::Push { 0 } else { i8::MIN };
-            dns::dns(&mut network.dns, args, lowest)
-        }
+        "dhcp-option" => dns::dhcp_option(&mut network.dns, args, origin),
+        "dns" => dns::dns(&mut network.dns, args, origin),
         _ => return None,
     })
 }
@@ -152,6 +144,19 @@ fn route_ipv6(words: &[&str]) -> Result<Route, Problem> {
         gateway: gateway(words.get(1).copied(), |text| ipv6(text).map(IpAddr::V6))?,
         metric: route_metric(words.get(2).copied())?,
     })
+}
+
+fn add_route(network: &mut NetworkOptions, route: Route) -> Outcome {
+    if is_full(network) {
+        return Err(Problem::new(format!("more than {MAX_ROUTES} routes")));
+    }
+    network.routes.push(route);
+    Ok(Done::Taken)
+}
+
+/// Whether no other route can be taken.
+pub(super) fn is_full(network: &NetworkOptions) -> bool {
+    network.routes.len() >= MAX_ROUTES
 }
 
 fn route_metric(word: Option<&str>) -> Result<Option<u32>, Problem> {

@@ -15,6 +15,7 @@ use super::app_control::AppControl;
 use super::compression::{self, Compression};
 use super::directives::ECHO;
 use super::lexer::{Escapes, tokenize};
+use super::limits::{MAX_REMARK, MAX_REMARKS, MAX_ROUTES};
 use super::network::{self, Origin};
 use super::options::{
     Inactive, MAX_EXIT_NOTICES, NetworkOptions, Options, PingTimeout, Topology, UnpushedFamily,
@@ -184,6 +185,8 @@ struct Push<'a> {
     cipher: Option<String>,
     framing: Option<Framing>,
     exit_notify: Option<u32>,
+    /// How many options were ignored.
+    remarks: usize,
     /// Local `dns server` entries: a pushed one of the same priority replaces them.
     local_dns: std::collections::BTreeMap<i8, super::options::DnsServer>,
 }
@@ -220,7 +223,16 @@ impl<'a> Push<'a> {
             reneg: None,
             ignored: Vec::new(),
         };
-        Self { profile, session, timers, cipher: None, framing: None, exit_notify: None, local_dns }
+        Self {
+            profile,
+            session,
+            timers,
+            cipher: None,
+            framing: None,
+            exit_notify: None,
+            remarks: 0,
+            local_dns,
+        }
     }
 
     /// Takes the options whose names are wanted, as far as the profile's filters let them pass.
@@ -253,7 +265,15 @@ impl<'a> Push<'a> {
     }
 
     fn ignore(&mut self, name: &str, reason: &str) {
-        self.session.ignored.push(format!("{}: {reason}", shown_name(name)));
+        match self.remarks {
+            0..MAX_REMARKS => {
+                let remark = format!("{}: {reason}", shown_name(name));
+                self.session.ignored.push(remark.chars().take(MAX_REMARK).collect());
+            }
+            MAX_REMARKS => self.session.ignored.push("and others".to_owned()),
+            _ => {}
+        }
+        self.remarks += 1;
     }
 
     /// Takes an outcome that cannot break the connection: problems end up in the log.
@@ -278,13 +298,16 @@ impl<'a> Push<'a> {
             })
         };
         let network = &mut self.session.network;
+        if matches!(name, "route" | "route-ipv6") && network::is_full(network) {
+            // Without the rest, traffic would go outside of the tunnel.
+            return Err(malformed(Problem::new(format!("more than {MAX_ROUTES} routes"))));
+        }
         if let Some(outcome) = network::apply(network, name, args, Origin::Push) {
             // Without these there is no working tunnel, or names go to the wrong place.
             if matches!(name, "ifconfig" | "ifconfig-ipv6" | "topology" | "dns") {
-                outcome.map_err(malformed)?;
-            } else {
-                self.note(name, outcome);
+                outcome.as_ref().map_err(|problem| malformed(problem.clone()))?;
             }
+            self.note(name, outcome);
             return Ok(());
         }
         if let Some(outcome) = timers::apply(&mut self.timers, name, args) {
@@ -427,7 +450,7 @@ impl<'a> Push<'a> {
         let network = &mut self.session.network;
         // OpenVPN 2 clients assume net30 where neither side says anything.
         network.topology.get_or_insert(Topology::Net30);
-        dns::check(&network.dns)?;
+        dns::check(&mut network.dns)?;
         for (priority, server) in std::mem::take(&mut self.local_dns) {
             network.dns.servers.entry(priority).or_insert(server);
         }

@@ -260,6 +260,6 @@ fn plain_plan(plan: &DnsPlan, notes: &mut Vec<String>) -> Result<PlainPlan, Stri
     }
     Ok(PlainPlan {
         servers: usable.iter().map(|server| server.address).collect(),
-        search: plan.search_domains.clone(),
+        search: plan.search_domains.iter().map(ToString::to_string).collect(),
     })
 }

@@ -1,11 +1,12 @@
 //! What the tunnel wants of the host's resolver. Pure.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::profile::{DnsOptions, DnsScope, DnsSec, DnsTransport};
+use crate::profile::{DnsOptions, DnsScope, DnsSec, DnsTransport, DomainName};
 
 /// One name server.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
@@ -15,7 +16,7 @@ pub struct NameServer {
     /// Port; 0: the default of the transport.
     pub port: u16,
     /// Server name for DNS over TLS.
-    pub sni: Option<String>,
+    pub sni: Option<DomainName>,
 }
 
 /// What the tunnel wants of the host's resolver.
@@ -24,9 +25,9 @@ pub struct DnsPlan {
     /// Servers in order of preference; may be empty when only search domains were pushed.
     pub servers: Vec<NameServer>,
     /// Appended to single-label names, in this order; their names are asked of `servers`, too.
-    pub search_domains: Vec<String>,
+    pub search_domains: Vec<DomainName>,
     /// Their names are asked of `servers`, and they are not appended to anything.
-    pub route_domains: Vec<String>,
+    pub route_domains: Vec<DomainName>,
     /// Global: every name is asked of `servers`. Tunnel: only those of the domains above.
     pub scope: DnsScope,
     /// DNSSEC; `None`: the resolver's own setting.
@@ -58,15 +59,15 @@ impl DnsPlan {
             for &address in &options.dhcp_servers {
                 plan.add_server(NameServer { address, port: 0, sni: None });
             }
-            push_domains(&mut plan.search_domains, &options.dhcp_domains);
+            plan.search_domains.extend_from_slice(&options.dhcp_domains);
         } else {
             plan.add_profiles(options, notes);
         }
-        let mut search = Vec::new();
-        push_domains(&mut search, &options.search_domains);
-        push_domains(&mut search, &plan.search_domains);
-        plan.search_domains = search;
-        plan.route_domains.retain(|domain| !plan.search_domains.contains(domain));
+        let mut known = HashSet::new();
+        plan.search_domains.splice(0..0, options.search_domains.iter().cloned());
+        // A search domain's names are asked of the servers anyway.
+        plan.search_domains.retain(|domain| known.insert(domain.clone()));
+        plan.route_domains.retain(|domain| known.insert(domain.clone()));
         (!plan.servers.is_empty() || !plan.search_domains.is_empty()).then_some(plan)
     }
 
@@ -101,7 +102,7 @@ impl DnsPlan {
                 self.add_server(NameServer { address, port, sni: server.sni.clone() });
             }
             split &= !server.resolve_domains.is_empty();
-            push_domains(&mut self.route_domains, &server.resolve_domains);
+            self.route_domains.extend_from_slice(&server.resolve_domains);
         }
         self.over_tls = transport == Some(DnsTransport::DoT);
         if split && !self.route_domains.is_empty() {
@@ -112,18 +113,6 @@ impl DnsPlan {
     fn add_server(&mut self, server: NameServer) {
         if !self.servers.contains(&server) {
             self.servers.push(server);
-        }
-    }
-}
-
-/// Appends domains that are not there yet, without leading and trailing dots. `.` (everything)
-/// stays.
-fn push_domains(to: &mut Vec<String>, domains: &[String]) {
-    for domain in domains {
-        let trimmed = domain.trim_matches('.');
-        let domain = if trimmed.is_empty() && !domain.is_empty() { "." } else { trimmed };
-        if !domain.is_empty() && !to.iter().any(|known| known.eq_ignore_ascii_case(domain)) {
-            to.push(domain.to_owned());
         }
     }
 }
@@ -172,7 +161,7 @@ mod tests {
     fn server(address: &str, domains: &[&str]) -> DnsServer {
         DnsServer {
             addresses: vec![(address.parse().unwrap(), 0)],
-            resolve_domains: domains.iter().map(|d| (*d).to_owned()).collect(),
+            resolve_domains: domains.iter().map(|d| d.parse().unwrap()).collect(),
             ..DnsServer::default()
         }
     }
@@ -192,7 +181,7 @@ mod tests {
     fn old_form() {
         let options = DnsOptions {
             dhcp_servers: vec!["10.8.0.1".parse().unwrap(), "fd00::1".parse().unwrap()],
-            dhcp_domains: vec!["corp.example".to_owned(), "Corp.Example.".to_owned()],
+            dhcp_domains: vec!["corp.example".parse().unwrap(), "Corp.Example.".parse().unwrap()],
             ..DnsOptions::default()
         };
         let expected = "dns 10.8.0.1 fd00::1 search corp.example";
@@ -204,9 +193,9 @@ mod tests {
         let options = DnsOptions {
             servers: [(1, server("10.0.0.2", &[])), (-1, server("10.0.0.1", &["a.example"]))]
                 .into(),
-            search_domains: vec!["corp.example".to_owned()],
+            search_domains: vec!["corp.example".parse().unwrap()],
             dhcp_servers: vec!["192.0.2.1".parse().unwrap()],
-            dhcp_domains: vec!["old.example".to_owned()],
+            dhcp_domains: vec!["old.example".parse().unwrap()],
             ..DnsOptions::default()
         };
         let expected = "dns 10.0.0.1 10.0.0.2 search corp.example for a.example";
@@ -228,7 +217,7 @@ mod tests {
     fn transports_are_not_mixed() {
         let mut tls = server("10.0.0.1", &[]);
         tls.transport = Some(DnsTransport::DoT);
-        tls.sni = Some("dns.example".to_owned());
+        tls.sni = Some("dns.example".parse().unwrap());
         tls.dnssec = Some(DnsSec::Yes);
         let mut https = server("10.0.0.2", &[]);
         https.transport = Some(DnsTransport::DoH);

@@ -9,7 +9,7 @@ use zbus::{Connection, DynamicType, fdo};
 
 use super::plan::DnsPlan;
 use crate::network::namespace::shares_netns;
-use crate::profile::{DnsScope, DnsSec};
+use crate::profile::{DnsScope, DnsSec, DomainName};
 
 const SERVICE: &str = "org.freedesktop.resolve1";
 const PATH: &str = "/org/freedesktop/resolve1";
@@ -109,7 +109,7 @@ impl Resolved {
             .iter()
             .map(|server| {
                 let (family, bytes) = raw(server.address);
-                (family, bytes, server.port, server.sni.as_deref().unwrap_or(""))
+                (family, bytes, server.port, server.sni.as_ref().map_or("", DomainName::as_str))
             })
             .collect();
         let plain =

@@ -198,14 +198,14 @@ impl NetcfgPlan {
         let options = &options.dns;
         let mut dns = NetcfgDns {
             servers: Vec::new(),
-            domains: options.search_domains.clone(),
+            domains: options.search_domains.iter().map(ToString::to_string).collect(),
             dnssec: None,
             transport: None,
             split: false,
         };
         if options.servers.is_empty() {
             dns.servers = options.dhcp_servers.iter().map(ToString::to_string).collect();
-            dns.domains.extend(options.dhcp_domains.iter().cloned());
+            dns.domains.extend(options.dhcp_domains.iter().map(ToString::to_string));
         }
         for (priority, server) in &options.servers {
             for (address, port) in &server.addresses {
@@ -219,7 +219,7 @@ impl NetcfgPlan {
                 }
             }
             dns.split |= !server.resolve_domains.is_empty();
-            dns.domains.extend(server.resolve_domains.iter().cloned());
+            dns.domains.extend(server.resolve_domains.iter().map(ToString::to_string));
             dns.dnssec = dns.dnssec.or(server.dnssec);
             dns.transport = dns.transport.or(server.transport);
         }

@@ -3,6 +3,7 @@
 use super::{Call, Entry};
 use crate::profile::values::number;
 use crate::profile::verdict::{Done, Problem};
+use crate::text::is_visible;
 
 /// Longest name of a network interface (Linux, IFNAMSIZ - 1).
 const MAX_NAME: usize = 15;
@@ -54,12 +55,18 @@ pub(in crate::profile) fn tap() -> Problem {
     )
 }
 
+/// The kernel takes nearly everything; the name also goes to programs, some of them shell scripts.
 fn interface(call: &Call<'_>) -> Result<String, Problem> {
     let name = call.word(0)?;
     let fine = !name.is_empty()
         && name.len() <= MAX_NAME
-        && !matches!(name, "." | "..")
-        && !name.chars().any(|c| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':'));
+        && !name.starts_with(['.', '-'])
+        && name.chars().all(|c| match c {
+            // `%d`: a number of the kernel's choice.
+            '-' | '_' | '.' | '+' | '@' | '%' => true,
+            c if c.is_ascii() => c.is_ascii_alphanumeric(),
+            c => is_visible(c),
+        });
     if fine {
         Ok(name.to_owned())
     } else {

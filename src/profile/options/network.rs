@@ -1,7 +1,9 @@
 //! Addresses, routes and DNS.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::profile::domain::DomainName;
 
 /// Addresses, routes, DNS: what the profile says, or what a push says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -109,15 +111,17 @@ pub struct DnsOptions {
     /// `dns server N ...`, by priority (-128..=127).
     pub servers: BTreeMap<i8, DnsServer>,
     /// `dns search-domains`
-    pub search_domains: Vec<String>,
+    pub search_domains: Vec<DomainName>,
     /// `dhcp-option DNS|DNS6`; ignored when `servers` is not empty.
     pub dhcp_servers: Vec<IpAddr>,
     /// `dhcp-option DOMAIN|DOMAIN-SEARCH`; ignored when `servers` is not empty. In
     /// [`crate::profile::SessionOptions`] the last `ADAPTER_DOMAIN_SUFFIX` stands first.
-    pub dhcp_domains: Vec<String>,
+    pub dhcp_domains: Vec<DomainName>,
     /// `dhcp-option ADAPTER_DOMAIN_SUFFIX`, the last one; moved into `dhcp_domains` once the push
     /// is complete.
-    pub adapter_domain_suffix: Option<String>,
+    pub adapter_domain_suffix: Option<DomainName>,
+    /// Priorities of servers with a setting that was refused, until the push is complete.
+    pub refused: BTreeSet<i8>,
 }
 
 /// One `dns server`.
@@ -126,13 +130,13 @@ pub struct DnsServer {
     /// 1..=8 addresses with ports (0: default).
     pub addresses: Vec<(IpAddr, u16)>,
     /// `resolve-domains`: split DNS.
-    pub resolve_domains: Vec<String>,
+    pub resolve_domains: Vec<DomainName>,
     /// `dnssec`
     pub dnssec: Option<DnsSec>,
     /// `transport`
     pub transport: Option<DnsTransport>,
     /// `sni`
-    pub sni: Option<String>,
+    pub sni: Option<DomainName>,
 }
 
 /// `dnssec`

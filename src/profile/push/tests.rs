@@ -241,6 +241,58 @@ fn dns_servers_merge_by_priority() {
     assert!(push("", "dns server 1 transport avian-carrier").is_err());
 }
 
+/// CVE-2025-10680: they would reach a shell.
+#[test]
+fn what_is_no_domain_is_refused_and_the_connection_stays() {
+    for (option, named) in [
+        ("dhcp-option DOMAIN $(id>/run/pwned)", "dhcp-option: DOMAIN: '$(id>/run/pwned)' is not a"),
+        ("dhcp-option DOMAIN good.example $(id)", "dhcp-option: DOMAIN: '$(id)' is not a domain"),
+        ("dhcp-option DOMAIN-SEARCH `id`", "dhcp-option: DOMAIN-SEARCH: '`id`' is not a domain"),
+        ("dhcp-option ADAPTER_DOMAIN_SUFFIX a;id", "dhcp-option: ADAPTER_DOMAIN_SUFFIX: 'a;id' is"),
+        ("dns search-domains a.example `id`", "dns: search-domains: '`id`' is not a domain"),
+        ("dns server 1 resolve-domains a|id", "dns: server 1, resolve-domains: 'a|id' is not a"),
+        ("dns server 1 sni -x", "dns: server 1, sni: '-x' is not a domain"),
+    ] {
+        let session = push("", &format!("dns server 1 address 10.8.0.1,{option}")).unwrap();
+        assert!(session.ignored.iter().any(|i| i.starts_with(named)), "{:?}", session.ignored);
+        let dns = session.network.dns;
+        assert!(dns.dhcp_domains.is_empty() && dns.search_domains.is_empty(), "{option}");
+        // For all names it would not be the server that was meant.
+        assert_eq!(dns.servers.is_empty(), option.starts_with("dns server"), "{option}");
+    }
+    let text = "client\nremote a\ndhcp-option DOMAIN $(id)\n";
+    let errors = Profile::parse(text, "test", &NoFiles).unwrap_err().errors;
+    assert!(errors.iter().any(|e| e.line == Some(3) && e.reason.contains("'$(id)' is not")));
+}
+
+#[test]
+fn counts_have_limits() {
+    let names = |n: usize| (0..n).map(|i| format!("d{i}")).collect::<Vec<_>>().join(" ");
+    let session = push("", &format!("dhcp-option DNS 10.8.0.1,dhcp-option DOMAIN {}", names(500)));
+    assert_eq!(session.unwrap().network.dns.dhcp_domains.len(), 500);
+    for (option, what) in [
+        (
+            format!("dhcp-option DOMAIN {}", names(501)),
+            "dhcp-option: DOMAIN: more than 500 domains",
+        ),
+        (
+            format!("dns search-domains {}", names(501)),
+            "dns: search-domains: more than 500 domains",
+        ),
+        ("dhcp-option DNS 10.8.0.1,".repeat(300), "dhcp-option: more than 256 DNS servers"),
+        ("unknown,".repeat(9999), "and others"),
+        (format!("unknown,dhcp-option DOMAIN {}", "x".repeat(9999)), "dhcp-option: DOMAIN: 'xxx"),
+    ] {
+        let ignored = push("", &option).unwrap().ignored;
+        assert!(ignored.iter().any(|remark| remark.starts_with(what)), "{ignored:?}");
+        assert!(ignored.len() <= 51 && ignored.iter().all(|remark| remark.len() <= 300));
+    }
+    let routes: String =
+        (0..16_385).map(|i| format!("route 10.{}.{}.0,", i >> 8, i & 255)).collect();
+    let refused = push("", &routes).unwrap_err().to_string();
+    assert_eq!(refused, "the server pushed an unusable 'route': more than 16384 routes");
+}
+
 #[test]
 fn overridden_dns_and_ipv6() {
     let mut profile = profile("");
