@@ -12,6 +12,8 @@ pub use check::{CheckArgs, ReportFormat};
 pub use connect::ConnectArgs;
 pub use doctor::DoctorArgs;
 
+use crate::text::printable_lines;
+
 /// Exit status: the profile or the command line cannot be used.
 pub const EXIT_USAGE: u8 = 2;
 
@@ -31,6 +33,9 @@ enum Command {
     Check(CheckArgs),
     /// Say what this machine can do: kernel offload, privileges, TUN, DNS
     Doctor(DoctorArgs),
+    /// Open the pages whose addresses stand on standard input, as `connect` has it done
+    #[command(hide = true)]
+    OpenPages,
     /// Write the manual pages into a directory
     #[command(hide = true)]
     Man {
@@ -47,6 +52,7 @@ pub fn run() -> ExitCode {
             check::run(&args, &mut std::io::stdout().lock(), &mut std::io::stderr())
         }
         Command::Doctor(args) => doctor::run(&args, &mut std::io::stdout().lock()),
+        Command::OpenPages => connect::open_pages(),
         Command::Man { directory } => write_manual(&directory),
     }
 }
@@ -63,6 +69,6 @@ fn write_manual(directory: &std::path::Path) -> ExitCode {
 fn complain(text: &str, status: u8) -> ExitCode {
     use std::io::Write as _;
     // Without standard error there is nobody to tell.
-    let _ = writeln!(std::io::stderr(), "ovpn-client: {text}");
+    let _ = writeln!(std::io::stderr(), "ovpn-client: {}", printable_lines(text));
     ExitCode::from(status)
 }

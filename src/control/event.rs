@@ -10,6 +10,7 @@ use ovpn_dco::{Cipher, KeyConfig, KeyId};
 use zeroize::Zeroizing;
 
 use super::app_control::AppMessage;
+use super::web_address::WebAddress;
 use crate::profile::{AppControl, ControlOptions, WrapOptions, loggable};
 use crate::secret::{Credentials, Secret};
 use crate::tls::{TlsError, TlsFactory};
@@ -226,7 +227,7 @@ pub enum PendingAuth {
     /// `WEB_AUTH` or `OPEN_URL`
     OpenUrl {
         /// Where to.
-        url: String,
+        url: WebAddress,
         /// `hidden`, `external`, `proxy=...`
         flags: Vec<String>,
     },

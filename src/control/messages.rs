@@ -109,21 +109,15 @@ fn info(text: &str) -> ServerMessage {
     };
     if let Some(rest) = text.strip_prefix("WEB_AUTH:") {
         // Flags may hold `proxy=host;port;...`, but no colon.
-        match rest.split_once(':') {
-            Some((flags, url)) if !url.is_empty() => {
-                ServerMessage::PendingAuth(PendingAuth::OpenUrl {
-                    url: url.to_owned(),
-                    flags: list(flags),
-                })
+        match rest.split_once(':').map(|(flags, url)| (flags, url.parse())) {
+            Some((flags, Ok(url))) => {
+                ServerMessage::PendingAuth(PendingAuth::OpenUrl { url, flags: list(flags) })
             }
             _ => malformed(),
         }
     } else if let Some(url) = text.strip_prefix("OPEN_URL:") {
-        if url.is_empty() {
-            return malformed();
-        }
-        let (url, flags) = (url.to_owned(), Vec::new());
-        ServerMessage::PendingAuth(PendingAuth::OpenUrl { url, flags })
+        let Ok(url) = url.parse() else { return malformed() };
+        ServerMessage::PendingAuth(PendingAuth::OpenUrl { url, flags: Vec::new() })
     } else if let Some(rest) = text.strip_prefix("CR_TEXT:") {
         let Some((flags, prompt)) = rest.split_once(':') else {
             return malformed();
@@ -282,7 +276,7 @@ mod tests {
     fn pending_authentication() {
         let url = |url: &str, flags: &[&str]| {
             ServerMessage::PendingAuth(PendingAuth::OpenUrl {
-                url: url.to_owned(),
+                url: url.parse().unwrap(),
                 flags: flags.iter().map(|&f| f.to_owned()).collect(),
             })
         };
@@ -303,7 +297,16 @@ mod tests {
                 text: "Code: ?".to_owned(),
             })
         );
-        for bad in ["WEB_AUTH:", "WEB_AUTH:x", "WEB_AUTH::", "OPEN_URL:", "CR_TEXT:x"] {
+        for bad in [
+            "WEB_AUTH:",
+            "WEB_AUTH:x",
+            "WEB_AUTH::",
+            "WEB_AUTH::javascript:alert(1)",
+            "OPEN_URL:",
+            "OPEN_URL:--version; file:///root/x.desktop",
+            "OPEN_URL:smb://attacker.example/share",
+            "CR_TEXT:x",
+        ] {
             assert_eq!(
                 ServerMessage::parse(&format!("INFO_PRE,{bad}")),
                 ServerMessage::PendingAuth(PendingAuth::Malformed(bad.to_owned()))

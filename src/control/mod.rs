@@ -37,6 +37,7 @@ pub mod reliability;
 mod session;
 mod slots;
 mod stats;
+mod web_address;
 #[doc(hidden)]
 pub mod wrap;
 
@@ -48,3 +49,4 @@ pub use event::{
     PushedOptions, RestartFlags, TransportKind,
 };
 pub use stats::{ControlStats, ErrorCounter};
+pub use web_address::{NoWebAddress, WebAddress};

@@ -71,6 +71,11 @@ impl Caller {
         (!self.uid.is_root()).then_some(self)
     }
 
+    /// The user.
+    pub fn uid(&self) -> Uid {
+        self.uid
+    }
+
     /// Does `work` on a thread that has given up all of root's rights for this user's, and waits
     /// for it. The rights of other threads, and those of the process, stay as they are.
     ///

@@ -73,6 +73,14 @@ impl Host {
         Run { host: self, before, client }
     }
 
+    /// The same with environment variables.
+    pub(crate) fn start_in(&self, environment: &[(&str, &str)]) -> Run<'_> {
+        let before = self.client_ns.snapshot();
+        let (ns, profile) = (&self.client_ns, self.profile(""));
+        let client = Client::start_in(environment, ns, self.directory.path(), &profile);
+        Run { host: self, before, client }
+    }
+
     /// Starts a client whose output nobody reads. It is killed when dropped.
     pub(crate) fn start_unread(&self, extra: &str) -> Unread<'_> {
         let path = self.directory.path().join("unread.ovpn");

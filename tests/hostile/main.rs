@@ -26,4 +26,5 @@ mod server;
 
 mod floods;
 mod forged;
+mod pages;
 mod tokens;

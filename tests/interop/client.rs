@@ -71,6 +71,18 @@ impl Client {
         Self::spawn(ns.command(program()), directory, profile, arguments)
     }
 
+    /// The same with these environment variables.
+    pub(crate) fn start_in(
+        environment: &[(&str, &str)],
+        ns: &NetNs,
+        directory: &Path,
+        profile: &str,
+    ) -> Self {
+        let mut command = ns.command(program());
+        command.envs(environment.iter().copied());
+        Self::spawn(command, directory, profile, &[])
+    }
+
     /// The same where `/dev/net/tun` is missing.
     pub(crate) fn start_without_tun(
         ns: &NetNs,

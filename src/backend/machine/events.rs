@@ -8,11 +8,11 @@ use super::super::outcome::{Verdict, verdict};
 use super::super::queue::Question;
 use super::super::signing;
 use super::super::status::{Status, StatusMajor, StatusMinor};
-use super::super::text::printable;
 use super::{Effect, LAST_WORD_DELAY, LOGIN_NEEDED, Machine, Phase, QUESTIONS_DELAY, Run, State};
 use crate::control::PendingAuth;
 use crate::secret::Secret;
 use crate::session::{ConnectionInfo, Outcome, SessionEvent, SessionState, SignatureRequest};
+use crate::text::printable;
 
 impl Machine {
     /// The session's news.
@@ -149,7 +149,7 @@ impl Machine {
         match pending {
             PendingAuth::OpenUrl { url, flags } => {
                 run.web_auth = true;
-                let url = printable(&url);
+                let url = url.to_string();
                 debug!("Web authentication, flags: {}", printable(&flags.join(",")));
                 self.ask(AttentionGroup::OpenUrl, &url);
                 self.say_status(Status {

@@ -330,7 +330,7 @@ fn web_authentication_is_pending_until_connected() {
     let mut machine = registered("");
     request(&mut machine, Request::Connect);
     machine.event(SessionEvent::PendingAuth(PendingAuth::OpenUrl {
-        url: "https://sso.example/\x1b?x".to_owned(),
+        url: "https://sso.example/?x".parse().unwrap(),
         flags: Vec::new(),
     }));
     let url = "https://sso.example/?x";

@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
+use super::browser::Browser;
 use super::login::LoginFile;
 use super::output::Printer;
 use super::peer::{Backend, News, guid};
@@ -14,6 +15,7 @@ use super::{
     ConnectArgs, Dco, EXIT_AUTH, EXIT_FAILED, EXIT_PRIVILEGE, Output, prompt, stdout_is_terminal,
 };
 use crate::cli::EXIT_USAGE;
+use crate::control::WebAddress;
 use crate::dbus::{Answer, PrivateService, serve_private};
 use crate::secret::Secret;
 
@@ -65,6 +67,7 @@ struct Front {
     news: mpsc::UnboundedReceiver<News>,
     printer: Printer,
     login: Option<LoginFile>,
+    browser: Browser,
     signals: Signals,
     insist_on_dco: bool,
     verbosity: u32,
@@ -81,8 +84,9 @@ pub(super) async fn run(
     verbosity: u32,
     service: PrivateService,
     answers: mpsc::UnboundedSender<Answer>,
+    browser: Browser,
 ) -> u8 {
-    let end = match start(args, login, verbosity, service, answers).await {
+    let end = match start(args, login, verbosity, service, answers, browser).await {
         Ok(mut front) => {
             let end = front.drive().await;
             front.shut_down().await;
@@ -102,6 +106,7 @@ async fn start(
     verbosity: u32,
     service: PrivateService,
     answers: mpsc::UnboundedSender<Answer>,
+    browser: Browser,
 ) -> Result<Front, End> {
     let io = |error: std::io::Error| End::failed(error, EXIT_FAILED);
     let signals = Signals {
@@ -124,6 +129,7 @@ async fn start(
         news,
         printer: Printer::new(args.output == Output::Json, stdout_is_terminal()),
         login,
+        browser,
         signals,
         insist_on_dco: args.dco == Dco::On,
         verbosity,
@@ -232,18 +238,10 @@ impl Front {
     }
 
     fn open_url(&mut self, url: &str) {
-        self.printer.step(&format!("Open this address to log in: {url}"));
-        let desktop = ["DISPLAY", "WAYLAND_DISPLAY"].iter().any(|v| std::env::var_os(v).is_some());
-        if desktop {
-            let null = std::process::Stdio::null;
-            // The address has been printed; a browser is a convenience.
-            let _ = tokio::process::Command::new("xdg-open")
-                .arg(url)
-                .stdin(null())
-                .stdout(null())
-                .stderr(null())
-                .spawn();
-        }
+        // The backend says nothing else with this status; a browser is not to rely on it.
+        let Ok(address) = url.parse::<WebAddress>() else { return };
+        self.printer.step(&format!("Open this address to log in: {address}"));
+        self.browser.open(&address);
     }
 
     async fn restart(&mut self) -> Result<(), End> {

@@ -1,6 +1,7 @@
 //! `ovpn-client connect`: a backend in this process, driven over its D-Bus interface through a
 //! private connection, like any other front end drives it.
 
+mod browser;
 mod front;
 mod login;
 mod output;
@@ -14,6 +15,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use tokio::sync::mpsc;
 
+use self::browser::Browser;
 use self::login::LoginFile;
 use super::{EXIT_USAGE, complain};
 use crate::backend::{Settings, Threads};
@@ -31,6 +33,8 @@ const EXIT_FAILED: u8 = 1;
 const EXIT_AUTH: u8 = 3;
 /// Exit status: a privilege or a device is missing.
 const EXIT_PRIVILEGE: u8 = 4;
+
+pub(super) use self::browser::open_pages;
 
 /// Arguments of `ovpn-client connect`.
 #[derive(Clone, Debug, Args)]
@@ -88,6 +92,8 @@ fn prepare(args: ConnectArgs) -> Result<ExitCode, (String, u8)> {
     let usage = |text: String| (text, EXIT_USAGE);
     // Said again, where it can be heard, by what restricts the process.
     let _ = privileges::forbid_dumps();
+    // Before the profile is in memory, and before the right to become another user goes.
+    let browser = Browser::start();
     let (profile, login) = read_files(&args).map_err(usage)?;
     if !privileges::can_configure_network() {
         let text = "CAP_NET_ADMIN is missing: a tunnel needs a network device, addresses and \
@@ -112,7 +118,7 @@ fn prepare(args: ConnectArgs) -> Result<ExitCode, (String, u8)> {
     let terminal = prompt::Terminal::new();
     let (answers, receiver) = mpsc::unbounded_channel();
     let service = backend(&args, profile, receiver, &threads, log_level.clone(), lines);
-    let status = threads.run(front::run(&args, login, log_level.get(), service, answers));
+    let status = threads.run(front::run(&args, login, log_level.get(), service, answers, browser));
     // A prompt that nobody answers keeps its thread, and the terminal silent.
     threads.end();
     terminal.restore();
