@@ -5,6 +5,8 @@
 
 mod memory;
 mod netns;
+#[path = "sim/running.rs"]
+mod running;
 mod sim;
 
 use std::fs::File;
@@ -19,7 +21,7 @@ use memory::Memory;
 use netns::NetNs;
 use nix::pty::openpty;
 use nix::sys::termios::{LocalFlags, tcgetattr};
-use sim::running::RunningServer;
+use running::{RunningServer, silent};
 
 const LIMIT: Duration = Duration::from_secs(20);
 const CTRL_C: &str = "\x03";
@@ -153,13 +155,6 @@ impl Drop for Terminal {
     }
 }
 
-/// A server that nobody hears from.
-fn silent(namespace: &NetNs) -> (UdpSocket, SocketAddr) {
-    let socket = namespace.run(|| UdpSocket::bind("127.0.0.1:0").unwrap());
-    let address = socket.local_addr().unwrap();
-    (socket, address)
-}
-
 #[test]
 fn the_user_name_is_shown_and_the_password_is_not() {
     let namespace = NetNs::new("term");
@@ -196,7 +191,7 @@ fn ctrl_c_ends_a_question() {
 #[test]
 fn the_live_line_shows_rates() {
     let namespace = NetNs::new("term");
-    let server = RunningServer::start(silent(&namespace).0);
+    let server = RunningServer::start(&namespace);
     let mut terminal = Terminal::connect(&namespace, server.address, "");
     terminal.answer("joe", "secret");
     terminal.expect("Connected: joe@127.0.0.1");
@@ -229,7 +224,7 @@ fn the_live_line_shows_rates() {
 #[test]
 fn a_renegotiation_asks_again() {
     let namespace = NetNs::new("term");
-    let server = RunningServer::start(silent(&namespace).0);
+    let server = RunningServer::start(&namespace);
     let mut terminal = Terminal::connect(&namespace, server.address, "auth-nocache");
     terminal.answer("joe", "first");
     terminal.expect("Connected: joe@127.0.0.1");
@@ -306,7 +301,7 @@ fn with_auth_nocache_no_secret_stays_in_memory() {
     let encrypted = identity.replace(key, &encrypt(key, "Sesame-Open-77"));
     for (identity, passphrase) in [(&identity, None), (&encrypted, Some("Sesame-Open-77"))] {
         let namespace = NetNs::new("term");
-        let server = RunningServer::start(silent(&namespace).0);
+        let server = RunningServer::start(&namespace);
         let extra = "auth-nocache\ntran-window 2";
         let mut terminal = Terminal::connect_as(&namespace, server.address, identity, extra);
         let mut secrets = pieces(key);

@@ -360,7 +360,7 @@ impl<C: DataChannel> Bench<C> {
     /// Installs a key in the same slot at both ends.
     async fn both_keys(&mut self, slot: KeySlot, id: u8) {
         self.channel.new_key(slot, key(id, 0, false)).await.unwrap();
-        self.far.peer.set_key(slot, &key(id, 0, true)).unwrap();
+        self.far.peer.set_key(slot, key(id, 0, true)).unwrap();
     }
 
     /// Sends through the tunnel; what arrives at the far end, with the wire's first byte.
@@ -467,7 +467,7 @@ async fn a_new_key_replaces_the_old_and_counts_from_one<P: Plane>(ns: NetNs) {
     assert_eq!(bench.wire(b"x")[4..8], [0, 0, 0, 2]);
     let old = bench.far.seal(&inner_packet(b"old"));
     bench.channel.new_key(KeySlot::Primary, key(0, 1, false)).await.unwrap();
-    bench.far.peer.set_key(KeySlot::Primary, &key(0, 1, true)).unwrap();
+    bench.far.peer.set_key(KeySlot::Primary, key(0, 1, true)).unwrap();
     assert_eq!(bench.wire(b"x")[4..8], [0, 0, 0, 1]);
     bench.far.send_raw(&old);
     assert_eq!(bench.downwards(b"new", SOON).unwrap(), b"new");
@@ -498,7 +498,7 @@ async fn refuses_forgeries_and_replays<P: Plane>(ns: NetNs) {
     assert_eq!(bench.received(SOON).unwrap(), b"once");
     assert_eq!(bench.received(A_WHILE), None);
     // A packet of a key that was never installed.
-    bench.far.peer.set_key(KeySlot::Primary, &key(5, 0, true)).unwrap();
+    bench.far.peer.set_key(KeySlot::Primary, key(5, 0, true)).unwrap();
     assert_eq!(bench.downwards(b"unknown", A_WHILE), None);
     bench.no_event().await;
 }
@@ -545,7 +545,7 @@ async fn commands_need_a_peer<P: Plane>(ns: NetNs) {
     let channel = &mut bench.channel;
     let results = [
         channel.set_keepalive(Keepalive::default()).await,
-        channel.new_key(KeySlot::Primary, key(0, 0, false)).await,
+        channel.new_key(KeySlot::Primary, key(0, 0, false)).await.map_err(Error::from),
         channel.swap_keys().await,
         channel.del_key(KeySlot::Primary).await,
         channel.stats().await.map(|_| ()),

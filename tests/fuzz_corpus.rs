@@ -11,10 +11,18 @@
 
 use std::path::Path;
 
+#[path = "fuzz/targets/certificate.rs"]
+mod certificate;
+#[path = "fuzz/targets/control_channel.rs"]
+mod control_channel;
 #[path = "fuzz/targets/control_packet.rs"]
 mod control_packet;
 #[path = "fuzz/targets/data_packet.rs"]
 mod data_packet;
+#[path = "fuzz/targets/dbus.rs"]
+mod dbus;
+#[path = "fuzz/targets/http_proxy.rs"]
+mod http_proxy;
 #[path = "fuzz/targets/key_method.rs"]
 mod key_method;
 #[path = "fuzz/targets/netlink.rs"]
@@ -23,12 +31,24 @@ mod netlink;
 mod offload_coalesce;
 #[path = "fuzz/targets/offload_split.rs"]
 mod offload_split;
+#[path = "fuzz/targets/overrides.rs"]
+mod overrides;
+#[path = "fuzz/targets/plan.rs"]
+mod plan;
+#[path = "fuzz/targets/posture.rs"]
+mod posture;
+#[path = "fuzz/targets/private_key.rs"]
+mod private_key;
 #[path = "fuzz/targets/profile.rs"]
 mod profile;
 #[path = "fuzz/targets/push.rs"]
 mod push;
 #[path = "fuzz/targets/replay_window.rs"]
 mod replay_window;
+#[path = "fuzz/targets/rtnetlink.rs"]
+mod rtnetlink;
+#[path = "fuzz/targets/tcp_framing.rs"]
+mod tcp_framing;
 #[path = "fuzz/targets/wrapping.rs"]
 mod wrapping;
 
@@ -44,52 +64,36 @@ fn replay(name: &str, run: impl Fn(&[u8])) {
     assert!(count > 0, "no inputs in {}", dir.display());
 }
 
-#[test]
-fn control_packet() {
-    replay("control_packet", control_packet::run);
+macro_rules! replayed {
+    ($($name:ident),* $(,)?) => {
+        $(
+            #[test]
+            fn $name() {
+                replay(stringify!($name), $name::run);
+            }
+        )*
+    };
 }
 
-#[test]
-fn data_packet() {
-    replay("data_packet", data_packet::run);
-}
-
-#[test]
-fn key_method() {
-    replay("key_method", key_method::run);
-}
-
-#[test]
-fn netlink() {
-    replay("netlink", netlink::run);
-}
-
-#[test]
-fn offload_coalesce() {
-    replay("offload_coalesce", offload_coalesce::run);
-}
-
-#[test]
-fn offload_split() {
-    replay("offload_split", offload_split::run);
-}
-
-#[test]
-fn profile() {
-    replay("profile", profile::run);
-}
-
-#[test]
-fn push() {
-    replay("push", push::run);
-}
-
-#[test]
-fn replay_window() {
-    replay("replay_window", replay_window::run);
-}
-
-#[test]
-fn wrapping() {
-    replay("wrapping", wrapping::run);
+replayed! {
+    certificate,
+    control_channel,
+    control_packet,
+    data_packet,
+    dbus,
+    http_proxy,
+    key_method,
+    netlink,
+    offload_coalesce,
+    offload_split,
+    overrides,
+    plan,
+    posture,
+    private_key,
+    profile,
+    push,
+    replay_window,
+    rtnetlink,
+    tcp_framing,
+    wrapping,
 }

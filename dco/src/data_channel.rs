@@ -16,7 +16,7 @@
 
 use std::future::Future;
 
-use crate::error::Error;
+use crate::error::{Error, NotInstalled};
 use crate::types::{Keepalive, KeyConfig, KeyId, KeySlot, PeerConfig, PeerStats};
 
 /// Why a peer disappeared. Numbers and names as in `include/uapi/linux/ovpn.h`.
@@ -92,12 +92,13 @@ pub trait DataChannel: Send {
         keepalive: Keepalive,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Installs a key in a slot.
+    /// Installs a key in a slot. Whoever does not get it back must never install it again,
+    /// anywhere.
     fn new_key(
         &mut self,
         slot: KeySlot,
         key: KeyConfig,
-    ) -> impl Future<Output = Result<(), Error>> + Send;
+    ) -> impl Future<Output = Result<(), NotInstalled>> + Send;
 
     /// Exchanges the two slots. [`crate::Error::KeySlotEmpty`] where the implementation can tell
     /// that the secondary slot has no key: nothing could be sent afterwards.

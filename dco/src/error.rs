@@ -1,6 +1,6 @@
 //! What can go wrong with a data channel operation.
 
-use crate::types::KeySlot;
+use crate::types::{KeyConfig, KeySlot};
 
 /// Why a data channel operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +63,53 @@ pub enum Error {
     Closed,
 }
 
+/// A key was not installed, or may not have been.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct NotInstalled {
+    /// Why.
+    #[source]
+    pub error: Error,
+    /// The key, where it is certain that it sealed nothing and never will. Another data channel
+    /// may have it then; otherwise nobody ever again (see [`KeyConfig`]).
+    pub key: Option<Box<KeyConfig>>,
+}
+
+impl NotInstalled {
+    /// The operation failed before or at the kernel's word, or after it: that decides whether
+    /// there is still a key to give back.
+    pub(crate) fn new(error: Error, key: KeyConfig) -> Self {
+        let key = error.is_refusal().then(|| Box::new(key));
+        Self { error, key }
+    }
+}
+
+impl From<Error> for NotInstalled {
+    fn from(error: Error) -> Self {
+        Self { error, key: None }
+    }
+}
+
+impl From<NotInstalled> for Error {
+    fn from(not_installed: NotInstalled) -> Self {
+        not_installed.error
+    }
+}
+
 impl Error {
+    /// Whether it says for certain that nothing was done.
+    const fn is_refusal(&self) -> bool {
+        match self {
+            Self::Unsupported { .. }
+            | Self::NoSuchFamily { .. }
+            | Self::NoSuchPeer
+            | Self::KeySlotEmpty(_)
+            | Self::NotPermitted { .. }
+            | Self::Kernel { .. } => true,
+            Self::Io { .. } | Self::Malformed { .. } | Self::Closed => false,
+        }
+    }
+
     /// Wraps an I/O error with what was tried.
     pub fn io(operation: &'static str, source: std::io::Error) -> Self {
         Self::Io { operation, source }

@@ -74,7 +74,7 @@ pub mod recording;
 mod types;
 
 pub use data_channel::{ControlPort, DataChannel, DataEvent, Interface, PeerDeletedReason};
-pub use error::Error;
+pub use error::{Error, NotInstalled};
 pub use types::{
     Cipher, DirectionKey, Framing, Keepalive, KeyConfig, KeyId, KeySlot, MssClamp, PeerConfig,
     PeerId, PeerStats, TransportSocket,

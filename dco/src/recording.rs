@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::mpsc;
 
 use crate::data_channel::{ControlPort, DataChannel, DataEvent, Interface};
-use crate::error::Error;
+use crate::error::{Error, NotInstalled};
 use crate::types::{
     Cipher, Keepalive, KeyConfig, KeyId, KeySlot, PeerConfig, PeerId, PeerStats, TransportSocket,
 };
@@ -50,11 +50,19 @@ pub enum Call {
 #[derive(Default)]
 struct State {
     calls: Vec<Call>,
-    failures: VecDeque<Error>,
+    failures: VecDeque<Failure>,
     peer: bool,
     keys: [Option<KeyId>; 2],
     stats: PeerStats,
     closed: bool,
+}
+
+/// When a call that fails does so.
+enum Failure {
+    /// It changes nothing.
+    Instead(Error),
+    /// It has done its work.
+    Afterwards(Error),
 }
 
 /// The fake.
@@ -89,15 +97,26 @@ impl RecordingDataChannel {
         (Self { interface, tcp_packets, shared: shared.clone(), events }, shared)
     }
 
-    /// Records the call; fails if the test said so, or if there is no peer where one is needed.
-    fn call(&self, call: Call, needs_peer: bool) -> Result<MutexGuard<'_, State>, Error> {
+    /// Records the call and lets it work; fails if the test said so, or if there is no peer where
+    /// one is needed.
+    fn call(
+        &self,
+        call: Call,
+        needs_peer: bool,
+        work: impl FnOnce(&mut State),
+    ) -> Result<(), Error> {
         let mut state = self.shared.lock();
         state.calls.push(call);
         match state.failures.pop_front() {
-            Some(error) => Err(error),
-            None if needs_peer && !state.peer => Err(Error::NoSuchPeer),
-            None => Ok(state),
+            Some(Failure::Instead(error)) => return Err(error),
+            _ if needs_peer && !state.peer => return Err(Error::NoSuchPeer),
+            Some(Failure::Afterwards(error)) => {
+                work(&mut state);
+                return Err(error);
+            }
+            None => work(&mut state),
         }
+        Ok(())
     }
 }
 
@@ -114,7 +133,12 @@ impl Recorder {
 
     /// The next call fails with this; several queue up.
     pub fn fail_next(&self, error: Error) {
-        self.lock().failures.push_back(error);
+        self.lock().failures.push_back(Failure::Instead(error));
+    }
+
+    /// The next call does its work, and fails with this all the same: the answer got lost.
+    pub fn fail_after_next(&self, error: Error) {
+        self.lock().failures.push_back(Failure::Afterwards(error));
     }
 
     /// What `stats` answers while there is a peer.
@@ -171,30 +195,29 @@ impl DataChannel for RecordingDataChannel {
         let tcp = matches!(peer.socket, TransportSocket::Tcp(_));
         let PeerConfig { id, remote, keepalive, .. } = peer;
         let call = Call::NewPeer { id, tcp, remote, keepalive, residue };
-        let mut state = self.call(call, false)?;
-        state.clear_peer();
-        state.peer = true;
+        self.call(call, false, |state| {
+            state.clear_peer();
+            state.peer = true;
+        })?;
         Ok(ControlPort::Socket { tcp_packets: tcp && self.tcp_packets })
     }
 
     async fn set_keepalive(&mut self, keepalive: Keepalive) -> Result<(), Error> {
-        self.call(Call::SetKeepalive(keepalive), true).map(drop)
+        self.call(Call::SetKeepalive(keepalive), true, |_| ())
     }
 
-    async fn new_key(&mut self, slot: KeySlot, key: KeyConfig) -> Result<(), Error> {
-        let mut state = self.call(Call::NewKey(slot, key.key_id, key.cipher), true)?;
-        *state.slot(slot) = Some(key.key_id);
-        Ok(())
+    async fn new_key(&mut self, slot: KeySlot, key: KeyConfig) -> Result<(), NotInstalled> {
+        let call = Call::NewKey(slot, key.key_id, key.cipher);
+        self.call(call, true, |state| *state.slot(slot) = Some(key.key_id))
+            .map_err(|error| NotInstalled::new(error, key))
     }
 
     async fn swap_keys(&mut self) -> Result<(), Error> {
-        self.call(Call::SwapKeys, true)?.keys.swap(0, 1);
-        Ok(())
+        self.call(Call::SwapKeys, true, |state| state.keys.swap(0, 1))
     }
 
     async fn del_key(&mut self, slot: KeySlot) -> Result<(), Error> {
-        *self.call(Call::DelKey(slot), true)?.slot(slot) = None;
-        Ok(())
+        self.call(Call::DelKey(slot), true, |state| *state.slot(slot) = None)
     }
 
     async fn stats(&mut self) -> Result<PeerStats, Error> {
@@ -203,12 +226,11 @@ impl DataChannel for RecordingDataChannel {
     }
 
     async fn notify_exit(&mut self) -> Result<(), Error> {
-        self.call(Call::NotifyExit, true).map(drop)
+        self.call(Call::NotifyExit, true, |_| ())
     }
 
     async fn del_peer(&mut self) -> Result<(), Error> {
-        self.call(Call::DelPeer, true)?.clear_peer();
-        Ok(())
+        self.call(Call::DelPeer, true, State::clear_peer)
     }
 
     async fn next_event(&mut self) -> DataEvent {
@@ -221,8 +243,10 @@ impl DataChannel for RecordingDataChannel {
 
     async fn close(self) -> Result<(), Error> {
         // Dropping records it.
-        let failure = self.shared.lock().failures.pop_front();
-        failure.map_or(Ok(()), Err)
+        match self.shared.lock().failures.pop_front() {
+            Some(Failure::Instead(error) | Failure::Afterwards(error)) => Err(error),
+            None => Ok(()),
+        }
     }
 }
 
@@ -256,8 +280,25 @@ mod tests {
 
     fn key(id: KeyId) -> KeyConfig {
         let cipher = Cipher::Aes128Gcm;
-        let direction = DirectionKey::new(cipher, &[0; 16], [0; 8]).unwrap();
-        KeyConfig { key_id: id, cipher, encrypt: direction.clone(), decrypt: direction }
+        let direction = || DirectionKey::new(cipher, &[0; 16], [0; 8]).unwrap();
+        KeyConfig { key_id: id, cipher, encrypt: direction(), decrypt: direction() }
+    }
+
+    #[tokio::test]
+    async fn a_key_comes_back_only_if_it_was_refused() {
+        let (mut channel, recorder) = RecordingDataChannel::new("tun0", true);
+        let no_peer = channel.new_key(KeySlot::Primary, key(KeyId::FIRST)).await.unwrap_err();
+        assert!(no_peer.key.is_some(), "{no_peer}");
+        channel.new_peer(peer(), Vec::new()).await.unwrap();
+        let refused = || Error::Kernel { operation: "KEY_NEW", errno: 22, message: None };
+        recorder.fail_next(refused());
+        let not_installed = channel.new_key(KeySlot::Primary, *no_peer.key.unwrap()).await;
+        assert_eq!(recorder.keys(), [None; 2]);
+        let key = not_installed.unwrap_err().key.unwrap();
+        let lost = || Error::io("KEY_NEW", std::io::ErrorKind::TimedOut.into());
+        recorder.fail_after_next(lost());
+        let perhaps = channel.new_key(KeySlot::Primary, *key).await.unwrap_err();
+        assert!(perhaps.key.is_none() && recorder.keys() == [Some(KeyId::FIRST), None]);
     }
 
     #[tokio::test]

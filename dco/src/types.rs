@@ -141,8 +141,8 @@ impl fmt::Display for Cipher {
 /// Key material of one direction: cipher key and the 8-byte implicit IV ("nonce tail").
 ///
 /// Wiped on drop; has no usable `Debug` output. The key is in one place, however often the value
-/// moves.
-#[derive(Clone, Zeroize, zeroize::ZeroizeOnDrop)]
+/// moves, and there are no copies: see [`KeyConfig`].
+#[derive(Zeroize, zeroize::ZeroizeOnDrop)]
 pub struct DirectionKey {
     cipher_key: Box<[u8]>,
     nonce_tail: [u8; 8],
@@ -173,7 +173,29 @@ impl fmt::Debug for DirectionKey {
 }
 
 /// One data channel key: its id, cipher and both directions.
-#[derive(Clone, Debug)]
+///
+/// A key's packet ids start at 1 wherever it is installed, and a GCM nonce is the packet id and a
+/// constant: a key that starts twice gives away what it sealed and how to forge (NIST SP 800-38D,
+/// section 8). So there is one of each, and whoever installs it gives it away:
+/// [`crate::NotInstalled`] has it again only where no data path can have sealed with it.
+///
+/// The ways in which a key could start twice, and what keeps each from happening:
+///
+/// - *Another data path takes over.* It gets new keys by a soft reset, or by a new connection;
+///   the old key only if the kernel itself refused it.
+/// - *An installation that fails halfway* (the kernel has the key, its answer got lost, or what
+///   was to be done afterwards failed) counts as done: the key is not given back.
+/// - *Requests sent again.* No request to the kernel is: only system calls that a signal
+///   interrupted before anything was sent.
+/// - *A reconnect, a restarted process.* Keys live in memory only, and every connection derives
+///   its own from a TLS handshake of its own.
+/// - *The same key exchange derived twice* (a second PUSH_REPLY, a repeated soft reset). Each
+///   yields its key once; the control channel takes a push reply only while it waits for one.
+/// - *Swapped slots.* A key moves with its counter, there and back.
+/// - *Emptied slots* (a key operation failed). What was in them is gone; a soft reset follows.
+/// - *A replaced peer.* Its keys go with it, and the new one has none until it is given some.
+/// - *A counter at its end.* The last packet id is never used, and nothing is sent afterwards.
+#[derive(Debug)]
 pub struct KeyConfig {
     /// The key id that packets of this key carry.
     pub key_id: KeyId,

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,7 +11,9 @@ use ovpn_dco::kernel::{self, Api, Links, Status};
 use serde::Serialize;
 
 use super::check::ReportFormat;
+use super::cleanup::RUNTIME_DIR;
 use crate::data_path::{Decision, Reason, decide_for_machine};
+use crate::network::Leftovers;
 
 /// Exit status: only the userspace path can serve.
 const EXIT_USERSPACE: u8 = 1;
@@ -25,6 +27,9 @@ pub struct DoctorArgs {
     /// How the report is written
     #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
     pub output: ReportFormat,
+    /// Where `connect` notes what has to be undone
+    #[arg(long, value_name = "DIR", default_value = RUNTIME_DIR)]
+    pub runtime_dir: PathBuf,
 }
 
 /// Everything `doctor` finds out.
@@ -48,6 +53,8 @@ struct Report {
     resolver: Resolver,
     /// Network links of either kind that exist now.
     links: Vec<Link>,
+    /// What killed processes have left.
+    leftovers: Left,
 }
 
 /// A reason with its sentence.
@@ -128,14 +135,34 @@ struct Resolver {
 struct Link {
     name: String,
     interface: &'static str,
-    /// Its process is gone; the next connection removes it.
+    /// Its process is gone; `ovpn-client cleanup` or the next connection removes it.
     leftover: bool,
+}
+
+/// What killed processes have left.
+#[derive(Clone, Debug, Default, Serialize)]
+struct Left {
+    processes: Vec<LeftBy>,
+    /// `resolv.conf` is still as a tunnel before the last boot needed it.
+    resolv_conf: bool,
+    /// Journals that would not be used, each with the reason.
+    refused: Vec<String>,
+    /// Why it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// What one of them has left.
+#[derive(Clone, Debug, Serialize)]
+struct LeftBy {
+    pid: u32,
+    changes: Vec<String>,
 }
 
 /// Runs the command. The exit status is 0 if kernel offload is ready and 1 if only the userspace
 /// path is.
 pub(super) fn run(args: &DoctorArgs, out: &mut dyn Write) -> ExitCode {
-    let report = Report::new();
+    let report = Report::new(&args.runtime_dir);
     let written = match args.output {
         ReportFormat::Text => report.write_text(out),
         ReportFormat::Json => report.write_json(out),
@@ -146,7 +173,7 @@ pub(super) fn run(args: &DoctorArgs, out: &mut dyn Write) -> ExitCode {
 }
 
 impl Report {
-    fn new() -> Self {
+    fn new(runtime_dir: &Path) -> Self {
         let probe = kernel::probe();
         let decision = decide_for_machine(&probe);
         let data_path = decision.name();
@@ -176,6 +203,7 @@ impl Report {
             tun: Tun::new(),
             resolver: Resolver::new(),
             links: links(),
+            leftovers: Left::find(runtime_dir),
         }
     }
 
@@ -236,11 +264,14 @@ impl Report {
         }
         for link in &self.links {
             let owner = if link.leftover {
-                "left behind, removed by the next connection"
+                "left behind; 'ovpn-client cleanup' removes it"
             } else {
                 "in use"
             };
             line("link", &format!("{} ({}): {owner}", link.name, link.interface))?;
+        }
+        for text in self.leftovers.texts() {
+            line("left behind", &text)?;
         }
         Ok(())
     }
@@ -404,6 +435,46 @@ fn resolved_answers() -> Result<bool, String> {
     }
 }
 
+impl Left {
+    fn find(runtime_dir: &Path) -> Self {
+        match Leftovers::find(runtime_dir) {
+            Ok(found) => Self {
+                processes: found
+                    .processes
+                    .into_iter()
+                    .map(|(pid, changes)| LeftBy { pid, changes })
+                    .collect(),
+                resolv_conf: found.resolv_conf,
+                refused: found
+                    .refused
+                    .into_iter()
+                    .map(|file| format!("{}: {}", file.path.display(), file.why))
+                    .collect(),
+                error: None,
+            },
+            Err(error) => Self { error: Some(error.to_string()), ..Self::default() },
+        }
+    }
+
+    /// One line each, with what removes it.
+    fn texts(&self) -> Vec<String> {
+        let remedy = "'ovpn-client cleanup' undoes it";
+        let mut texts: Vec<_> = self
+            .processes
+            .iter()
+            .map(|LeftBy { pid, changes }| {
+                format!("by process {pid}: {}; {remedy}", changes.join(", "))
+            })
+            .collect();
+        if self.resolv_conf {
+            texts.push(format!("resolv.conf of a tunnel before the last boot; {remedy}"));
+        }
+        texts.extend(self.refused.iter().map(|file| format!("{file}; it is left alone")));
+        texts.extend(self.error.iter().map(|error| format!("unknown: {error}")));
+        texts
+    }
+}
+
 fn links() -> Vec<Link> {
     let links = Links::open().and_then(|mut links| links.list());
     // Not being told is not worth more than an empty list here.
@@ -442,7 +513,8 @@ mod tests {
 
     #[test]
     fn report_of_this_machine() {
-        let report = Report::new();
+        let nowhere = tempfile::tempdir().unwrap();
+        let report = Report::new(&nowhere.path().join("none"));
         assert_eq!(report.reasons.is_empty(), report.data_path != "userspace");
         let mut json = Vec::new();
         report.write_json(&mut json).unwrap();

@@ -1,6 +1,7 @@
 //! The command line of `ovpn-client`.
 
 mod check;
+mod cleanup;
 mod connect;
 mod doctor;
 
@@ -9,6 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 pub use check::{CheckArgs, ReportFormat};
+pub use cleanup::CleanupArgs;
 pub use connect::ConnectArgs;
 pub use doctor::DoctorArgs;
 
@@ -16,6 +18,10 @@ use crate::text::printable_lines;
 
 /// Exit status: the profile or the command line cannot be used.
 pub const EXIT_USAGE: u8 = 2;
+/// Exit status: the connection failed, or something is left.
+const EXIT_FAILED: u8 = 1;
+/// Exit status: a privilege or a device is missing.
+const EXIT_PRIVILEGE: u8 = 4;
 
 /// OpenVPN client: kernel data channel offload first, fast userspace path otherwise.
 #[derive(Debug, Parser)]
@@ -33,6 +39,8 @@ enum Command {
     Check(CheckArgs),
     /// Say what this machine can do: kernel offload, privileges, TUN, DNS
     Doctor(DoctorArgs),
+    /// Undo what killed processes have left: DNS, routes, devices
+    Cleanup(CleanupArgs),
     /// Open the pages whose addresses stand on standard input, as `connect` has it done
     #[command(hide = true)]
     OpenPages,
@@ -52,6 +60,7 @@ pub fn run() -> ExitCode {
             check::run(&args, &mut std::io::stdout().lock(), &mut std::io::stderr())
         }
         Command::Doctor(args) => doctor::run(&args, &mut std::io::stdout().lock()),
+        Command::Cleanup(args) => cleanup::run(&args, &mut std::io::stdout().lock()),
         Command::OpenPages => connect::open_pages(),
         Command::Man { directory } => write_manual(&directory),
     }

@@ -72,7 +72,7 @@ pub struct NegotiatedParameters {
 }
 
 /// Facts, in protocol words.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Event {
     /// The first authentic packet of the server arrived.
     ServerContacted,

@@ -64,6 +64,17 @@ pub enum NetworkError {
         /// Why not.
         source: io::Error,
     },
+    /// Somebody else could write what is to be undone with this process's rights.
+    #[error(
+        "{} {reason}: what is undone after a crash is noted there, so nobody else may write to it; \
+         correct its owner and mode, or choose another directory with --runtime-dir", .path.display()
+    )]
+    UnsafePath {
+        /// The directory, or one on the way to it.
+        path: PathBuf,
+        /// Who could.
+        reason: String,
+    },
     /// The tunnel's DNS cannot be taken back.
     #[error("{0}")]
     Dns(String),

@@ -15,6 +15,8 @@
 //! The tunnel's interface itself is made elsewhere (data plane); this module only configures it.
 //! It never decides what to push or accept: the options it is given are complete and filtered.
 
+mod boot;
+mod clean_up;
 mod direct;
 pub mod dns;
 mod error;
@@ -26,10 +28,15 @@ mod netlink;
 mod plan;
 mod types;
 
+pub use self::clean_up::{CleanUp, Leftovers, Refused, StillThere, Undone, clean_up};
 pub use self::direct::{Applied, DirectNetwork};
 pub use self::error::{NetworkError, PlanError};
+#[doc(hidden)]
+pub use self::journal::parse_journal;
 pub use self::namespace::enter_netns;
 pub use self::netcfg::{Established, NetcfgConfig, NetcfgError, NetcfgNetwork, NetcfgPlan};
+#[doc(hidden)]
+pub use self::netlink::way_by;
 pub use self::plan::{
     Item, LinkSettings, NetworkPlan, PlanInput, PlannedRoute, RouteTarget, Step, TunnelAddress,
     diff,

@@ -311,7 +311,11 @@ impl Session {
         }
     }
 
-    async fn control_event(&mut self, link: &mut Link, event: Event) -> Result<(), Ending> {
+    pub(super) async fn control_event(
+        &mut self,
+        link: &mut Link,
+        event: Event,
+    ) -> Result<(), Ending> {
         match event {
             Event::ServerContacted => {
                 link.contacted = true;
@@ -331,9 +335,8 @@ impl Session {
             }
             Event::PushedLater { options } => self.pushed_later(link, &options)?,
             Event::Keys(key) => {
-                let first = !self.connected;
                 self.install_key(link, key).await?;
-                if first {
+                if !self.connected && self.can_send() {
                     self.connected(link);
                 }
             }
@@ -363,6 +366,9 @@ impl Session {
             Event::Halt { reason } => return Err(Ending::Halted(reason)),
             Event::AuthFailed(failed) => return Err(Ending::AuthFailed(failed)),
             Event::ServerExit => return Err(Ending::ServerExit),
+            Event::RenegotiationFailed { reason } if !self.can_send() => {
+                return Err(Ending::Lost(format!("there is no key to send with: {reason}")));
+            }
             Event::RenegotiationFailed { reason } => {
                 tracing::warn!("renegotiation failed, the old key stays in use: {reason}");
             }
@@ -498,7 +504,7 @@ impl Session {
                 Ok(())
             }
             DataEvent::PeerExit => Err(Ending::ServerExit),
-            DataEvent::Failed(reason) => self.fall_back(link, &reason).await,
+            DataEvent::Failed(reason) => self.fall_back(link, &reason, None).await,
         }
     }
 

@@ -4,7 +4,9 @@
 use std::time::{Duration, Instant};
 
 use ovpn_dco::kernel::{Api, KernelDataChannel, LinkName};
-use ovpn_dco::{DataChannel, Error as DataError, Keepalive, KeyConfig, KeyId, PeerConfig};
+use ovpn_dco::{
+    DataChannel, Error as DataError, Keepalive, KeyConfig, KeyId, NotInstalled, PeerConfig,
+};
 use ovpn_userspace::{TunDevice, TunOptions, UserspaceDataChannel};
 
 use super::attempt::Link;
@@ -126,9 +128,15 @@ impl Session {
         self.drop_tunnel().await;
     }
 
-    /// The data path is gone while connected. Userspace takes over from the kernel, with new keys,
-    /// because packet ids of the old ones would repeat. In any case the old tunnel goes.
-    pub(super) async fn fall_back(&mut self, link: &mut Link, why: &str) -> Result<(), Ending> {
+    /// The data path is gone. Userspace takes over from the kernel: with `key`, which no data path
+    /// had, or with a new one, because packet ids of the old ones would repeat. In any case the old
+    /// tunnel goes.
+    pub(super) async fn fall_back(
+        &mut self,
+        link: &mut Link,
+        why: &str,
+        key: Option<KeyConfig>,
+    ) -> Result<(), Ending> {
         let lost = || Ending::Lost(format!("the data path failed: {why}"));
         if !self.tunnel.as_ref().is_some_and(|tunnel| tunnel.plane().is_kernel()) {
             self.give_up_tunnel().await;
@@ -141,8 +149,15 @@ impl Session {
         let Some(options) = link.options.clone().filter(|_| udp) else { return Err(lost()) };
         let why_not_kernel = self.decide(&link.remote, Some(&options)).why_not_kernel();
         self.with_userspace(link, &options, why_not_kernel).await?;
-        link.control.renegotiate(Instant::now());
-        self.announce(link);
+        match (key, &mut self.tunnel) {
+            (Some(key), Some(tunnel)) => {
+                tunnel.install_key(key).await.map_err(|e| Failure::from(e.error))?;
+            }
+            _ => link.control.renegotiate(Instant::now()),
+        }
+        if self.connected {
+            self.announce(link);
+        }
         Ok(())
     }
 
@@ -276,28 +291,21 @@ impl Session {
         link_mtu(options.tun_mtu, clamp, options.network.ifconfig_ipv6.is_some())
     }
 
+    /// Whether the tunnel has a key to send with: not yet, where an installation failed and a new
+    /// key is on its way.
+    pub(super) fn can_send(&self) -> bool {
+        self.tunnel.as_ref().is_some_and(Tunnel::can_send)
+    }
+
     pub(super) async fn install_key(
         &mut self,
         link: &mut Link,
         key: KeyConfig,
     ) -> Result<(), Ending> {
         let Some(tunnel) = &mut self.tunnel else { return Ok(()) };
-        let result = tunnel.install_key(key.clone()).await;
-        match result {
-            Err(error) if self.connected => self.repair(link, error).await,
-            Err(error) if tunnel.plane().is_kernel() => {
-                // Nothing was sent with this key yet, so another data path may use it.
-                let Some(options) = link.options.clone() else { return Ok(()) };
-                self.kernel_failed(link, &error.to_string()).await;
-                let why_not_kernel = self.decide(&link.remote, Some(&options)).why_not_kernel();
-                self.with_userspace(link, &options, why_not_kernel).await?;
-                match &mut self.tunnel {
-                    Some(tunnel) => Ok(tunnel.install_key(key).await.map_err(Failure::from)?),
-                    None => Ok(()),
-                }
-            }
-            Err(error) => Err(Failure::from(error).into()),
+        match tunnel.install_key(key).await {
             Ok(()) => Ok(()),
+            Err(not_installed) => self.repair(link, not_installed).await,
         }
     }
 
@@ -305,7 +313,7 @@ impl Session {
         match &mut self.tunnel {
             Some(tunnel) => match tunnel.promote_key(key).await {
                 Ok(()) => Ok(()),
-                Err(error) => self.repair(link, error).await,
+                Err(error) => self.repair(link, error.into()).await,
             },
             None => Ok(()),
         }
@@ -315,15 +323,15 @@ impl Session {
         match &mut self.tunnel {
             Some(tunnel) => match tunnel.retire_key(key).await {
                 Ok(()) => Ok(()),
-                Err(error) => self.repair(link, error).await,
+                Err(error) => self.repair(link, error.into()).await,
             },
             None => Ok(()),
         }
     }
 
-    /// A key operation failed on a working connection.
-    async fn repair(&mut self, link: &mut Link, error: DataError) -> Result<(), Ending> {
-        match error {
+    /// A key operation failed.
+    async fn repair(&mut self, link: &mut Link, failed: NotInstalled) -> Result<(), Ending> {
+        match failed.error {
             DataError::NoSuchPeer => {
                 Err(Ending::Lost("the data channel's peer has disappeared".to_owned()))
             }
@@ -338,7 +346,7 @@ impl Session {
                 link.control.renegotiate(Instant::now());
                 Ok(())
             }
-            error => self.fall_back(link, &error.to_string()).await,
+            error => self.fall_back(link, &error.to_string(), failed.key.map(|key| *key)).await,
         }
     }
 

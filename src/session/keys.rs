@@ -25,6 +25,11 @@ pub(super) struct KeySlots {
 }
 
 impl KeySlots {
+    /// Whether the primary slot has a key.
+    pub(super) const fn can_send(&self) -> bool {
+        self.primary.is_some()
+    }
+
     /// A new key: it sends at once if no other can, else it waits to be promoted.
     pub(super) fn add(&mut self, key: KeyId) -> KeyStep {
         let slot = match self.primary {

@@ -33,6 +33,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use commands::Command;
 pub use event::{ConnectionInfo, Outcome, SessionEvent, SessionState, SignatureRequest};
+#[doc(hidden)]
+pub use posture::request as posture_request;
 pub use stats::Statistics;
 
 use crate::posture::DevicePosture;

@@ -3,7 +3,7 @@
 use ovpn_dco::kernel::{Api, KernelDataChannel};
 use ovpn_dco::{
     ControlPort, DataChannel, DataEvent, Error, Interface, Keepalive, KeyConfig, KeySlot,
-    PeerConfig, PeerStats,
+    NotInstalled, PeerConfig, PeerStats,
 };
 use ovpn_userspace::UserspaceDataChannel;
 
@@ -62,7 +62,7 @@ impl DataChannel for DataPlane {
         either!(self, channel => channel.set_keepalive(keepalive).await)
     }
 
-    async fn new_key(&mut self, slot: KeySlot, key: KeyConfig) -> Result<(), Error> {
+    async fn new_key(&mut self, slot: KeySlot, key: KeyConfig) -> Result<(), NotInstalled> {
         either!(self, channel => channel.new_key(slot, key).await)
     }
 

@@ -134,8 +134,8 @@ pub(super) fn answer(control: &mut ControlChannel, check: Check) {
     }
 }
 
-/// The text of a message that asks for checks.
-fn request(payload: Vec<u8>) -> Option<String> {
+/// The text of a message that asks for checks. Public for fuzzing only.
+pub fn request(payload: Vec<u8>) -> Option<String> {
     let text = String::from_utf8(payload).ok()?;
     let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).ok()?;
     object.contains_key(REQUEST).then_some(text)

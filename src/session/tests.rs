@@ -9,7 +9,7 @@ use ovpn_dco::kernel::{Api, ApiReport, Features, Report, Status};
 use ovpn_dco::recording::{Call, Recorder, RecordingDataChannel};
 use ovpn_dco::{
     Cipher, DataChannel, DataEvent, DirectionKey, Error, Framing, Keepalive, KeyConfig, KeyId,
-    KeySlot, PeerConfig, PeerDeletedReason, PeerId, PeerStats, TransportSocket,
+    KeySlot, PeerConfig, PeerDeletedReason, PeerId, PeerStats, TransportSocket, is_data_packet,
 };
 use tokio::sync::mpsc;
 
@@ -31,6 +31,11 @@ mod sim;
 
 use netns::NetNs;
 
+/// Long enough for anything that is to happen, on a busy machine.
+const LONG: Duration = Duration::from_secs(10);
+/// Long enough to believe that nothing happens.
+const A_WHILE: Duration = Duration::from_millis(300);
+
 /// A peer for a fake, which looks at none of it.
 pub(super) fn peer() -> PeerConfig {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -47,9 +52,9 @@ pub(super) fn peer() -> PeerConfig {
 
 pub(super) fn key(id: u8) -> KeyConfig {
     let cipher = Cipher::Aes256Gcm;
-    let direction = DirectionKey::new(cipher, &[id; 32], [0; 8]).unwrap();
+    let direction = || DirectionKey::new(cipher, &[id; 32], [0; 8]).unwrap();
     let key_id = KeyId::new(id).unwrap();
-    KeyConfig { key_id, cipher, encrypt: direction.clone(), decrypt: direction }
+    KeyConfig { key_id, cipher, encrypt: direction(), decrypt: direction() }
 }
 
 /// A session with a kept tunnel (the fake's) and a connection whose control channel is up.
@@ -60,7 +65,7 @@ struct Bench {
     recorder: Recorder,
     events: mpsc::UnboundedReceiver<SessionEvent>,
     /// The far end of the transport.
-    _far: Far,
+    far: Far,
     _runtime_dir: tempfile::TempDir,
 }
 
@@ -142,7 +147,7 @@ async fn bench(protocol: Protocol, push: &[&str]) -> Bench {
     pushed.extend(push.iter().map(|option| (*option).to_owned()));
     let options = SessionOptions::from_push(&session.config.options, &pushed, "").unwrap();
     link.options = Some(options.clone());
-    Bench { session, link, options, recorder, events, _far: far, _runtime_dir: runtime_dir }
+    Bench { session, link, options, recorder, events, far, _runtime_dir: runtime_dir }
 }
 
 impl Bench {
@@ -170,6 +175,26 @@ impl Bench {
             packet.clear();
         }
         begins
+    }
+
+    /// Sends something into the tunnel; the key id of what comes out at the far end, if anything
+    /// does within `wait`.
+    async fn sealed_with(&self, wait: Duration) -> Option<KeyId> {
+        let Far::Udp(far) = &self.far else { panic!("over UDP only") };
+        let inside = UdpSocket::bind("0.0.0.0:0").unwrap();
+        inside.send_to(b"through the tunnel", "10.8.0.77:9").unwrap();
+        far.set_nonblocking(true).unwrap();
+        let until = Instant::now() + wait;
+        let mut packet = [0; 2000];
+        while Instant::now() < until {
+            match far.recv(&mut packet) {
+                Ok(_) if is_data_packet(packet[0]) => {
+                    return Some(KeyId::from_first_byte(packet[0]));
+                }
+                _ => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+        None
     }
 
     /// Userspace has taken over for good, and the fake is gone.
@@ -236,12 +261,67 @@ fn a_refused_first_key_makes_userspace_take_over() {
         bench.recorder.fail_next(refused("KEY_NEW"));
         bench.session.install_key(&mut bench.link, key(0)).await.unwrap();
         bench.assert_fallen_back();
-        assert!(!bench.soft_reset(), "nothing was sent with that key yet");
+        assert!(!bench.soft_reset(), "nobody had that key yet");
+        assert_eq!(bench.sealed_with(LONG).await, Some(KeyId::FIRST));
+    });
+}
+
+/// The kernel has the key, and perhaps seals with it: no packet id of it may come again.
+#[test]
+fn a_key_that_the_kernel_may_have_is_never_used_again() {
+    for lost in [
+        Error::io("KEY_NEW", std::io::ErrorKind::TimedOut.into()),
+        Error::Malformed { what: "PEER_GET reply".to_owned() },
+        Error::Closed,
+    ] {
+        within(|| async {
+            let mut bench = bench(Protocol::Udp, &[]).await;
+            bench.bring_up_again().await;
+            bench.recorder.fail_after_next(lost);
+            let keys = Event::Keys(key(0));
+            bench.session.control_event(&mut bench.link, keys).await.unwrap();
+            bench.assert_fallen_back();
+            assert!(!bench.session.connected, "nothing can be sent");
+            assert!(bench.soft_reset(), "another key is wanted");
+            assert_eq!(bench.sealed_with(A_WHILE).await, None);
+            let keys = Event::Keys(key(1));
+            bench.session.control_event(&mut bench.link, keys).await.unwrap();
+            assert!(bench.session.connected);
+            assert_eq!(bench.sealed_with(LONG).await, Some(key(1).key_id));
+        });
+    }
+}
+
+/// Without any key left the connection is no connection, whatever the control channel hopes for.
+#[test]
+fn a_renegotiation_that_fails_with_no_key_left_ends_the_connection() {
+    within(|| async {
+        let mut bench = bench(Protocol::Udp, &[]).await;
+        bench.connect().await;
+        let failed = || Event::RenegotiationFailed { reason: "no answer".to_owned() };
+        bench.session.control_event(&mut bench.link, failed()).await.unwrap();
+        bench.session.fall_back(&mut bench.link, "test", None).await.unwrap();
+        let ending = bench.session.control_event(&mut bench.link, failed()).await.unwrap_err();
+        assert!(matches!(ending, Ending::Lost(_)), "{ending:?}");
+    });
+}
+
+/// Over TCP the kernel may have left the stream in the middle of a packet, with the first key too.
+#[test]
+fn over_tcp_a_refused_first_key_costs_the_connection() {
+    within(|| async {
+        let mut bench = bench(Protocol::Tcp, &[]).await;
+        bench.bring_up_again().await;
+        bench.recorder.fail_next(refused("KEY_NEW"));
+        let ending = bench.session.install_key(&mut bench.link, key(0)).await.unwrap_err();
+        assert!(matches!(ending, Ending::Lost(_)), "{ending:?}");
+        bench.bring_up_again().await;
+        bench.assert_fallen_back();
     });
 }
 
 /// Every key operation of a renegotiation, refused on a working connection: userspace goes on with
-/// a new key, and nobody logs in again.
+/// a key that nobody had, and nobody logs in again.
 #[test]
 fn a_refused_key_operation_makes_userspace_take_over() {
     for step in ["KEY_NEW", "KEY_SWAP", "KEY_DEL"] {
@@ -266,7 +346,8 @@ fn a_refused_key_operation_makes_userspace_take_over() {
                 }
             }
             bench.assert_fallen_back();
-            assert!(bench.soft_reset(), "{step}");
+            // A key that nobody had is used.
+            assert_eq!(bench.soft_reset(), step != "KEY_NEW", "{step}");
             let told = bench.events.try_recv().unwrap();
             assert!(
                 matches!(&told, SessionEvent::State(SessionState::Connected(info))
@@ -418,7 +499,7 @@ fn traffic_only_grows() {
         bench.connect().await;
         bench.recorder.set_stats(PeerStats { vpn_tx_bytes: 5000, ..PeerStats::default() });
         assert_eq!(bench.session.traffic().await, 5000);
-        bench.session.fall_back(&mut bench.link, "test").await.unwrap();
+        bench.session.fall_back(&mut bench.link, "test", None).await.unwrap();
         assert!(bench.session.traffic().await >= 5000);
     });
 }

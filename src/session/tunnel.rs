@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use ovpn_dco::{
-    ControlPort, DataChannel, DataEvent, Error as DataError, KeyConfig, KeyId, KeySlot, PeerConfig,
-    PeerStats,
+    ControlPort, DataChannel, DataEvent, Error as DataError, KeyConfig, KeyId, KeySlot,
+    NotInstalled, PeerConfig, PeerStats,
 };
 
 use super::keys::{KeySlots, KeyStep};
@@ -97,7 +97,12 @@ impl Tunnel {
         self.last_stats
     }
 
-    pub(super) async fn install_key(&mut self, key: KeyConfig) -> Result<(), DataError> {
+    /// Whether there is a key to send with.
+    pub(super) const fn can_send(&self) -> bool {
+        self.has_peer && self.keys.can_send()
+    }
+
+    pub(super) async fn install_key(&mut self, key: KeyConfig) -> Result<(), NotInstalled> {
         let id = key.key_id;
         match self.keys.add(id) {
             KeyStep::Install(slot) => self.plane.new_key(slot, key).await,

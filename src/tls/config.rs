@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use rustls::client::Resumption;
+use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
@@ -134,6 +135,12 @@ impl TlsConfig {
             certificate_doubt: self.certificate_doubt.clone(),
             external: self.external.clone(),
         }
+    }
+
+    /// What decides about servers' certificates. Public for fuzzing only.
+    #[doc(hidden)]
+    pub fn verifier(&self) -> Arc<dyn ServerCertVerifier> {
+        Arc::<ServerVerifier>::clone(&self.verifier)
     }
 
     /// What of the options was passed over, for the log.

@@ -148,9 +148,11 @@ async fn force_shutdown_undoes_what_a_session_that_hangs_has_noted() {
     let start_time = stat.rsplit(')').next().unwrap().split_whitespace().nth(19).unwrap();
     let namespace = std::fs::metadata(format!("/proc/{pid}/ns/net")).unwrap();
     let journal = directory.join(format!("{pid}-9-0.journal"));
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let boot = boot.trim();
     let text = format!(
-        "{{\"process\":{{\"version\":1,\"pid\":{pid},\"start_time\":{start_time},\
-         \"namespace\":{{\"device\":{},\"inode\":{}}}}}}}\n\
+        "{{\"process\":{{\"version\":2,\"pid\":{pid},\"start_time\":{start_time},\
+         \"boot\":\"{boot}\",\"namespace\":{{\"device\":{},\"inode\":{}}}}}}}\n\
          {{\"undo\":{{\"id\":0,\"what\":{{\"delete_link\":{{\"name\":\"nosuch9\",\
          \"kind\":\"ovpn\",\"index\":2000000000}}}}}}}}\n",
         namespace.dev(),

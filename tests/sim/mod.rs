@@ -15,7 +15,6 @@
 pub mod fake_tls;
 pub mod net;
 pub mod real_tls;
-pub mod running;
 pub mod server;
 pub mod wkc;
 

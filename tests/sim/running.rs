@@ -1,14 +1,28 @@
-//! The server behind a real socket, for a real client.
+//! The simulated server behind a real socket, in a thread: for the program itself.
+
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a library of the test files")]
 
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ovpn_dco::KeyConfig;
 
-use super::Mode;
-use super::server::{KeyMessage, Server, ServerConfig};
+use crate::netns::NetNs;
+use crate::sim::server::{KeyMessage, Server, ServerConfig};
+use crate::sim::{Mode, real_tls};
+
+const BASIC_PUSH: &str =
+    "ifconfig 10.8.0.6 255.255.255.0,topology subnet,peer-id 7,cipher AES-256-GCM";
+
+/// A server that nobody hears from.
+pub fn silent(namespace: &NetNs) -> (UdpSocket, SocketAddr) {
+    let socket = namespace.run(|| UdpSocket::bind("127.0.0.1:0").unwrap());
+    let address = socket.local_addr().unwrap();
+    (socket, address)
+}
 
 enum Order {
     Renegotiate,
@@ -24,10 +38,16 @@ pub struct RunningServer {
 }
 
 impl RunningServer {
-    pub fn start(socket: UdpSocket) -> Self {
-        let address = socket.local_addr().unwrap();
+    pub fn start(namespace: &NetNs) -> Self {
+        Self::pushing(namespace, "")
+    }
+
+    /// `push`: further options, each after a comma.
+    pub fn pushing(namespace: &NetNs, push: &str) -> Self {
+        let (socket, address) = silent(namespace);
         let (orders, inbox) = channel();
-        let thread = std::thread::spawn(move || serve(&socket, &inbox));
+        let push = format!("PUSH_REPLY,{BASIC_PUSH}{push}");
+        let thread = std::thread::spawn(move || serve(&socket, &inbox, push));
         Self { address, orders, thread }
     }
 
@@ -49,15 +69,12 @@ impl RunningServer {
     }
 }
 
-fn serve(socket: &UdpSocket, inbox: &Receiver<Order>) -> Vec<(String, String)> {
+fn serve(socket: &UdpSocket, inbox: &Receiver<Order>, push: String) -> Vec<(String, String)> {
     let mut config = ServerConfig::new(Mode::None);
-    // As long as it pushes nothing else.
+    // As long as nothing else is pushed.
     config.tls_ekm = false;
-    config.push = vec![
-        "PUSH_REPLY,ifconfig 10.8.0.6 255.255.255.0,topology subnet,peer-id 7,cipher AES-256-GCM"
-            .to_owned(),
-    ];
-    let (_, make_tls) = super::real_tls::pair(&rustls::version::TLS13);
+    config.push = vec![push];
+    let (_, make_tls) = real_tls::pair(&rustls::version::TLS13);
     let mut server = Server::new(config, 1, make_tls);
     socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     let mut client = None;
@@ -71,8 +88,8 @@ fn serve(socket: &UdpSocket, inbox: &Receiver<Order>) -> Vec<(String, String)> {
                 };
                 reply.send(server.keys.iter().map(both).collect()).unwrap();
             }
-            Ok(Order::End) => break,
-            Err(_) => {}
+            Ok(Order::End) | Err(TryRecvError::Disconnected) => break,
+            Err(TryRecvError::Empty) => {}
         }
         if let Ok((len, from)) = socket.recv_from(&mut buffer) {
             client = Some(from);

@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use ovpn_dco::{
     ControlPort, DataChannel, DataEvent, Error, Interface, Keepalive, KeyConfig, KeySlot,
-    PeerConfig, PeerStats,
+    NotInstalled, PeerConfig, PeerStats,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -97,8 +97,8 @@ impl DataChannel for UserspaceDataChannel {
         self.ask(|reply| Command::SetKeepalive(keepalive, reply)).await
     }
 
-    async fn new_key(&mut self, slot: KeySlot, key: KeyConfig) -> Result<(), Error> {
-        self.ask(|reply| Command::NewKey(slot, Box::new(key), reply)).await
+    async fn new_key(&mut self, slot: KeySlot, key: KeyConfig) -> Result<(), NotInstalled> {
+        Ok(self.ask(|reply| Command::NewKey(slot, Box::new(key), reply)).await?)
     }
 
     async fn swap_keys(&mut self) -> Result<(), Error> {

@@ -35,7 +35,8 @@ pub mod peer;
 pub mod replay;
 mod stats;
 mod sys;
-mod transport;
+#[doc(hidden)]
+pub mod transport;
 mod tun;
 mod wake;
 mod worker;

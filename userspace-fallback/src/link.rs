@@ -124,7 +124,7 @@ impl Link {
     pub(crate) fn set_key(
         &mut self,
         slot: KeySlot,
-        key: &KeyConfig,
+        key: KeyConfig,
         now: Instant,
         coalescer: &mut Coalescer,
     ) -> Result<Vec<u8>, Error> {

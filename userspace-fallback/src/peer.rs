@@ -123,8 +123,8 @@ impl Peer {
         }
     }
 
-    /// Puts a key into a slot.
-    pub fn set_key(&mut self, slot: KeySlot, key: &KeyConfig) -> Result<(), Error> {
+    /// Puts a key into a slot; its packet ids start at 1.
+    pub fn set_key(&mut self, slot: KeySlot, key: KeyConfig) -> Result<(), Error> {
         let key = Key {
             id: key.key_id,
             sealer: Sealer::new(key.cipher, &key.encrypt)?,
@@ -313,7 +313,7 @@ mod tests {
     fn peers(id: Option<u32>, framing: Framing) -> [Peer; 2] {
         [false, true].map(|mirrored| {
             let mut peer = Peer::new(id.and_then(PeerId::new), framing, None);
-            peer.set_key(KeySlot::Primary, &key(0, mirrored)).unwrap();
+            peer.set_key(KeySlot::Primary, key(0, mirrored)).unwrap();
             peer
         })
     }
@@ -349,16 +349,17 @@ mod tests {
         ] {
             let text = b"abcdefgh01234567ABCDEFGHjkuchenl";
             let bytes: Vec<u8> = (0..=255u8).map(|i| text[usize::from(i) % 32] ^ i).collect();
-            let direction =
-                DirectionKey::new(cipher, &bytes[..32], bytes[64..72].try_into().unwrap()).unwrap();
+            let direction = || {
+                DirectionKey::new(cipher, &bytes[..32], bytes[64..72].try_into().unwrap()).unwrap()
+            };
             let config = KeyConfig {
                 key_id: KeyId::FIRST,
                 cipher,
-                encrypt: direction.clone(),
-                decrypt: direction,
+                encrypt: direction(),
+                decrypt: direction(),
             };
             let mut peer = Peer::new(PeerId::new(23), Framing::None, None);
-            peer.set_key(KeySlot::Primary, &config).unwrap();
+            peer.set_key(KeySlot::Primary, config).unwrap();
             let packet = seal(&mut peer, &message::PING).unwrap();
             assert_eq!(hex::encode(&packet), expected);
             assert_eq!(opened(&mut peer, &packet), Err(Opened::Consumed));
@@ -406,8 +407,8 @@ mod tests {
     #[test]
     fn slots() {
         let [mut a, mut b] = peers(Some(1), Framing::None);
-        a.set_key(KeySlot::Secondary, &key(1, false)).unwrap();
-        b.set_key(KeySlot::Secondary, &key(1, true)).unwrap();
+        a.set_key(KeySlot::Secondary, key(1, false)).unwrap();
+        b.set_key(KeySlot::Secondary, key(1, true)).unwrap();
         let old = seal(&mut a, b"E-old").unwrap();
         a.swap_keys();
         let new = seal(&mut a, b"E-new").unwrap();
@@ -457,7 +458,7 @@ mod tests {
         assert_eq!(a.take_worn_out(), None);
         a.primary.as_mut().unwrap().sealer.skip_to(u32::MAX - 1);
         assert_eq!(seal(&mut a, b"E"), Err(NotSealed::Exhausted));
-        a.set_key(KeySlot::Primary, &key(1, false)).unwrap();
+        a.set_key(KeySlot::Primary, key(1, false)).unwrap();
         assert_eq!(seal(&mut a, b"E").unwrap()[4..8], [0, 0, 0, 1]);
     }
 }

@@ -401,7 +401,7 @@ impl Worker {
                 let _ = reply.send(result);
             }
             Command::NewKey(slot, key, reply) => {
-                let _ = reply.send(self.new_key(slot, &key));
+                let _ = reply.send(self.new_key(slot, *key));
             }
             Command::SwapKeys(reply) => {
                 let result = self.for_link(|link, _| {
@@ -432,7 +432,7 @@ impl Worker {
         }
     }
 
-    fn new_key(&mut self, slot: KeySlot, key: &KeyConfig) -> Result<(), Error> {
+    fn new_key(&mut self, slot: KeySlot, key: KeyConfig) -> Result<(), Error> {
         let link = self.link.as_mut().ok_or(Error::NoSuchPeer)?;
         let slab = link.set_key(slot, key, self.now, &mut self.coalescer)?;
         self.write_tun(&slab);

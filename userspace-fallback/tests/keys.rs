@@ -170,7 +170,7 @@ async fn keys_change_without_a_gap() {
     for (generation, id) in (1..=7).chain([1, 2]).enumerate() {
         bench.burst();
         bench.channel.new_key(KeySlot::Secondary, key(CIPHER, id, false)).await.unwrap();
-        bench.peer.set_key(KeySlot::Secondary, &key(CIPHER, id, true)).unwrap();
+        bench.peer.set_key(KeySlot::Secondary, key(CIPHER, id, true)).unwrap();
         bench.burst();
         let late: Vec<_> = (0..10).map(|_| bench.seal()).collect();
         let too_late = bench.seal();
@@ -222,7 +222,7 @@ async fn keys_change_without_a_gap() {
 #[tokio::test]
 async fn packets_before_their_key_wait_for_it() {
     let mut bench = Bench::new().await;
-    bench.peer.set_key(KeySlot::Secondary, &key(CIPHER, 1, true)).unwrap();
+    bench.peer.set_key(KeySlot::Secondary, key(CIPHER, 1, true)).unwrap();
     bench.peer.swap_keys();
     bench.burst();
     assert_eq!(bench.stats().await.vpn_rx_packets, 0);

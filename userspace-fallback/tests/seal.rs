@@ -84,7 +84,7 @@ impl Secret {
             encrypt: self.direction(),
             decrypt: self.direction(),
         };
-        peer.set_key(KeySlot::Primary, &config).unwrap();
+        peer.set_key(KeySlot::Primary, config).unwrap();
         peer
     }
 }

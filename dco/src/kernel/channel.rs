@@ -15,7 +15,7 @@ use super::link::{LinkName, Links, Mode};
 use super::message::{NewPeer, PeerEvent, PeerInfo, SetPeer};
 use super::usage::{KeyUsage, Unwrap};
 use crate::data_channel::{ControlPort, DataChannel, DataEvent, Interface, PeerDeletedReason};
-use crate::error::Error;
+use crate::error::{Error, NotInstalled};
 use crate::types::{
     Framing, Keepalive, KeyConfig, KeySlot, PeerConfig, PeerId, PeerStats, TransportSocket,
 };
@@ -331,12 +331,22 @@ impl Backend {
         self.device.set_peer(&SetPeer { id, remote: None, keepalive: Some(keepalive) })
     }
 
-    fn new_key(&mut self, slot: KeySlot, key: &KeyConfig) -> Result<(), Error> {
-        let id = self.peer()?.id;
-        self.device.new_key(id, slot, key)?;
-        let now = self.stats()?;
-        self.peer()?.usage.installed(slot, key.key_id, key.cipher, now);
-        Ok(())
+    fn new_key(&mut self, slot: KeySlot, key: KeyConfig) -> Result<(), NotInstalled> {
+        // The counters first: once the kernel has the key, nothing may fail any more.
+        let before = self.peer().map(|peer| peer.id).and_then(|id| Ok((id, self.stats()?)));
+        let installed = before.and_then(|(id, before)| {
+            self.device.new_key(id, slot, &key)?;
+            Ok(before)
+        });
+        match installed {
+            Ok(before) => {
+                if let Some(peer) = &mut self.peer {
+                    peer.usage.installed(slot, key.key_id, key.cipher, before);
+                }
+                Ok(())
+            }
+            Err(error) => Err(NotInstalled::new(error, key)),
+        }
     }
 
     fn swap_keys(&mut self) -> Result<(), Error> {
@@ -346,9 +356,10 @@ impl Backend {
             Ok(_) | Err(Error::Unsupported { .. }) => {}
             Err(error) => return Err(error),
         }
+        // Before the exchange: afterwards nothing may fail that was done.
+        let before = self.stats()?;
         self.device.swap_keys(id)?;
-        let now = self.stats()?;
-        self.peer()?.usage.swapped(now);
+        self.peer()?.usage.swapped(before);
         Ok(())
     }
 
@@ -414,8 +425,8 @@ impl DataChannel for KernelDataChannel {
         self.request(move |backend| backend.set_keepalive(keepalive)).await
     }
 
-    async fn new_key(&mut self, slot: KeySlot, key: KeyConfig) -> Result<(), Error> {
-        self.request(move |backend| backend.new_key(slot, &key)).await
+    async fn new_key(&mut self, slot: KeySlot, key: KeyConfig) -> Result<(), NotInstalled> {
+        self.request(move |backend| Ok(backend.new_key(slot, key))).await?
     }
 
     async fn swap_keys(&mut self) -> Result<(), Error> {

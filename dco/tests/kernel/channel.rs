@@ -26,7 +26,7 @@ fn commands_without_a_peer() {
         let (key, _) = keys(Cipher::Aes256Gcm, 0);
         for error in [
             channel.set_keepalive(Keepalive::default()).await.unwrap_err(),
-            channel.new_key(KeySlot::Primary, key).await.unwrap_err(),
+            channel.new_key(KeySlot::Primary, key).await.unwrap_err().into(),
             channel.swap_keys().await.unwrap_err(),
             channel.del_key(KeySlot::Primary).await.unwrap_err(),
             channel.stats().await.unwrap_err(),

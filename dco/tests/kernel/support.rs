@@ -287,11 +287,11 @@ pub(crate) fn keys(cipher: Cipher, id: u8) -> (KeyConfig, KeyConfig) {
         let key: Vec<u8> = (0..32).map(|i| i ^ seed).collect();
         DirectionKey::new(cipher, &key, [seed; 8]).unwrap()
     };
-    let (up, down) = (direction(id * 2 + 1), direction(id * 2 + 2));
+    let (up, down) = (|| direction(id * 2 + 1), || direction(id * 2 + 2));
     let key_id = KeyId::new(id % 8).unwrap();
     (
-        KeyConfig { key_id, cipher, encrypt: up.clone(), decrypt: down.clone() },
-        KeyConfig { key_id, cipher, encrypt: down, decrypt: up },
+        KeyConfig { key_id, cipher, encrypt: up(), decrypt: down() },
+        KeyConfig { key_id, cipher, encrypt: down(), decrypt: up() },
     )
 }
 

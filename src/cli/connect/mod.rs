@@ -17,7 +17,8 @@ use tokio::sync::mpsc;
 
 use self::browser::Browser;
 use self::login::LoginFile;
-use super::{EXIT_USAGE, complain};
+use super::cleanup::RUNTIME_DIR;
+use super::{EXIT_FAILED, EXIT_PRIVILEGE, EXIT_USAGE, complain};
 use crate::backend::{Settings, Threads};
 use crate::dbus::{Answer, OwnProfile, PrivateService};
 use crate::logging::{self, LogLevel, LogLine};
@@ -27,12 +28,8 @@ use crate::profile::{Profile, ProfileFile};
 use crate::secret::Secret;
 use crate::session::NetworkMode;
 
-/// Exit status: the connection failed.
-const EXIT_FAILED: u8 = 1;
 /// Exit status: the server refused the credentials.
 const EXIT_AUTH: u8 = 3;
-/// Exit status: a privilege or a device is missing.
-const EXIT_PRIVILEGE: u8 = 4;
 
 pub(super) use self::browser::open_pages;
 
@@ -58,7 +55,7 @@ pub struct ConnectArgs {
           value_parser = clap::value_parser!(u32).range(0..=i64::from(LogLevel::MAX)))]
     verb: Option<u32>,
     /// Where to note what has to be undone after a crash
-    #[arg(long, value_name = "DIR", default_value = "/run/ovpn-client")]
+    #[arg(long, value_name = "DIR", default_value = RUNTIME_DIR)]
     runtime_dir: PathBuf,
 }
 

@@ -2,12 +2,10 @@
 
 use std::io;
 
-use tracing::{info, warn};
-
 use super::super::dns::HostResolver;
 use super::super::error::NetworkError;
 use super::super::fib::{Fib, FibRoute, RouteKind, Selectors};
-use super::super::journal::{Leftover, Undo};
+use super::super::journal::Undo;
 use super::super::netlink::{Link, Netlink, PROTOCOL};
 use super::super::plan::{PlannedRoute, RouteTarget};
 use super::super::types::RouteQuery;
@@ -63,39 +61,21 @@ impl Host {
 
 /// What changes the host.
 #[derive(Debug)]
-pub(super) struct HostAccess {
+pub(in crate::network) struct HostAccess {
     pub(super) netlink: Netlink,
     pub(super) resolver: HostResolver,
 }
 
 impl HostAccess {
-    /// Undoes what processes have left. What cannot be undone is logged, and kept for another try.
-    pub(super) async fn undo_leftovers(
-        &self,
-        leftovers: Vec<Leftover>,
-    ) -> Result<(), NetworkError> {
-        for leftover in leftovers {
-            let pid = leftover.pid();
-            let mut failed = false;
-            for undo in &leftover.undo {
-                if let Err(error) = self.revert(undo).await {
-                    warn!("cleaning up after process {pid}: {error}");
-                    failed = true;
-                }
-            }
-            if !leftover.undo.is_empty() && !failed {
-                info!("undid {} changes that process {pid} had left", leftover.undo.len());
-            }
-            if !failed {
-                leftover.finish()?;
-            }
-        }
-        Ok(())
+    /// Opens netlink in the network namespace of the calling thread. Inside a tokio runtime.
+    pub(in crate::network) fn open(resolver: HostResolver) -> Result<Self, NetworkError> {
+        let netlink = Netlink::open().map_err(|e| NetworkError::netlink("open netlink", e))?;
+        Ok(Self { netlink, resolver })
     }
 
     /// Undoes one change. What is gone already is no error: a link takes its addresses and routes
     /// with it, and people clean up by hand.
-    pub(super) async fn revert(&self, undo: &Undo) -> Result<(), NetworkError> {
+    pub(in crate::network) async fn revert(&self, undo: &Undo) -> Result<(), NetworkError> {
         let (operation, result) = match undo {
             Undo::DeleteRoute { tunnel, route } => {
                 (format!("delete {route}"), self.netlink.delete_route(route, *tunnel).await)

@@ -9,12 +9,14 @@ use std::path::Path as FsPath;
 use ovpn_dco::Interface;
 use tracing::{debug, info, warn};
 
-use self::host::{Host, HostAccess, matches};
+pub(super) use self::host::HostAccess;
+use self::host::{Host, matches};
+use super::clean_up;
 use super::dns::HostResolver;
 use super::error::NetworkError;
 use super::fib::{FibRoute, RouteKind, Target};
 use super::journal::{EntryId, Journal, Undo};
-use super::netlink::{Netlink, ipv6_enabled};
+use super::netlink::ipv6_enabled;
 use super::plan::{Item, NetworkPlan, PlannedRoute, RouteTarget, Step, diff};
 use super::types::{Gateways, Network, RemotePath, RouteQuery};
 
@@ -71,10 +73,9 @@ impl DirectNetwork {
         runtime_dir: &FsPath,
         resolver: HostResolver,
     ) -> Result<Self, NetworkError> {
-        let netlink = Netlink::open().map_err(|e| NetworkError::netlink("open netlink", e))?;
-        let host = HostAccess { netlink, resolver };
+        let host = HostAccess::open(resolver)?;
         let (journal, leftovers) = Journal::open(runtime_dir)?;
-        host.undo_leftovers(leftovers).await?;
+        clean_up::log(&clean_up::undo_all(&host, leftovers).await?);
         match host.resolver.restore_after_reboot() {
             Ok(true) => info!("restored resolv.conf as it was before the last boot"),
             Ok(false) => {}
@@ -90,9 +91,13 @@ impl DirectNetwork {
     /// When there is no journal or netlink cannot be opened. What cannot be undone is logged, and
     /// kept for the next start.
     pub async fn undo_abandoned(runtime_dir: &FsPath) -> Result<(), NetworkError> {
-        let netlink = Netlink::open().map_err(|e| NetworkError::netlink("open netlink", e))?;
-        let host = HostAccess { netlink, resolver: HostResolver::default() };
-        host.undo_leftovers(Journal::of_this_process(runtime_dir)?).await
+        let own = Journal::of_this_process(runtime_dir)?;
+        if own.iter().all(|leftover| leftover.undo.is_empty()) {
+            return Ok(());
+        }
+        let host = HostAccess::open(HostResolver::default())?;
+        clean_up::log(&clean_up::undo_all(&host, own).await?);
+        Ok(())
     }
 
     /// Notes a link that was just made and outlives this process (kernel data channel). If the

@@ -16,6 +16,7 @@ mod plan;
 mod resolvconf;
 mod resolved;
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -59,10 +60,21 @@ impl Default for HostResolver {
 pub(super) enum DnsUndo {
     /// `RevertLink`
     Resolved { index: u32 },
-    /// `resolvconf -d RECORD`
-    Resolvconf { program: PathBuf, record: String },
+    /// `resolvconf -d RECORD`. The program is found anew: what is written down is never executed.
+    Resolvconf { record: String },
     /// Put the file back.
     File(file::Original),
+}
+
+/// Where the tunnel's DNS is.
+impl fmt::Display for DnsUndo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resolved { .. } => f.write_str("DNS (systemd-resolved)"),
+            Self::Resolvconf { .. } => f.write_str("DNS (resolvconf)"),
+            Self::File(_) => f.write_str("DNS (resolv.conf)"),
+        }
+    }
 }
 
 /// A change that is ready to be made.
@@ -161,7 +173,9 @@ impl HostResolver {
                     Err(_) => Ok(()),
                 }
             }
-            DnsUndo::Resolvconf { program, record } => resolvconf::remove(program, record).await,
+            DnsUndo::Resolvconf { record } => {
+                resolvconf::remove(&self.program_directories, record).await
+            }
             DnsUndo::File(original) => original.restore(),
         }
     }
@@ -169,6 +183,11 @@ impl HostResolver {
     /// Restores a `resolv.conf` that was left rewritten when the machine went down.
     pub(super) fn restore_after_reboot(&self) -> Result<bool, String> {
         file::restore_after_reboot(&self.visible_resolv_conf()?)
+    }
+
+    /// Whether [`Self::restore_after_reboot`] would do something.
+    pub(super) fn is_from_before_boot(&self) -> bool {
+        self.visible_resolv_conf().is_ok_and(|path| file::is_from_before_boot(&path))
     }
 
     /// The `resolv.conf` of the programs in this network namespace.

@@ -15,11 +15,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The program, if this host's `resolv.conf` is made by it. `Err`: why not.
 pub(super) fn find(directories: &[PathBuf], present: &Present) -> Result<PathBuf, String> {
-    let program = directories
-        .iter()
-        .map(|directory| directory.join("resolvconf"))
-        .find(|path| path.is_file())
-        .ok_or("not installed")?;
+    let program = program(directories).ok_or("not installed")?;
     // systemd's own program of this name only talks to systemd-resolved, which was tried before.
     let real = fs::canonicalize(&program).unwrap_or_else(|_| program.clone());
     if real.file_name().is_some_and(|name| name == "resolvectl") {
@@ -29,6 +25,10 @@ pub(super) fn find(directories: &[PathBuf], present: &Present) -> Result<PathBuf
         return Err("it does not manage resolv.conf on this host".to_owned());
     }
     Ok(program)
+}
+
+fn program(directories: &[PathBuf]) -> Option<PathBuf> {
+    directories.iter().map(|directory| directory.join("resolvconf")).find(|path| path.is_file())
 }
 
 /// What to tell it.
@@ -46,7 +46,7 @@ impl Input {
     }
 
     pub(super) fn undo(&self) -> DnsUndo {
-        DnsUndo::Resolvconf { program: self.program.clone(), record: self.record.clone() }
+        DnsUndo::Resolvconf { record: self.record.clone() }
     }
 
     /// Adds the record: first (`-m 0`) and exclusive (`-x`) where the program knows such things;
@@ -57,12 +57,11 @@ impl Input {
 }
 
 /// Removes a record. One that is not there is no error.
-pub(super) async fn remove(program: &Path, record: &str) -> Result<(), String> {
-    if !program.exists() {
-        return Ok(());
-    }
+pub(super) async fn remove(directories: &[PathBuf], record: &str) -> Result<(), String> {
+    // Uninstalled meanwhile, it has taken its records along.
+    let Some(program) = program(directories) else { return Ok(()) };
     // `-f` for openresolv; Debian's never minds.
-    call(program, &["-d", record, "-f"], "").await
+    call(&program, &["-d", record, "-f"], "").await
 }
 
 async fn call(program: &Path, arguments: &[&str], input: &str) -> Result<(), String> {

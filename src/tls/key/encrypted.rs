@@ -13,7 +13,7 @@ use sha1::Sha1;
 use zeroize::Zeroizing;
 
 use super::traditional::cbc;
-use super::{config, looks_like_der, wrong_passphrase};
+use super::{config, cost, looks_like_der, wrong_passphrase};
 use crate::tls::session::TlsError;
 
 const PBES2: &str = "1.2.840.113549.1.5.13";
@@ -35,6 +35,9 @@ pub(super) fn decrypt(der: &[u8], passphrase: &str) -> Result<Zeroizing<Vec<u8>>
     let plain = match scheme.as_str() {
         PBES2 => {
             let info = EncryptedPrivateKeyInfoRef::from_der(der).map_err(damaged)?;
+            if let Some(parameters) = info.encryption_algorithm.pbes2() {
+                cost::check(&parameters.kdf)?;
+            }
             match info.encryption_algorithm.decrypt(passphrase.as_bytes(), data.as_bytes()) {
                 Ok(plain) => Some(Zeroizing::new(plain)),
                 Err(pkcs8::pkcs5::Error::DecryptFailed) => None,
@@ -43,6 +46,7 @@ pub(super) fn decrypt(der: &[u8], passphrase: &str) -> Result<Zeroizing<Vec<u8>>
         }
         PBE_MD5_DES | PBE_SHA1_DES | PBE_SHA1_3DES => {
             let (salt, rounds) = parameters(&algorithm).map_err(damaged)?;
+            cost::check_rounds(i64::from(rounds))?;
             match scheme.as_str() {
                 PBE_MD5_DES => {
                     let key = pbkdf1::<Md5>(passphrase.as_bytes(), salt, rounds);

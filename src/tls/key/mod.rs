@@ -1,5 +1,6 @@
 //! Who the client is: certificate chain and private key, in every form profiles use.
 
+mod cost;
 mod encrypted;
 mod pkcs12;
 mod traditional;

@@ -20,8 +20,18 @@ pub(super) struct Bundle {
     pub(super) others: Vec<CertificateDer<'static>>,
 }
 
+/// The identifier of scrypt (RFC 7914, 7) in DER.
+const SCRYPT: &[u8] = &[0x06, 0x09, 0x2b, 0x06, 0x01, 0x04, 0x01, 0xda, 0x47, 0x04, 0x0b];
+
 /// Opens a file. Without passphrase, the empty one is tried.
 pub(super) fn open(der: &[u8], passphrase: Option<&Secret<String>>) -> Result<Bundle, TlsError> {
+    // No tool writes it, and the parser panics on parameters of scrypt that make no sense.
+    if der.windows(SCRYPT.len()).any(|part| part == SCRYPT) {
+        return Err(config(
+            "pkcs12: the file is encrypted with scrypt, which is not supported; export it again, \
+             e.g. with `openssl pkcs12 -export`",
+        ));
+    }
     let text = passphrase.map_or("", |passphrase| passphrase.expose().as_str());
     let archive = Pkcs12Archive::from_pkcs12(der, text).map_err(|error| match error {
         Error::MacError(_) | Error::UnpadError | Error::Pkcs5Error(_) => match demand(passphrase) {

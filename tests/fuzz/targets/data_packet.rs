@@ -59,7 +59,7 @@ impl Setup {
             let (encrypt, decrypt) = (self.direction(id), self.direction(id));
             let key_id = KeyId::new(id).expect("small enough");
             let key = KeyConfig { key_id, cipher: self.cipher, encrypt, decrypt };
-            peer.set_key(slot, &key).expect("a key of its cipher");
+            peer.set_key(slot, key).expect("a key of its cipher");
         }
         peer
     }

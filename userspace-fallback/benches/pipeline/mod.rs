@@ -25,11 +25,11 @@ pub(crate) fn super_packet() -> (Header, Vec<u8>) {
 
 /// A peer that opens what it seals.
 pub(crate) fn peer(cipher: Cipher) -> Peer {
-    let direction = DirectionKey::new(cipher, &[7; 32], [1; 8]).unwrap();
+    let direction = || DirectionKey::new(cipher, &[7; 32], [1; 8]).unwrap();
     let mut peer = Peer::new(PeerId::new(1), Framing::None, None);
     let key =
-        KeyConfig { key_id: KeyId::FIRST, cipher, encrypt: direction.clone(), decrypt: direction };
-    peer.set_key(KeySlot::Primary, &key).unwrap();
+        KeyConfig { key_id: KeyId::FIRST, cipher, encrypt: direction(), decrypt: direction() };
+    peer.set_key(KeySlot::Primary, key).unwrap();
     peer
 }
 

@@ -7,7 +7,7 @@ mod send_queue;
 mod tcp;
 mod udp;
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use ovpn_dco::{Error, PeerDeletedReason, TransportSocket};
 
@@ -120,5 +120,28 @@ impl Transport {
             Self::Udp(udp) => udp.received(),
             Self::Tcp(tcp) => tcp.received(),
         }
+    }
+}
+
+/// A TCP stream being cut into packets. Public for fuzzing only.
+pub struct Stream(Transport);
+
+impl Stream {
+    /// `residue`: what has been read of the stream already.
+    ///
+    /// # Errors
+    /// When `socket` is no stream, or the residue is too long.
+    pub fn new(socket: OwnedFd, residue: &[u8]) -> Result<Self, Error> {
+        Transport::new(TransportSocket::Tcp(socket), residue, &Options::default()).map(Self)
+    }
+
+    /// The packets that one read completes.
+    ///
+    /// # Errors
+    /// When the stream is over, or is none of OpenVPN's.
+    pub fn receive(&mut self) -> Result<Vec<Vec<u8>>, PeerDeletedReason> {
+        self.0.receive(&mut Counters::default()).map_err(|Gone(reason)| reason)?;
+        let (buffer, packets) = self.0.received();
+        Ok(packets.iter().map(|p| buffer[p.start..p.start + p.len].to_vec()).collect())
     }
 }

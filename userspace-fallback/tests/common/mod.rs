@@ -96,7 +96,7 @@ pub(crate) fn config(socket: TransportSocket) -> PeerConfig {
 /// The other end of [`config`], to be played by hand.
 pub(crate) fn far_peer() -> Peer {
     let mut peer = Peer::new(PeerId::new(7), Framing::None, None);
-    peer.set_key(KeySlot::Primary, &key(CIPHER, 0, true)).unwrap();
+    peer.set_key(KeySlot::Primary, key(CIPHER, 0, true)).unwrap();
     peer
 }
 

@@ -1,0 +1,401 @@
+//! However `ovpn-client connect` ends, nothing stays behind: what it leaves when it is asked to end,
+//! and what `ovpn-client cleanup` undoes when it was not asked.
+//!
+//! In network namespaces whose resolver is `/etc/netns/NAME/resolv.conf`. The server is the simulated
+//! one; it pushes DNS, and a route around the tunnel, which outlives the tunnel's device.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests end by panicking")]
+
+mod netns;
+#[path = "sim/running.rs"]
+mod running;
+mod sim;
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use netns::{NetNs, Snapshot};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use running::RunningServer;
+use serde_json::Value;
+use tempfile::TempDir;
+
+const LIMIT: Duration = Duration::from_secs(30);
+const RESOLV_CONF: &str = "# by hand\nnameserver 192.0.2.53\n";
+const PUSH: &str = ",dhcp-option DNS 10.8.0.1,route 203.0.113.0 255.255.255.0 net_gateway";
+
+/// A machine.
+struct Host {
+    ns: NetNs,
+    /// `/etc/netns/NAME`
+    etc: PathBuf,
+    directory: TempDir,
+}
+
+/// Everything that a client could have left changed.
+#[derive(PartialEq, Debug)]
+struct State {
+    network: Snapshot,
+    resolv_conf: String,
+    files: Vec<String>,
+}
+
+impl Host {
+    fn new() -> Self {
+        let ns = NetNs::new("end");
+        ns.add_bridge("br0");
+        ns.add_address("br0", "192.0.2.10/24");
+        ns.add_route("default", Some("192.0.2.1"), None);
+        let etc = Path::new("/etc/netns").join(ns.name());
+        fs::create_dir_all(&etc).unwrap();
+        fs::write(etc.join("resolv.conf"), RESOLV_CONF).unwrap();
+        Self { ns, etc, directory: TempDir::new().unwrap() }
+    }
+
+    fn state(&self) -> State {
+        State {
+            network: self.ns.settled_snapshot(),
+            resolv_conf: self.resolv_conf(),
+            files: names(&self.etc),
+        }
+    }
+
+    fn resolv_conf(&self) -> String {
+        fs::read_to_string(self.etc.join("resolv.conf")).unwrap()
+    }
+
+    fn runtime_dir(&self) -> PathBuf {
+        self.directory.path().join("run")
+    }
+
+    /// Names of the journals.
+    fn journals(&self) -> Vec<String> {
+        names(&self.runtime_dir())
+    }
+
+    fn assert_is(&self, before: &State) {
+        let after = self.state();
+        let difference = before.network.difference(&after.network);
+        assert!(difference.is_empty(), "{}", difference.join("\n"));
+        assert_eq!(*before, after);
+        assert_eq!(self.journals(), [""; 0]);
+    }
+
+    /// `ovpn-client` with one of the commands that look at journals.
+    fn ovpn_client(&self, arguments: &[&str]) -> Output {
+        let mut command = self.ns.command(env!("CARGO_BIN_EXE_ovpn-client"));
+        command.args(arguments).arg("--runtime-dir").arg(self.runtime_dir());
+        command.output().unwrap()
+    }
+
+    fn cleanup(&self) -> Value {
+        let output = self.ovpn_client(&["cleanup", "--output", "json"]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// A client that was connected and then killed; `lo` is back as it was.
+    fn with_killed_client(&self) -> u32 {
+        let server = RunningServer::pushing(&self.ns, PUSH);
+        let mut client = Client::connected(self, &server);
+        let pid = client.process.id();
+        client.process.kill().unwrap();
+        client.process.wait().unwrap();
+        server.end();
+        pid
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.etc);
+    }
+}
+
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// A running `ovpn-client connect`.
+struct Client {
+    process: Child,
+    lines: Receiver<String>,
+    seen: Vec<String>,
+}
+
+impl Client {
+    fn start(host: &Host, server: &RunningServer) -> Self {
+        Self::spawn(&mut Self::command(host, server))
+    }
+
+    fn command(host: &Host, server: &RunningServer) -> Command {
+        let profile = host.directory.path().join("test.ovpn");
+        let text = format!(
+            "client\ndev tun\nremote {} {} udp\n{}",
+            server.address.ip(),
+            server.address.port(),
+            sim::real_tls::identity()
+        );
+        fs::write(&profile, text).unwrap();
+        let mut command = host.ns.command(env!("CARGO_BIN_EXE_ovpn-client"));
+        command.args(["connect", "--dco", "off", "--output", "json", "--runtime-dir"]);
+        command.arg(host.runtime_dir()).arg(&profile);
+        command
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        let mut process = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = process.stdout.take().unwrap();
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                // Nobody listens any more once the test is over.
+                let _ = sender.send(line);
+            }
+        });
+        Self { process, lines, seen: Vec::new() }
+    }
+
+    /// A client that works.
+    fn connected(host: &Host, server: &RunningServer) -> Self {
+        let mut client = Self::start(host, server);
+        client.expect("\"code_minor\":7,");
+        assert!(host.resolv_conf().contains("nameserver 10.8.0.1"));
+        assert!(!host.ns.snapshot().lines_with("203.0.113.0").is_empty());
+        client
+    }
+
+    fn expect(&mut self, text: &str) {
+        let end = Instant::now() + LIMIT;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(line) => {
+                    let found = line.contains(text);
+                    self.seen.push(line);
+                    if found {
+                        return;
+                    }
+                }
+                Err(_) => panic!("no {text}:\n{}", self.seen.join("\n")),
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.process.id().try_into().unwrap()), signal).unwrap();
+    }
+
+    /// Waits for its end: the exit status, everything it said, and how long it took.
+    fn end(mut self) -> (Option<i32>, String, Duration) {
+        let start = Instant::now();
+        let status = loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                break status;
+            }
+            assert!(start.elapsed() < LIMIT, "does not end:\n{}", self.seen.join("\n"));
+            std::thread::sleep(Duration::from_millis(10));
+        };
+        let took = start.elapsed();
+        while let Ok(line) = self.lines.recv_timeout(Duration::from_secs(5)) {
+            self.seen.push(line);
+        }
+        let mut errors = String::new();
+        self.process.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+        (status.code(), format!("{}\n{errors}", self.seen.join("\n")), took)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn what_a_killed_client_left_is_named_by_doctor_and_undone_by_cleanup() {
+    let host = Host::new();
+    let before = host.state();
+    let pid = host.with_killed_client();
+    assert!(host.resolv_conf().contains("nameserver 10.8.0.1"));
+
+    let told = host.ovpn_client(&["doctor"]);
+    let told = String::from_utf8(told.stdout).unwrap();
+    let line = told.lines().find(|line| line.starts_with("left behind")).unwrap();
+    for part in [&format!("process {pid}"), "resolv.conf", "203.0.113.0/24", "ovpn-client cleanup"]
+    {
+        assert!(line.contains(part), "{part}: {told}");
+    }
+
+    let report = host.cleanup();
+    let process = &report["processes"][0];
+    assert_eq!(process["pid"], pid);
+    let undone = process["undone"].as_array().unwrap();
+    assert!(undone.iter().any(|what| what == "DNS (resolv.conf)"), "{report}");
+    host.assert_is(&before);
+
+    let again = host.ovpn_client(&["cleanup"]);
+    assert_eq!(String::from_utf8(again.stdout).unwrap(), "nothing to undo\n");
+    let told = String::from_utf8(host.ovpn_client(&["doctor"]).stdout).unwrap();
+    assert!(!told.contains("left behind"), "{told}");
+}
+
+#[test]
+fn cleanup_says_in_words_what_it_did() {
+    let host = Host::new();
+    let pid = host.with_killed_client();
+    let output = host.ovpn_client(&["cleanup"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with(&format!("process {pid}: undid ")), "{text}");
+    assert!(text.contains("\n  undone      route 203.0.113.0/24 "), "{text}");
+}
+
+/// As long as a client lives, its changes are its own.
+#[test]
+fn cleanup_leaves_a_living_client_alone() {
+    let host = Host::new();
+    let server = RunningServer::pushing(&host.ns, PUSH);
+    let client = Client::connected(&host, &server);
+    let output = host.ovpn_client(&["cleanup"]);
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "nothing to undo\n");
+    assert!(host.resolv_conf().contains("nameserver 10.8.0.1"));
+    client.signal(Signal::SIGTERM);
+    assert_eq!(client.end().0, Some(0));
+}
+
+/// A reboot undoes what the kernel knew. What has the same name since then is somebody else's, and
+/// the file on disk is still to be put back.
+#[test]
+fn after_a_reboot_only_the_file_is_put_back() {
+    let host = Host::new();
+    host.with_killed_client();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let another = "00000000-0000-0000-0000-000000000000";
+    for file in [host.runtime_dir().join(&host.journals()[0]), host.etc.join("resolv.conf")] {
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.contains(boot.trim()));
+        fs::write(&file, text.replace(boot.trim(), another)).unwrap();
+    }
+    let network = host.ns.settled_snapshot();
+    let report = host.cleanup();
+    assert_eq!(report["processes"][0]["undone"].as_array().unwrap().len(), 1, "{report}");
+    assert!(report["processes"][0]["gone"].as_u64().unwrap() > 0, "{report}");
+    assert_eq!(host.resolv_conf(), RESOLV_CONF);
+    assert_eq!(names(&host.etc), ["resolv.conf"]);
+    assert_eq!(host.journals(), [""; 0]);
+    network.assert_same(&host.ns.settled_snapshot());
+}
+
+/// The same when `/run` was emptied by the reboot, as it is.
+#[test]
+fn after_a_reboot_the_file_is_put_back_without_a_journal() {
+    let host = Host::new();
+    host.with_killed_client();
+    fs::remove_dir_all(host.runtime_dir()).unwrap();
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let path = host.etc.join("resolv.conf");
+    fs::write(&path, host.resolv_conf().replace(boot.trim(), "another")).unwrap();
+    let told = String::from_utf8(host.ovpn_client(&["doctor"]).stdout).unwrap();
+    assert!(told.contains("left behind          resolv.conf of a tunnel"), "{told}");
+    assert_eq!(host.cleanup()["resolv_conf_restored"], true);
+    assert_eq!(host.resolv_conf(), RESOLV_CONF);
+}
+
+#[test]
+fn cleanup_goes_to_the_namespace_where_something_was_left() {
+    let (host, elsewhere) = (Host::new(), NetNs::new("end"));
+    let before = host.state();
+    host.with_killed_client();
+    let mut command = elsewhere.command(env!("CARGO_BIN_EXE_ovpn-client"));
+    command.args(["cleanup", "--runtime-dir"]).arg(host.runtime_dir());
+    let output = command.output().unwrap();
+    assert!(String::from_utf8(output.stdout).unwrap().contains("undone      route 203.0.113.0/24"));
+    host.assert_is(&before);
+
+    // One that has gone took its routes along.
+    host.with_killed_client();
+    let (directory, etc) = (host.runtime_dir(), host.etc.clone());
+    let kept = host.directory.path().to_owned();
+    fs::rename(directory, elsewhere_directory(&kept)).unwrap();
+    let _ = fs::remove_dir_all(etc);
+    let inode = host.ns.run(|| fs::read_link("/proc/thread-self/ns/net").unwrap());
+    drop(host);
+    let told = {
+        let mut command = elsewhere.command(env!("CARGO_BIN_EXE_ovpn-client"));
+        command.args(["cleanup", "--output", "json", "--runtime-dir"]);
+        command.arg(elsewhere_directory(&kept)).output().unwrap()
+    };
+    let report: Value = serde_json::from_slice(&told.stdout).unwrap();
+    assert!(report["processes"][0]["gone"].as_u64().unwrap() > 0, "{inode:?} {report}");
+    assert_eq!(names(&elsewhere_directory(&kept)), [""; 0]);
+    let _ = fs::remove_dir_all(elsewhere_directory(&kept));
+}
+
+fn elsewhere_directory(of: &Path) -> PathBuf {
+    of.with_extension("kept")
+}
+
+/// What stands in a journal is done by root. One that somebody else can write is not even looked at.
+#[test]
+fn a_runtime_directory_that_others_can_write_to_is_refused() {
+    let host = Host::new();
+    let before = host.state();
+    let directory = host.runtime_dir();
+    fs::create_dir(&directory).unwrap();
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)).unwrap();
+    // As an attacker would put it there, once in the old form that named a program.
+    let program = host.directory.path().join("program");
+    let trace = host.directory.path().join("trace");
+    fs::write(&program, format!("#!/bin/sh\ntouch {}\n", trace.display())).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let namespace = host.ns.run(|| {
+        use std::os::unix::fs::MetadataExt as _;
+        let metadata = fs::metadata("/proc/thread-self/ns/net").unwrap();
+        format!("{{\"device\":{},\"inode\":{}}}", metadata.dev(), metadata.ino())
+    });
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
+    let boot = boot.trim();
+    let dns = format!("{{\"resolvconf\":{{\"program\":{program:?},\"record\":\"r\"}}}}");
+    for version in [1, 2] {
+        let journal = format!(
+            "{{\"process\":{{\"version\":{version},\"pid\":1,\"start_time\":1,\"boot\":\"{boot}\",\
+             \"namespace\":{namespace}}}}}\n{{\"undo\":{{\"id\":0,\"what\":{{\"dns\":{dns}}}}}}}\n"
+        );
+        fs::write(directory.join(format!("{version}-0-0.journal")), journal).unwrap();
+    }
+    let server = RunningServer::pushing(&host.ns, PUSH);
+    let (code, said, _) = Client::start(&host, &server).end();
+    assert_eq!(code, Some(4), "{said}");
+    assert!(
+        said.contains("can be written to by others") && said.contains("--runtime-dir"),
+        "{said}"
+    );
+    for command in ["cleanup", "doctor"] {
+        let output = host.ovpn_client(&[command]);
+        let said = [output.stdout, output.stderr].concat();
+        assert!(String::from_utf8(said).unwrap().contains("can be written to by others"));
+    }
+    // Even in a safe directory no program is taken from a journal.
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o700)).unwrap();
+    host.ovpn_client(&["cleanup"]);
+    assert!(!trace.exists(), "the program of a journal was executed");
+    fs::remove_dir_all(&directory).unwrap();
+    host.assert_is(&before);
+}
