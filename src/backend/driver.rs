@@ -2,22 +2,18 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
-use std::io;
 use std::path::PathBuf;
-use std::thread;
-use std::time::Duration;
 
-use tokio::runtime::{self, Runtime};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use tracing::warn;
 
 use super::machine::{Attempt, Effect, Machine, Registration, Request, Signal};
 use super::{Error, printable};
 use crate::posture::DevicePosture;
 use crate::secret::{Credentials, Secret};
-use crate::session::{
-    NetworkMode, Outcome, SessionConfig, SessionEvent, SessionHandle, Statistics,
-};
+use crate::session::{NetworkMode, Outcome, SessionConfig, SessionEvent, Statistics};
 
 /// What a running session is told.
 #[derive(Debug)]
@@ -37,125 +33,14 @@ pub enum Command {
 /// A running session, as two channels. Dropping `commands` disconnects.
 #[derive(Debug)]
 pub struct Running {
-    /// To the session.
-    pub commands: mpsc::UnboundedSender<Command>,
-    /// From the session.
+    /// To the session. A queue that is full means that it hangs.
+    pub commands: mpsc::Sender<Command>,
+    /// From the session: its own steps, and what the server says as far as that is allowed for.
     pub events: mpsc::UnboundedReceiver<SessionEvent>,
 }
 
-/// Starts a session; [`Threads::starter`] outside of tests.
+/// Starts a session; [`super::Threads::starter`] outside of tests.
 pub type StartSession = Box<dyn Fn(SessionConfig) -> Running + Send + Sync>;
-
-/// How long sessions have to end when the process does.
-const LAST_MOMENT: Duration = Duration::from_millis(500);
-
-/// The threads of a backend process: the calling one for D-Bus, another for the session, so that
-/// nothing a session does can keep a method call from being answered.
-#[derive(Debug)]
-pub struct Threads {
-    calls: Runtime,
-    sessions: runtime::Handle,
-    /// Closing it ends the sessions' thread.
-    stop: oneshot::Sender<()>,
-    /// Closed by the sessions' thread when all is dropped.
-    ended: std::sync::mpsc::Receiver<()>,
-}
-
-impl Threads {
-    /// Starts them.
-    ///
-    /// # Errors
-    ///
-    /// As creating a thread or an event queue.
-    pub fn new() -> io::Result<Self> {
-        let calls = runtime::Builder::new_current_thread().enable_all().build()?;
-        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-        let sessions = runtime.handle().clone();
-        let (stop, stopped) = oneshot::channel();
-        let (end, ended) = std::sync::mpsc::channel();
-        thread::Builder::new().name("session".to_owned()).spawn(move || {
-            // Nothing is ever sent.
-            let _ = runtime.block_on(stopped);
-            runtime.shutdown_timeout(LAST_MOMENT);
-            drop(end);
-        })?;
-        Ok(Self { calls, sessions, stop, ended })
-    }
-
-    /// Runs what answers calls to its end, on the calling thread.
-    pub fn run<T>(&self, calls: impl Future<Output = T>) -> T {
-        self.calls.block_on(calls)
-    }
-
-    /// Starts real sessions on the threads for them.
-    pub fn starter(&self) -> StartSession {
-        let sessions = self.sessions.clone();
-        Box::new(move |config| {
-            let _guard = sessions.enter();
-            start_session(config)
-        })
-    }
-
-    /// Gives sessions a moment to end; what hangs is left behind, the process ends anyway.
-    pub fn end(self) {
-        drop(self.stop);
-        // Closed or late: either way it is over.
-        let _ = self.ended.recv_timeout(LAST_MOMENT);
-        self.calls.shutdown_background();
-    }
-}
-
-/// Starts a session, once it is known that somebody can configure the network for it: a session
-/// takes a service that cannot be started now for one that can be later, and tries again.
-fn start_session(config: SessionConfig) -> Running {
-    let (commands, receiver) = mpsc::unbounded_channel();
-    let (news, events) = mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        if let NetworkMode::Netcfg(netcfg) = &config.network
-            && let Err(error) = netcfg.start_service().await
-        {
-            // Whoever does not listen any more does not need the reason.
-            let _ =
-                news.send(SessionEvent::Ended(Outcome::Privilege { message: error.to_string() }));
-            return;
-        }
-        let (handle, mut events) = SessionHandle::start(config);
-        tokio::spawn(pass_on(receiver, handle));
-        while let Some(event) = events.recv().await {
-            // Nobody listens: the session ends with its commands.
-            let _ = news.send(event);
-        }
-    });
-    Running { commands, events }
-}
-
-/// A session that hangs stops reading its commands. Waiting for it happens here, in order, so that
-/// whoever gives the commands never waits.
-async fn pass_on(mut receiver: mpsc::UnboundedReceiver<Command>, handle: SessionHandle) {
-    while let Some(command) = receiver.recv().await {
-        match command {
-            Command::Pause => handle.pause().await,
-            Command::Resume => handle.resume().await,
-            Command::Restart => handle.restart().await,
-            Command::Disconnect => handle.disconnect().await,
-            Command::Respond(answer) => handle.respond(answer).await,
-            Command::LogIn(credentials, one_time) => handle.log_in(credentials, one_time).await,
-            Command::Sign(id, signature) => handle.sign(id, signature).await,
-            // A session that ends meanwhile says so by its last event; only one that hangs is
-            // not alive, and that one does not get here.
-            Command::Ping(reply) => {
-                if handle.ping().await {
-                    let _ = reply.send(());
-                }
-            }
-            Command::Statistics(reply) => {
-                if let Some(statistics) = handle.statistics().await {
-                    let _ = reply.send(statistics);
-                }
-            }
-        }
-    }
-}
 
 /// What every session of this process has in common.
 #[derive(Clone, Debug)]
@@ -221,8 +106,11 @@ impl Backend {
         result
     }
 
-    /// A method that acts on the session.
+    /// A method that acts on the session. One that does not act any more is only told to end.
     pub fn request(&mut self, request: Request) -> Result<(), Error> {
+        if matches!(request, Request::Pause { .. } | Request::Resume | Request::Restart) {
+            self.refuse_if_stuck()?;
+        }
         let result = self.machine.request(request);
         self.carry_out();
         result
@@ -235,9 +123,17 @@ impl Backend {
         id: u32,
         value: &str,
     ) -> Result<(), Error> {
+        self.refuse_if_stuck()?;
         let result = self.machine.provide_input(numbers, id, value);
         self.carry_out();
         result
+    }
+
+    fn refuse_if_stuck(&self) -> Result<(), Error> {
+        match &self.running {
+            Some(running) if running.commands.capacity() == 0 => Err(Error::state_changing()),
+            _ => Ok(()),
+        }
     }
 
     /// Property `dco`, see [`Machine::set_dco`].
@@ -253,34 +149,36 @@ impl Backend {
     /// Ready once the session's own event loop has answered, at once without a session. Give it a
     /// time limit.
     pub fn ping(&self) -> impl Future<Output = ()> + Send + use<> {
-        let answer = self.ask(Command::Ping);
+        let question = self.ask(Command::Ping);
         async move {
-            if let Some(answer) = answer {
+            match question {
                 // A session that ended while it was asked is no fault.
-                let _ = answer.await;
+                Question::Asked(answer) => drop(answer.await),
+                Question::NoSession => {}
+                Question::Stuck => std::future::pending().await,
             }
         }
     }
 
     /// Counters of the session; empty without one.
     pub fn statistics(&self) -> impl Future<Output = BTreeMap<&'static str, u64>> + Send + use<> {
-        let answer = self.ask(Command::Statistics);
+        let question = self.ask(Command::Statistics);
         async move {
-            match answer {
-                Some(answer) => answer.await.unwrap_or_default().0,
-                None => BTreeMap::new(),
+            match question {
+                Question::Asked(answer) => answer.await.unwrap_or_default().0,
+                Question::NoSession | Question::Stuck => BTreeMap::new(),
             }
         }
     }
 
-    fn ask<T>(
-        &self,
-        command: impl FnOnce(oneshot::Sender<T>) -> Command,
-    ) -> Option<oneshot::Receiver<T>> {
-        let running = self.running.as_ref()?;
+    fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Question<T> {
+        let Some(running) = &self.running else { return Question::NoSession };
         let (reply, answer) = oneshot::channel();
-        running.commands.send(command(reply)).ok()?;
-        Some(answer)
+        match running.commands.try_send(command(reply)) {
+            Ok(()) => Question::Asked(answer),
+            Err(TrySendError::Closed(_)) => Question::NoSession,
+            Err(TrySendError::Full(_)) => Question::Stuck,
+        }
     }
 
     /// What is to be told, in order.
@@ -332,10 +230,14 @@ impl Backend {
         }
     }
 
-    fn command(&self, command: Command) {
-        if let Some(running) = &self.running {
+    fn command(&mut self, command: Command) {
+        let Some(running) = &mut self.running else { return };
+        match running.commands.try_send(command) {
             // A session that is over has said so by its last event.
-            let _ = running.commands.send(command);
+            Ok(()) | Err(TrySendError::Closed(_)) => {}
+            // Once it reads its commands again, it finds that there is nobody to give them.
+            Err(TrySendError::Full(Command::Disconnect)) => running.commands = mpsc::channel(1).0,
+            Err(TrySendError::Full(_)) => warn!("The session does not take commands"),
         }
     }
 
@@ -358,6 +260,14 @@ impl Backend {
     }
 }
 
+/// A question to a session.
+enum Question<T> {
+    Asked(oneshot::Receiver<T>),
+    NoSession,
+    /// It does not read them.
+    Stuck,
+}
+
 async fn next_event(running: &mut Option<Running>) -> SessionEvent {
     match running {
         Some(running) => running.events.recv().await.unwrap_or_else(|| {
@@ -378,6 +288,7 @@ async fn sleep_until(deadline: Option<Instant>) {
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
+    use std::time::Duration;
 
     use tokio::time::timeout;
 
@@ -386,12 +297,14 @@ mod tests {
     use crate::profile::{DnsScope, NoFiles, Profile};
     use crate::session::SessionState;
 
+    const QUEUE: usize = 8;
+
     type Scripts = Arc<Mutex<Vec<Script>>>;
 
     /// The other end of a session that the test plays.
     struct Script {
         config: SessionConfig,
-        commands: mpsc::UnboundedReceiver<Command>,
+        commands: mpsc::Receiver<Command>,
         events: mpsc::UnboundedSender<SessionEvent>,
     }
 
@@ -399,7 +312,7 @@ mod tests {
         let scripts = Scripts::default();
         let started = scripts.clone();
         let start = Box::new(move |config| {
-            let (commands, command_receiver) = mpsc::unbounded_channel();
+            let (commands, command_receiver) = mpsc::channel(QUEUE);
             let (event_sender, events) = mpsc::unbounded_channel();
             started.lock().unwrap().push(Script {
                 config,
@@ -495,6 +408,33 @@ mod tests {
         drop(script);
         timeout(limit, backend.ping()).await.unwrap();
         assert!(timeout(limit, backend.statistics()).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_calls_to_a_session_that_hangs_is_refused_and_its_end_is_not() {
+        let (mut backend, mut script) = connecting();
+        let pause = |backend: &mut Backend| {
+            backend.request(Request::Pause { reason: String::new() }).map(|()| "paused")
+        };
+        for _ in 0..QUEUE / 2 {
+            pause(&mut backend).unwrap();
+            backend.request(Request::Resume).unwrap();
+        }
+        assert_eq!(pause(&mut backend), Err(Error::state_changing()));
+        for _ in 0..1000 {
+            assert!(backend.request(Request::Restart).is_err());
+            drop(backend.statistics());
+        }
+        // It is as little alive as it was before the flood.
+        assert!(timeout(Duration::from_millis(50), backend.ping()).await.is_err());
+        backend.request(Request::Disconnect).unwrap();
+        for _ in 0..QUEUE {
+            script.commands.recv().await.unwrap();
+        }
+        assert!(script.commands.recv().await.is_none(), "which means to disconnect");
+        script.events.send(SessionEvent::Ended(Outcome::Disconnected)).unwrap();
+        backend.next().await;
+        assert!(backend.machine().is_done());
     }
 
     #[tokio::test]

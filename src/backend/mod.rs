@@ -4,20 +4,24 @@
 //! effects come out. [`Backend`] carries the effects out: it owns the running session and the
 //! timers. Neither knows about D-Bus messages; `crate::dbus` puts both on a connection.
 
+mod allowance;
 mod attention;
 mod credentials;
 mod driver;
 mod error;
+pub(crate) mod last_resort;
 mod machine;
 mod outcome;
 mod queue;
 mod signing;
 mod status;
+mod threads;
 
 pub use crate::text::printable;
 pub use attention::{AttentionGroup, AttentionType, Dialect};
-pub use driver::{Backend, Command, Running, Settings, StartSession, Threads};
+pub use driver::{Backend, Command, Running, Settings, StartSession};
 pub use error::{Domain, Error};
 pub use machine::{Machine, Registration, Request, Signal};
 pub use queue::Slot;
 pub use status::{Status, StatusMajor, StatusMinor};
+pub use threads::Threads;

@@ -41,6 +41,10 @@ impl Failure {
         Self::standard("Failed", text.into())
     }
 
+    pub(super) fn limit(text: impl Into<String>) -> Self {
+        Self::standard("LimitsExceeded", text.into())
+    }
+
     pub(super) fn unknown_method(text: impl Into<String>) -> Self {
         Self::standard("UnknownMethod", text.into())
     }

@@ -5,7 +5,6 @@
 
 mod error;
 mod introspection;
-mod last_resort;
 mod log_service;
 mod object;
 mod peers;
@@ -13,6 +12,8 @@ mod process;
 mod profile;
 mod properties;
 mod service;
+
+use std::time::Duration;
 
 pub use error::encoded_name;
 pub use process::{EXIT_FORK, EXIT_USAGE, ProcessOptions, run_process};
@@ -33,9 +34,21 @@ pub const CONFIGURATION: &str = "net.openvpn.v3.configuration";
 pub const LOG: &str = "net.openvpn.v3.log";
 /// Path of the log service.
 pub const LOG_OBJECT: &str = "/net/openvpn/v3/log";
-/// Bus name and interface of the network configuration service.
-pub const NETCFG: &str = "net.openvpn.v3.netcfg";
-/// Path of the network configuration service.
-pub const NETCFG_OBJECT: &str = "/net/openvpn/v3/netcfg";
 
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+
+/// How long the other end of the connection may take to read what it is sent. A session manager
+/// gives up sooner on a process that says nothing.
+const SEND_LIMIT: Duration = Duration::from_secs(10);
+
+/// Sends, and takes a connection that nobody reads for one that is broken: whoever waited for it
+/// longer could not be told to end.
+async fn in_time<T>(send: impl Future<Output = zbus::Result<T>>) -> zbus::Result<T> {
+    match tokio::time::timeout(SEND_LIMIT, send).await {
+        Ok(sent) => sent,
+        Err(_) => {
+            let reason = format!("nobody reads its other end for {} s", SEND_LIMIT.as_secs());
+            Err(zbus::Error::Failure(reason))
+        }
+    }
+}

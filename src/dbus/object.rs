@@ -1,6 +1,7 @@
 //! The object's methods: from a message to the backend and back.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use zbus::message::Flags;
@@ -10,7 +11,7 @@ use super::error::Failure;
 use super::introspection::introspect;
 use super::properties::statistics;
 use super::service::{Registering, Service};
-use super::{INTERFACE, OBJECT, PROPERTIES};
+use super::{INTERFACE, OBJECT, PROPERTIES, in_time};
 use crate::backend::{Dialect, Error, Request, printable};
 
 /// How long the session may take to show that it is alive. Session managers wait 5 s.
@@ -114,8 +115,7 @@ impl Service {
                         self.reply_later(call, async move {
                             let counters = tokio::time::timeout(STATISTICS_LIMIT, counters).await;
                             Variant::from(statistics(counters.unwrap_or_default()))
-                        });
-                        Ok(())
+                        })
                     }
                 }
             }
@@ -132,8 +132,7 @@ impl Service {
                         values.insert("statistics".to_owned(), counters);
                     }
                     values
-                });
-                Ok(())
+                })
             }
             "Set" => {
                 expect_types(call, "ssv")?;
@@ -152,9 +151,14 @@ impl Service {
         let invalidated: [&str; 0] = [];
         let body = (INTERFACE, changed, &invalidated[..]);
         let nobody_in_particular = None::<zbus::names::BusName<'_>>;
-        self.connection
-            .emit_signal(nobody_in_particular, OBJECT, PROPERTIES, "PropertiesChanged", &body)
-            .await
+        let signal = self.connection.emit_signal(
+            nobody_in_particular,
+            OBJECT,
+            PROPERTIES,
+            "PropertiesChanged",
+            &body,
+        );
+        in_time(signal).await
     }
 
     async fn backend_method(&mut self, call: &Message, member: &str) -> CallResult {
@@ -182,8 +186,7 @@ impl Service {
                 let alive = self.backend.ping();
                 self.reply_later(call, async move {
                     tokio::time::timeout(PING_LIMIT, alive).await.is_ok()
-                });
-                Ok(())
+                })
             }
             "Ready" => self.act(call, Request::Ready).await,
             "Connect" => self.act(call, Request::Connect).await,
@@ -275,31 +278,42 @@ impl Service {
         if !wants_reply(call) {
             return Ok(());
         }
-        self.connection.reply(&call.header(), body).await.map_err(CallError::Connection)
+        let header = call.header();
+        in_time(self.connection.reply(&header, body)).await.map_err(CallError::Connection)
     }
 
-    /// Answers once `answer` is there, without keeping anybody else waiting.
-    fn reply_later<B>(&self, call: &Message, answer: impl Future<Output = B> + Send + 'static)
+    /// Answers once `answer` is there, without keeping anybody else waiting. So many calls may wait
+    /// at a time.
+    fn reply_later<B>(
+        &self,
+        call: &Message,
+        answer: impl Future<Output = B> + Send + 'static,
+    ) -> CallResult
     where
         B: serde::Serialize + zbus::DynamicType + Send + Sync + 'static,
     {
         if !wants_reply(call) {
-            return;
+            return Ok(());
         }
+        let Ok(permit) = Arc::clone(&self.pending).try_acquire_owned() else {
+            return Err(Failure::limit("too many calls wait for the session").into());
+        };
         let connection = self.connection.clone();
         let call = call.clone();
         tokio::spawn(async move {
             let answer = answer.await;
             // If the connection is gone, the main loop knows.
-            let _ = connection.reply(&call.header(), &answer).await;
+            let _ = in_time(connection.reply(&call.header(), &answer)).await;
+            drop(permit);
         });
+        Ok(())
     }
 
     pub(super) async fn refuse(&self, call: &Message, failure: &Failure) -> zbus::Result<()> {
         if !wants_reply(call) {
             return Ok(());
         }
-        self.connection.reply_error(&call.header(), failure.name(), &failure.text()).await
+        in_time(self.connection.reply_error(&call.header(), failure.name(), &failure.text())).await
     }
 }
 

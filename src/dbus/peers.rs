@@ -3,7 +3,7 @@
 use zbus::names::{OwnedUniqueName, UniqueName};
 use zbus::{Connection, Message};
 
-use super::{INTERFACE, LOG, OBJECT, SESSIONS};
+use super::{INTERFACE, LOG, OBJECT, SESSIONS, in_time};
 use crate::backend::{Signal, printable};
 use crate::logging::LogLine;
 
@@ -103,7 +103,9 @@ impl Peers {
         signal: Outgoing,
     ) -> zbus::Result<()> {
         match self {
-            Self::Private => connection.send(&signal.message(connection, None, token)?).await,
+            Self::Private => {
+                in_time(connection.send(&signal.message(connection, None, token)?)).await
+            }
             Self::Bus { manager, log } => {
                 let mut messages = Vec::new();
                 if let Some(manager) = manager {
@@ -118,7 +120,7 @@ impl Peers {
                     }
                     LogPeer::Attaching { .. } | LogPeer::Absent => {}
                 }
-                connection.send_all(&messages).await
+                in_time(connection.send_all(&messages)).await
             }
         }
     }
@@ -148,7 +150,7 @@ impl Peers {
                     .map(|signal| signal.message(connection, Some(&name), token))
                     .collect::<zbus::Result<Vec<_>>>()?;
                 *log = LogPeer::Attached(name);
-                connection.send_all(&messages).await?;
+                in_time(connection.send_all(&messages)).await?;
                 Ok(Change::None)
             }
             (_, Some(None)) | (None, _) => Ok(Change::None),

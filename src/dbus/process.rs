@@ -13,12 +13,11 @@ use tracing::{info, warn};
 use zbus::names::OwnedUniqueName;
 use zbus::{Connection, MessageStream};
 
-use super::last_resort::clean_up_netcfg;
 use super::service::{Service, ServiceConfig, bus_peers};
 use super::{INTERFACE, LOG, SESSIONS};
 use crate::backend::{Settings, StartSession, Threads};
 use crate::logging::{LogFile, LogLevel, LogLine};
-use crate::network::NetcfgConfig;
+use crate::network::{NetcfgConfig, NetcfgNetwork};
 use crate::posture::DevicePosture;
 use crate::session::NetworkMode;
 use crate::{logging, privileges};
@@ -30,7 +29,7 @@ pub const EXIT_FORK: u8 = 3;
 
 const BUS: &str = "org.freedesktop.DBus";
 const BUS_OBJECT: &str = "/org/freedesktop/DBus";
-const CLEANUP_LIMIT: Duration = Duration::from_secs(2);
+const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 
 /// What the command line says.
 #[derive(Clone, Debug)]
@@ -102,7 +101,6 @@ pub fn run_process(options: ProcessOptions) -> Result<(), u8> {
             }
             let start = threads.starter();
             let served = threads.run(serve(options, direct, start, log_level, lines));
-            threads.end();
             served.map_err(|error| error.to_string())
         });
     // As upstream's: whoever started this process does not look at it any more.
@@ -156,15 +154,21 @@ async fn serve(
         warm_up(netcfg.clone());
     }
 
-    let result = service.run(messages).await;
-    if !direct && !connection.is_closed() {
-        // The process ends either way.
-        let _ = tokio::time::timeout(CLEANUP_LIMIT, clean_up_netcfg(&connection)).await;
+    let served = service.run(messages).await;
+    if connection.is_closed() {
+        return served;
     }
-    if !connection.is_closed() {
-        connection.release_name(name).await?;
-    }
-    result
+    let farewell = async {
+        if let NetworkMode::Netcfg(netcfg) = network
+            && let Err(error) = NetcfgNetwork::new(netcfg).cleanup().await
+        {
+            warn!("{error}");
+        }
+        connection.release_name(name).await
+    };
+    // The process ends either way.
+    let gone = tokio::time::timeout(FAREWELL_LIMIT, farewell).await;
+    served.and(gone.map_or(Ok(()), |gone| gone.map(drop)))
 }
 
 /// Where the undo journal goes: the first place that this user may write to. The service user

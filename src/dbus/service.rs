@@ -1,13 +1,14 @@
 //! The one task that owns the backend and its connection: messages in, replies and signals out, in
 //! order.
 
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
-use std::os::unix::net::UnixStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 use zbus::message::Type;
 use zbus::names::{BusName, OwnedUniqueName};
 use zbus::{Connection, Guid, Message, MessageStream};
@@ -15,7 +16,8 @@ use zbus::{Connection, Guid, Message, MessageStream};
 use super::error::Failure;
 use super::peers::{Change, LogPeer, Outgoing, Peers};
 use super::profile::{Fetched, OwnProfile, fetch};
-use super::{INTERFACE, OBJECT, SESSIONS, SESSIONS_OBJECT, last_resort, log_service};
+use super::{INTERFACE, OBJECT, SESSIONS, SESSIONS_OBJECT, in_time, log_service};
+use crate::backend::last_resort::{self, Traces};
 use crate::backend::{Backend, Dialect, Error, Registration, Request, Settings, StartSession};
 use crate::logging::{LogLevel, LogLine};
 use crate::secret::Secret;
@@ -29,6 +31,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(4);
 /// The registration waits this long for the log service to know the session: a user may ask for
 /// the log as soon as the session is there.
 const ASSIGN_LIMIT: Duration = Duration::from_millis(500);
+/// Calls that wait for the session at a time. A session manager has one, or a few.
+const PENDING: usize = 64;
 /// The last version of the session manager that leaves sessions open after (2,10).
 const LAST_PATIENT_MANAGER: u32 = 24;
 
@@ -98,6 +102,10 @@ pub(super) struct Service {
     internal_receiver: mpsc::UnboundedReceiver<Internal>,
     disconnects: Vec<Message>,
     exit_at: Option<Instant>,
+    /// `ForceShutdown` was called.
+    forced: bool,
+    /// For calls that are answered later.
+    pub(super) pending: Arc<Semaphore>,
 }
 
 impl Service {
@@ -123,6 +131,8 @@ impl Service {
             internal_receiver,
             disconnects: Vec::new(),
             exit_at: None,
+            forced: false,
+            pending: Arc::new(Semaphore::new(PENDING)),
         }
     }
 
@@ -137,8 +147,21 @@ impl Service {
         self.connection.emit_signal(manager, OBJECT, INTERFACE, "RegistrationRequest", &body).await
     }
 
-    /// Serves until the session is over and everybody has been told.
-    pub(super) async fn run(mut self, mut messages: MessageStream) -> zbus::Result<()> {
+    /// Serves until the session is over and everybody has been told. Without a connection, or
+    /// whatever else ends it, the session is wound up all the same.
+    pub(super) async fn run(mut self, messages: MessageStream) -> zbus::Result<()> {
+        let served = self.serve(messages).await;
+        if let Err(error) = &served {
+            error!("The D-Bus connection broke: {error}");
+        }
+        self.terminate();
+        while !self.backend.machine().is_done() {
+            self.backend.next().await;
+        }
+        served
+    }
+
+    async fn serve(&mut self, mut messages: MessageStream) -> zbus::Result<()> {
         if matches!(self.peers, Peers::Bus { .. }) {
             self.attach_log();
         }
@@ -156,9 +179,10 @@ impl Service {
             tokio::select! {
                 message = messages.next() => match message {
                     Some(Ok(message)) => self.message(&message).await?,
-                    Some(Err(error)) => warn!("D-Bus: {error}"),
+                    // Of the connection as a whole: a stream has no other errors.
+                    Some(Err(error)) => return Err(error),
                     None => {
-                        self.end_without_peer().await;
+                        info!("The D-Bus connection was closed");
                         return Ok(());
                     }
                 },
@@ -328,7 +352,7 @@ impl Service {
     }
 
     async fn reply_connection(&self, call: &Message, name: &str) -> zbus::Result<()> {
-        self.connection.reply(&call.header(), &name).await
+        in_time(self.connection.reply(&call.header(), &name)).await
     }
 
     fn attach_log(&mut self) {
@@ -368,7 +392,10 @@ impl Service {
     }
 
     pub(super) fn answer_when_done(&mut self, call: &Message) {
-        self.disconnects.push(call.clone());
+        // Nobody waits for more of them than that.
+        if self.disconnects.len() < PENDING {
+            self.disconnects.push(call.clone());
+        }
         if self.exit_at.is_some() {
             // Too late for the list; the loop answers it at once.
             self.exit_at = None;
@@ -388,16 +415,10 @@ impl Service {
     }
 
     /// `ForceShutdown` ends the process even if something in it hangs.
-    pub(super) fn exit_by_force(&self) {
-        last_resort::end_process(self.backend.settings().clone());
-    }
-
-    /// The connection is gone. The session is wound up all the same.
-    async fn end_without_peer(&mut self) {
-        info!("The D-Bus connection was closed");
-        self.terminate();
-        while !self.backend.machine().is_done() {
-            self.backend.next().await;
+    pub(super) fn exit_by_force(&mut self) {
+        if !std::mem::replace(&mut self.forced, true) {
+            let Settings { network, runtime_dir, .. } = self.backend.settings().clone();
+            last_resort::end_process(Traces { network, runtime_dir });
         }
     }
 }

@@ -5,18 +5,20 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
 use ovpn_client::backend::{Command, Running, Settings};
-use ovpn_client::dbus::{OwnProfile, PrivateService, serve_private};
-use ovpn_client::logging::LogLevel;
+use ovpn_client::dbus::{Answer, OwnProfile, PrivateService, serve_private};
+use ovpn_client::logging::{Category, Group, LogLevel, LogLine};
 use ovpn_client::profile::{NoFiles, Profile, Protocol};
-use ovpn_client::session::{ConnectionInfo, NetworkMode, SessionEvent, SessionState};
+use ovpn_client::session::{ConnectionInfo, NetworkMode, Outcome, SessionEvent, SessionState};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use zbus::{Guid, ObjectPath, OwnedVariant, Variant};
 
 use crate::bus::*;
 
 const DEVICE_PATH: &str = "/net/openvpn/v3/netcfg/17_token";
 
-type Script = (mpsc::UnboundedReceiver<Command>, mpsc::UnboundedSender<SessionEvent>);
+type Script = (mpsc::Receiver<Command>, mpsc::UnboundedSender<SessionEvent>);
 
 fn info() -> ConnectionInfo {
     ConnectionInfo {
@@ -60,51 +62,100 @@ async fn shown(peer: &StandIn) -> (String, String, String, (String, String, Stri
     )
 }
 
+/// A backend at the other end of a private connection.
+struct Private {
+    peer: StandIn,
+    /// A handle on this end of it.
+    socket: UnixStream,
+    scripts: Arc<Mutex<Vec<Script>>>,
+    lines: mpsc::Sender<LogLine>,
+    service: JoinHandle<zbus::Result<()>>,
+    _answers: mpsc::UnboundedSender<Answer>,
+    _server: std::net::UdpSocket,
+}
+
+impl Private {
+    /// Registered.
+    async fn start() -> Self {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let socket = ours.try_clone().unwrap();
+        let guid = Guid::generate();
+        let scripts: Arc<Mutex<Vec<Script>>> = Arc::default();
+        let started = scripts.clone();
+        let (lines, line_receiver) = mpsc::channel(1);
+        let (keep_answers, answers) = mpsc::unbounded_channel();
+        let (server, profile) = silent_server("");
+        let service = PrivateService {
+            settings: Settings {
+                network: NetworkMode::Direct,
+                runtime_dir: "/nowhere".into(),
+                gui_version: "test".to_owned(),
+                sso: String::new(),
+                posture: None,
+            },
+            start: Box::new(move |_| {
+                let (commands, command_receiver) = mpsc::channel(8);
+                let (event_sender, events) = mpsc::unbounded_channel();
+                started.lock().unwrap().push((command_receiver, event_sender));
+                Running { commands, events }
+            }),
+            profile: OwnProfile {
+                name: "test".to_owned(),
+                dco: false,
+                profile: Profile::parse(&profile, "test", &NoFiles).unwrap(),
+            },
+            answers,
+            log_level: LogLevel::new(3),
+            lines: line_receiver,
+        };
+        let service =
+            tokio::spawn(
+                async move { serve_private(theirs, &guid, TOKEN.to_owned(), service).await },
+            );
+        let messages = zbus::connection::Builder::unix_stream(ours).p2p().build_message_stream();
+        let configuration = StandIn::profile(profile, Vec::new());
+        let peer = StandIn::serve(messages.await.unwrap(), configuration);
+        let paths = (TOKEN, path(SESSION_PATH), path(CONFIG_PATH));
+        call(&peer, "RegistrationConfirmation", &paths).await;
+        Self { peer, socket, scripts, lines, service, _answers: keep_answers, _server: server }
+    }
+
+    async fn connect(&self) -> Script {
+        call(&self.peer, "Connect", &()).await;
+        self.scripts.lock().unwrap().remove(0)
+    }
+}
+
+/// Whatever ends a connection, the session is told to end and waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_winds_up_without_its_connection() {
+    for with_lines in [false, true] {
+        let private = Private::start().await;
+        let (mut commands, events) = private.connect().await;
+        private.socket.shutdown(std::net::Shutdown::Both).unwrap();
+        if with_lines {
+            // They cannot be sent any more.
+            let text = "told to nobody".to_owned();
+            let line = LogLine { group: Group::Client, category: Category::Info, text };
+            let _ = private.lines.send(line).await;
+        }
+        let command = timeout(LIMIT, commands.recv()).await.unwrap();
+        assert!(matches!(command, Some(Command::Disconnect)), "{command:?}");
+        assert!(!private.service.is_finished(), "the session has not ended yet");
+        events.send(SessionEvent::Ended(Outcome::Disconnected)).unwrap();
+        let _ = timeout(LIMIT, private.service).await.unwrap().unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn device_session_and_connection_are_shown_once_there_are_any() {
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    let guid = Guid::generate();
-    let scripts: Arc<Mutex<Vec<Script>>> = Arc::default();
-    let started = scripts.clone();
-    let (_lines, lines) = mpsc::channel(1);
-    let (_answers, answers) = mpsc::unbounded_channel();
-    let (_server, profile) = silent_server("");
-    let service = PrivateService {
-        settings: Settings {
-            network: NetworkMode::Direct,
-            runtime_dir: "/nowhere".into(),
-            gui_version: "test".to_owned(),
-            sso: String::new(),
-            posture: None,
-        },
-        start: Box::new(move |_| {
-            let (commands, command_receiver) = mpsc::unbounded_channel();
-            let (event_sender, events) = mpsc::unbounded_channel();
-            started.lock().unwrap().push((command_receiver, event_sender));
-            Running { commands, events }
-        }),
-        profile: OwnProfile {
-            name: "test".to_owned(),
-            dco: false,
-            profile: Profile::parse(&profile, "test", &NoFiles).unwrap(),
-        },
-        answers,
-        log_level: LogLevel::new(3),
-        lines,
-    };
-    tokio::spawn(async move {
-        serve_private(theirs, &guid, TOKEN.to_owned(), service).await.unwrap();
-    });
-    let messages = zbus::connection::Builder::unix_stream(ours).p2p().build_message_stream();
-    let mut peer = StandIn::serve(messages.await.unwrap(), StandIn::profile(profile, Vec::new()));
-    let paths = (TOKEN, path(SESSION_PATH), path(CONFIG_PATH));
-    call(&peer, "RegistrationConfirmation", &paths).await;
+    let mut private = Private::start().await;
 
     let nothing = || ("/".to_owned(), String::new(), String::new(), Default::default());
-    assert_eq!(shown(&peer).await, nothing());
-    call(&peer, "Connect", &()).await;
-    assert_eq!(shown(&peer).await, nothing());
-    let (mut commands, events) = scripts.lock().unwrap().remove(0);
+    assert_eq!(shown(&private.peer).await, nothing());
+    let (mut commands, events) = private.connect().await;
+    let peer = &mut private.peer;
+    assert_eq!(shown(peer).await, nothing());
     events.send(SessionEvent::State(SessionState::Connected(info()))).unwrap();
     let ok = format!("S 2,2 config_path={CONFIG_PATH}");
     peer.signal_named("RegistrationRequest").await;
@@ -114,12 +165,12 @@ async fn device_session_and_connection_are_shown_once_there_are_any() {
         let host = "vpn.example".to_owned();
         (DEVICE_PATH.to_owned(), "tun7".to_owned(), host, connection.clone())
     };
-    assert_eq!(shown(&peer).await, all());
+    assert_eq!(shown(peer).await, all());
 
     // A pause leaves them as they are.
-    call(&peer, "Pause", &("lunch",)).await;
+    call(peer, "Pause", &("lunch",)).await;
     assert!(matches!(commands.recv().await, Some(Command::Pause)));
     events.send(SessionEvent::State(SessionState::Paused)).unwrap();
     peer.expect(&["S 2,13 Reason: lunch", "S 2,14"]).await;
-    assert_eq!(shown(&peer).await, all());
+    assert_eq!(shown(peer).await, all());
 }

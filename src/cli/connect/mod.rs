@@ -115,9 +115,8 @@ fn prepare(args: ConnectArgs) -> Result<ExitCode, (String, u8)> {
     let terminal = prompt::Terminal::new();
     let (answers, receiver) = mpsc::unbounded_channel();
     let service = backend(&args, profile, receiver, &threads, log_level.clone(), lines);
-    let status = threads.run(front::run(&args, login, log_level.get(), service, answers, browser));
     // A prompt that nobody answers keeps its thread, and the terminal silent.
-    threads.end();
+    let status = threads.run(front::run(&args, login, log_level.get(), service, answers, browser));
     terminal.restore();
     Ok(ExitCode::from(status))
 }

@@ -1,0 +1,209 @@
+//! The threads of a backend process, and its promise that what a session has changed on this host
+//! is undone before the process ends.
+
+use std::future::Future;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Mutex, PoisonError, mpsc as blocking};
+use std::thread;
+use std::time::Duration;
+
+use tokio::runtime::{self, Runtime};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use tracing::error;
+
+use super::allowance::Allowances;
+use super::driver::{Command, Running, StartSession};
+use super::last_resort::{self, Traces};
+use crate::session::{NetworkMode, Outcome, SessionConfig, SessionEvent, SessionHandle};
+
+/// Commands that wait for a session. Answers and wishes are few; a queue that is full is one of a
+/// session that hangs.
+const COMMANDS: usize = 64;
+/// How long a session that was told to end may take, once the process does. After that its
+/// changes are undone without it.
+const SESSION_LIMIT: Duration = Duration::from_secs(10);
+/// The same where the netcfg service makes the changes: it was asked to undo them already.
+const NETCFG_SESSION_LIMIT: Duration = Duration::from_millis(500);
+/// How long a thread may take to drop what is left on it.
+const LAST_MOMENT: Duration = Duration::from_millis(500);
+
+/// The threads of a backend process: the calling one for D-Bus, another for the session, so that
+/// nothing a session does can keep a method call from being answered.
+#[derive(Debug)]
+pub struct Threads {
+    calls: Runtime,
+    sessions: runtime::Handle,
+    watch: Watch,
+    /// Disconnected when no session runs any more.
+    all_ended: blocking::Receiver<()>,
+    /// Closing it ends the sessions' thread.
+    stop: oneshot::Sender<()>,
+    /// Closed by the sessions' thread when all is dropped.
+    thread_ended: blocking::Receiver<()>,
+    /// Of sessions that configure the network themselves.
+    session_limit: Duration,
+}
+
+/// Starts a session that reads these commands, and returns what it tells.
+type Body = fn(SessionConfig, mpsc::Receiver<Command>) -> mpsc::UnboundedReceiver<SessionEvent>;
+
+/// Follows the sessions of a process.
+#[derive(Clone, Debug)]
+struct Watch {
+    /// Each running session holds a copy.
+    alive: blocking::Sender<()>,
+    /// Of the newest session.
+    traces: Arc<Mutex<Option<Traces>>>,
+}
+
+impl Threads {
+    /// Starts them.
+    ///
+    /// # Errors
+    ///
+    /// As creating a thread or an event queue.
+    pub fn new() -> io::Result<Self> {
+        let calls = runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let sessions = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel();
+        let (end, thread_ended) = blocking::channel();
+        thread::Builder::new().name("session".to_owned()).spawn(move || {
+            // Nothing is ever sent.
+            let _ = runtime.block_on(stopped);
+            runtime.shutdown_timeout(LAST_MOMENT);
+            drop(end);
+        })?;
+        let (alive, all_ended) = blocking::channel();
+        let watch = Watch { alive, traces: Arc::default() };
+        let session_limit = SESSION_LIMIT;
+        Ok(Self { calls, sessions, watch, all_ended, stop, thread_ended, session_limit })
+    }
+
+    /// Starts real sessions on the threads for them.
+    pub fn starter(&self) -> StartSession {
+        self.starter_of(|config, commands| {
+            let (handle, events) = SessionHandle::start(config);
+            tokio::spawn(pass_on(commands, handle));
+            events
+        })
+    }
+
+    fn starter_of(&self, body: Body) -> StartSession {
+        let (sessions, watch) = (self.sessions.clone(), self.watch.clone());
+        Box::new(move |config| {
+            let _guard = sessions.enter();
+            start_session(config, watch.clone(), body)
+        })
+    }
+
+    /// Runs what answers calls on the calling thread, to its end or its panic. Returns once the
+    /// sessions have ended, too, and what they have changed is undone; what hangs on a thread is
+    /// left behind.
+    pub fn run<T>(self, calls: impl Future<Output = T>) -> T {
+        // Nothing is looked at again but what it returns.
+        let result = catch_unwind(AssertUnwindSafe(|| self.calls.block_on(calls)));
+        self.end();
+        result.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    fn end(self) {
+        let Watch { alive, traces } = self.watch;
+        // With the tasks there goes whoever could still command a session: it disconnects.
+        self.calls.shutdown_background();
+        drop(alive);
+        let traces = traces.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let limit = match &traces {
+            Some(traces) if traces.are_of_netcfg() => NETCFG_SESSION_LIMIT,
+            _ => self.session_limit,
+        };
+        let late = self.all_ended.recv_timeout(limit) == Err(blocking::RecvTimeoutError::Timeout);
+        drop(self.stop);
+        // Closed or late: either way it is over.
+        let _ = self.thread_ended.recv_timeout(LAST_MOMENT);
+        if let (Some(traces), true) = (traces, late) {
+            last_resort::undo(traces);
+        }
+    }
+}
+
+/// Starts a session, once it is known that somebody can configure the network for it: a session
+/// takes a service that cannot be started now for one that can be later, and tries again.
+fn start_session(config: SessionConfig, watch: Watch, body: Body) -> Running {
+    let (commands, receiver) = mpsc::channel(COMMANDS);
+    let (news, events) = mpsc::unbounded_channel();
+    let traces =
+        Traces { network: config.network.clone(), runtime_dir: config.runtime_dir.clone() };
+    *watch.traces.lock().unwrap_or_else(PoisonError::into_inner) = Some(traces.clone());
+    tokio::spawn(async move {
+        // Until the end of this task.
+        let _alive = watch.alive;
+        if let NetworkMode::Netcfg(netcfg) = &config.network
+            && let Err(error) = netcfg.start_service().await
+        {
+            // Whoever does not listen any more does not need the reason.
+            let _ =
+                news.send(SessionEvent::Ended(Outcome::Privilege { message: error.to_string() }));
+            return;
+        }
+        if !report(body(config, receiver), &news).await {
+            error!("The session ended without a word (internal error); undoing its changes");
+            // It can only fail with the whole thread.
+            let _ = tokio::task::spawn_blocking(|| last_resort::undo(traces)).await;
+        }
+    });
+    Running { commands, events }
+}
+
+/// Passes on what a session tells. True once it has said its last word; false if it panicked.
+async fn report(
+    mut events: mpsc::UnboundedReceiver<SessionEvent>,
+    news: &mpsc::UnboundedSender<SessionEvent>,
+) -> bool {
+    let mut allowances = Allowances::new(Instant::now());
+    while let Some(event) = events.recv().await {
+        if !allowances.admit(&event, Instant::now()) {
+            continue;
+        }
+        let ended = matches!(event, SessionEvent::Ended(_));
+        // Nobody listens: the session ends with its commands.
+        let _ = news.send(event);
+        if ended {
+            return true;
+        }
+    }
+    false
+}
+
+/// A session that hangs stops reading its commands. Waiting for it happens here, in order, so that
+/// whoever gives the commands never waits.
+async fn pass_on(mut receiver: mpsc::Receiver<Command>, handle: SessionHandle) {
+    while let Some(command) = receiver.recv().await {
+        match command {
+            Command::Pause => handle.pause().await,
+            Command::Resume => handle.resume().await,
+            Command::Restart => handle.restart().await,
+            Command::Disconnect => handle.disconnect().await,
+            Command::Respond(answer) => handle.respond(answer).await,
+            Command::LogIn(credentials, one_time) => handle.log_in(credentials, one_time).await,
+            Command::Sign(id, signature) => handle.sign(id, signature).await,
+            // A session that ends meanwhile says so by its last event; only one that hangs is
+            // not alive, and that one does not get here.
+            Command::Ping(reply) => {
+                if handle.ping().await {
+                    let _ = reply.send(());
+                }
+            }
+            Command::Statistics(reply) => {
+                if let Some(statistics) = handle.statistics().await {
+                    let _ = reply.send(statistics);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
