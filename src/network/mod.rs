@@ -27,6 +27,7 @@ mod netcfg;
 mod netlink;
 mod plan;
 mod types;
+mod uplink;
 
 pub use self::clean_up::{CleanUp, Leftovers, Refused, StillThere, Undone, clean_up};
 pub use self::direct::{Applied, DirectNetwork};
@@ -42,3 +43,4 @@ pub use self::plan::{
     diff,
 };
 pub use self::types::{Gateways, Network, Path, RemotePath, RouteQuery};
+pub use self::uplink::device_towards;

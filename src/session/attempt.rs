@@ -1,6 +1,5 @@
 //! One connection: from the server's name to the end of the transport.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -15,6 +14,7 @@ use super::host;
 use super::inactivity::{Inactivity, traffic};
 use super::posture::{self, Posture};
 use super::reconnect::Ending;
+use super::resolve::{self, Outside};
 use super::run::{End, Session};
 use super::signing;
 use super::stats::Statistics;
@@ -37,8 +37,6 @@ const EXIT_INTERVAL: Duration = Duration::from_millis(100);
 const EXIT_GRACE: Duration = Duration::from_millis(300);
 /// `IV_SSL`
 const TLS_LIBRARY: &str = "rustls, aws-lc";
-/// Longest that a name look-up may take.
-const RESOLVE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Bytes of control packets that are worked on: so many at once (more than the longest push reply),
 /// so many a second. Beyond it the socket is not read: the server has to wait.
@@ -106,12 +104,7 @@ impl Session {
         );
         self.enter(SessionState::Resolving { host: remote.host.clone() });
         if self.remotes.address().is_none() {
-            let lookup = resolve(&through.0, through.1, remote.family);
-            let addresses =
-                self.commands.or_wish(&self.statistics, lookup).await?.map_err(|reason| {
-                    Ending::Resolve(format!("cannot resolve {}: {reason}", through.0))
-                })?;
-            self.remotes.resolved(addresses);
+            self.find_addresses(&through.0, through.1, remote.family).await?;
         }
         let Some(address) = self.remotes.address() else {
             return Err(Ending::Resolve(format!("{} has no usable address", through.0)).into());
@@ -170,6 +163,29 @@ impl Session {
                 })
             });
         Ok((remote, connected.map_err(Ending::Transport)?))
+    }
+
+    /// Resolves the current remote's name, or else recalls the addresses it had before: while a
+    /// tunnel is kept, the host's resolver may be behind it.
+    async fn find_addresses(&mut self, host: &str, port: u16, family: Family) -> Result<(), End> {
+        let behind = if self.tunnel.is_some() {
+            Some(&self.outside)
+        } else {
+            self.outside = Outside::remember(self.config.options.device.mark).await;
+            None
+        };
+        let name = resolve::Name { host, port, family };
+        let lookup = resolve::look_up(name, behind, self.remotes.is_known());
+        match self.commands.or_wish(&self.statistics, lookup).await? {
+            Ok(addresses) => self.remotes.resolved(addresses),
+            Err(reason) if self.remotes.recall() => {
+                tracing::warn!("cannot resolve {host}: {reason}; trying the address it had before");
+            }
+            Err(reason) => {
+                return Err(Ending::Resolve(format!("cannot resolve {host}: {reason}")).into());
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn link(
@@ -630,26 +646,4 @@ async fn next_signing(signing: Option<&mut signing::Signing>) -> signing::Step {
         Some(signing) => signing.next().await,
         None => std::future::pending().await,
     }
-}
-
-async fn resolve(host: &str, port: u16, family: Family) -> Result<Vec<SocketAddr>, String> {
-    let found = tokio::time::timeout(RESOLVE_LIMIT, tokio::net::lookup_host((host, port)))
-        .await
-        .map_err(|_| "no answer from the name server".to_owned())?
-        .map_err(|e| e.to_string())?;
-    let mut addresses = Vec::new();
-    for address in found {
-        let wanted = match family {
-            Family::Any => true,
-            Family::V4 => address.is_ipv4(),
-            Family::V6 => address.is_ipv6(),
-        };
-        if wanted && !addresses.contains(&address) {
-            addresses.push(address);
-        }
-    }
-    if addresses.is_empty() {
-        return Err(format!("no address of the wanted family ({family:?})"));
-    }
-    Ok(addresses)
 }

@@ -24,6 +24,9 @@ pub(super) enum Advance {
 #[derive(Debug)]
 pub(super) struct Remotes {
     list: Vec<Remote>,
+    /// What each was last resolved to, the address that worked first; for when it cannot be
+    /// resolved.
+    known: Vec<Vec<SocketAddr>>,
     current: usize,
     /// Addresses of the current remote; empty until resolved.
     addresses: Vec<SocketAddr>,
@@ -50,7 +53,8 @@ impl Remotes {
                 }
             }
         }
-        Self { list, current: 0, addresses: Vec::new(), address: 0, rounds: 0, stays: 0 }
+        let known = vec![Vec::new(); list.len()];
+        Self { list, known, current: 0, addresses: Vec::new(), address: 0, rounds: 0, stays: 0 }
     }
 
     /// The remote to try; a profile has at least one.
@@ -65,8 +69,25 @@ impl Remotes {
 
     /// The current remote's addresses, in the resolver's order.
     pub(super) fn resolved(&mut self, addresses: Vec<SocketAddr>) {
+        if let Some(known) = self.known.get_mut(self.current) {
+            known.clone_from(&addresses);
+        }
         self.addresses = addresses;
         self.address = 0;
+    }
+
+    /// Whether the current remote has been resolved before.
+    pub(super) fn is_known(&self) -> bool {
+        self.known.get(self.current).is_some_and(|known| !known.is_empty())
+    }
+
+    /// It cannot be resolved: the addresses it had before are to be tried. False if it has none.
+    pub(super) fn recall(&mut self) -> bool {
+        if let Some(known) = self.known.get(self.current) {
+            self.addresses.clone_from(known);
+        }
+        self.address = 0;
+        !self.addresses.is_empty()
     }
 
     /// Full rounds over all remotes since the last success.
@@ -83,6 +104,10 @@ impl Remotes {
     pub(super) fn succeeded(&mut self) {
         self.rounds = 0;
         self.stays = 0;
+        let worked = self.address();
+        if let Some(known) = self.known.get_mut(self.current) {
+            known.sort_by_key(|address| Some(*address) != worked);
+        }
     }
 
     pub(super) fn advance(&mut self, how: Advance) {
@@ -155,6 +180,26 @@ mod tests {
         assert_eq!((host(&remotes), remotes.rounds()), ("a.example", 1));
         remotes.succeeded();
         assert_eq!(remotes.rounds(), 0);
+    }
+
+    #[test]
+    fn addresses_are_remembered_for_when_nothing_resolves() {
+        let mut remotes = remotes("remote a.example\nremote b.example\n");
+        let [first, second]: [SocketAddr; 2] =
+            ["192.0.2.1:1194", "192.0.2.2:1194"].map(|a| a.parse().unwrap());
+        assert!(!remotes.is_known() && !remotes.recall());
+        remotes.resolved(vec![first, second]);
+        remotes.advance(Advance::Address);
+        remotes.succeeded();
+        remotes.advance(Advance::Address);
+        assert!(!remotes.is_known() && !remotes.recall(), "b has none");
+        remotes.advance(Advance::Remote);
+        assert!(remotes.is_known());
+        assert_eq!(remotes.address(), None, "resolving comes first");
+        assert!(remotes.recall());
+        assert_eq!(remotes.address(), Some(second), "it has worked");
+        remotes.advance(Advance::Address);
+        assert_eq!(remotes.address(), Some(first));
     }
 
     #[test]

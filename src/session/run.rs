@@ -12,6 +12,7 @@ use super::network::Network;
 use super::posture::Posture;
 use super::reconnect::{Decision, Ending, Situation, decide};
 use super::remotes::{Advance, Remotes};
+use super::resolve::Outside;
 use super::signing::Signing;
 use super::stats::Statistics;
 use super::tunnel::Tunnel;
@@ -48,6 +49,7 @@ pub(super) struct Session {
     pub(super) commands: Commands,
     events: mpsc::UnboundedSender<SessionEvent>,
     pub(super) remotes: Remotes,
+    pub(super) outside: Outside,
     pub(super) tls: Arc<TlsConfig>,
     /// With an external private key only.
     pub(super) signing: Option<Signing>,
@@ -158,6 +160,7 @@ impl Session {
         };
         Ok(Self {
             remotes: Remotes::new(&config.options, &mut rand::rng()),
+            outside: Outside::default(),
             commands: Commands::new(receiver),
             events,
             tls: Arc::new(tls),

@@ -96,6 +96,19 @@ impl Client {
         Self::spawn(command, directory, profile, arguments)
     }
 
+    /// The same where `/etc/resolv.conf` is this file.
+    pub(crate) fn start_with_resolv_conf(
+        ns: &NetNs,
+        directory: &Path,
+        profile: &str,
+        resolv_conf: &str,
+    ) -> Self {
+        let mut command = ns.command("unshare");
+        let replace = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
+        command.args(["--mount", "sh", "-c", replace, resolv_conf]).arg(program());
+        Self::spawn(command, directory, profile, &[])
+    }
+
     fn spawn(mut command: Command, directory: &Path, profile: &str, arguments: &[&str]) -> Self {
         let path = directory.join("client.ovpn");
         std::fs::write(&path, profile).expect("profile");
@@ -143,6 +156,17 @@ impl Client {
         }
         self.transcript.push(line);
         Ok(())
+    }
+
+    /// Takes what it says until then.
+    pub(crate) fn listen(&mut self, duration: Duration) {
+        let deadline = Instant::now() + duration;
+        while self.step(deadline).is_ok() {}
+    }
+
+    /// How many lines so far contain `text`.
+    pub(crate) fn count(&self, text: &str) -> usize {
+        self.transcript.iter().filter(|line| line.contains(text)).count()
     }
 
     /// Waits for the next StatusChange with this code and gives its message.

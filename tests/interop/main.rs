@@ -23,4 +23,5 @@ mod failures;
 mod features;
 mod kernel;
 mod matrix;
+mod outage;
 mod resilience;
