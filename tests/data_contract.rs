@@ -548,8 +548,8 @@ async fn commands_need_a_peer<P: Plane>(ns: NetNs) {
         channel.new_key(KeySlot::Primary, key(0, 0, false)).await.map_err(Error::from),
         channel.swap_keys().await,
         channel.del_key(KeySlot::Primary).await,
-        channel.stats().await.map(|_| ()),
-        channel.del_peer().await,
+        channel.stats().await.map(drop),
+        channel.del_peer().await.map(drop),
     ];
     for (n, result) in results.into_iter().enumerate() {
         assert!(matches!(result, Err(Error::NoSuchPeer)), "command {n}: {result:?}");
@@ -613,6 +613,41 @@ async fn counts<P: Plane>(ns: NetNs) {
     assert!(after.vpn_tx_bytes - before.vpn_tx_bytes >= 10 * 128);
     assert!(after.link_tx_packets - before.link_tx_packets >= 10);
     assert!(after.link_tx_bytes - before.link_tx_bytes >= 10 * 152);
+    assert!(bench.channel.del_peer().await.unwrap().link_tx_bytes >= after.link_tx_bytes);
+}
+
+/// What became of one peer is no news of the next, even if nobody had listened yet.
+async fn nothing_is_told_of_an_earlier_peer<P: Plane>(ns: NetNs) {
+    let mut bench = bench::<P>(ns, Transport::Udp, Keepalive { interval: 0, timeout: 1 }).await;
+    for delete in [false, true] {
+        let expired = async {
+            while bench.channel.stats().await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(SOON, expired).await.unwrap();
+        if delete {
+            let _ = bench.channel.del_peer().await;
+            bench.no_event().await;
+        }
+        let config = peer(bench.control.own.duplicate(), Keepalive::default());
+        bench.control.port = bench.channel.new_peer(config, Vec::new()).await.unwrap();
+        bench.no_event().await;
+        bench.both_keys(KeySlot::Primary, 1).await;
+        assert_eq!(bench.upwards(b"up").unwrap(), b"up");
+        bench.channel.set_keepalive(Keepalive { interval: 0, timeout: 1 }).await.unwrap();
+    }
+}
+
+/// Why a server goes is told before that it does.
+async fn control_packets_come_before_the_end<P: Plane>(ns: NetNs) {
+    let mut bench = bench::<P>(ns, Transport::Tcp, Keepalive::default()).await;
+    bench.both_keys(KeySlot::Primary, 0).await;
+    bench.far.send_raw(&[0x20; 40]);
+    let FarSocket::Tcp(stream) = &bench.far.socket else { unreachable!() };
+    stream.shutdown(std::net::Shutdown::Both).unwrap();
+    assert!(matches!(bench.event().await, DataEvent::PeerDeleted(_)));
+    assert_eq!(bench.control.receive().await.unwrap(), [0x20; 40]);
 }
 
 async fn passes_control_packets<P: Plane>(ns: NetNs, transport: Transport) {
@@ -711,10 +746,12 @@ contract!(userspace, super::Userspace:
     commands_need_a_peer,
     keeps_account_of_peers_and_slots,
     another_peer_replaces_the_first,
+    nothing_is_told_of_an_earlier_peer,
     counts,
     passes_control_packets_over_udp,
     passes_control_packets_over_tcp,
     a_closed_stream_ends_the_peer,
+    control_packets_come_before_the_end,
     a_deleted_peer_leaves_the_socket_alone,
     closing_removes_the_interface,
 );
@@ -733,6 +770,7 @@ contract!(in guests: kernel, super::Kernel:
     commands_need_a_peer,
     keeps_account_of_peers_and_slots,
     another_peer_replaces_the_first,
+    nothing_is_told_of_an_earlier_peer,
     counts,
     passes_control_packets_over_udp,
     passes_control_packets_over_tcp,

@@ -13,6 +13,10 @@
 //! - Commands for a peer that does not exist fail with [`crate::Error::NoSuchPeer`].
 //! - A peer that disappears by itself is told by exactly one [`DataEvent::PeerDeleted`]; deleting
 //!   or replacing it yourself tells nothing.
+//! - Events are about the present peer. Once it is deleted or replaced, nothing more is told of it,
+//!   even if it happened before: implementations number their peers ([`crate::Generation`]) or
+//!   empty their queue in between.
+//! - Control packets that came before the transport broke are there to be read when that is told.
 
 use std::future::Future;
 
@@ -114,8 +118,12 @@ pub trait DataChannel: Send {
     /// [`Error::Unsupported`] otherwise.
     fn notify_exit(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Deletes the peer and its keys. When it returns the transport socket is the caller's alone.
-    fn del_peer(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Deletes the peer and its keys, and tells what it has counted in the end. When it returns the
+    /// transport socket is the caller's alone.
+    ///
+    /// A peer that has disappeared by itself is [`Error::NoSuchPeer`]; where the implementation
+    /// still knows its counters it tells them instead, once.
+    fn del_peer(&mut self) -> impl Future<Output = Result<PeerStats, Error>> + Send;
 
     /// The next event. Cancel safe.
     fn next_event(&mut self) -> impl Future<Output = DataEvent> + Send;

@@ -76,9 +76,9 @@ pub struct NotInstalled {
 }
 
 impl NotInstalled {
-    /// The operation failed before or at the kernel's word, or after it: that decides whether
-    /// there is still a key to give back.
-    pub(crate) fn new(error: Error, key: KeyConfig) -> Self {
+    /// The error decides whether there is still a key to give back: not if it can have come after
+    /// the key was taken.
+    pub fn new(error: Error, key: KeyConfig) -> Self {
         let key = error.is_refusal().then(|| Box::new(key));
         Self { error, key }
     }

@@ -67,6 +67,7 @@
 
 mod data_channel;
 mod error;
+mod generation;
 #[cfg(feature = "kernel")]
 pub mod kernel;
 #[cfg(feature = "recording")]
@@ -75,6 +76,7 @@ mod types;
 
 pub use data_channel::{ControlPort, DataChannel, DataEvent, Interface, PeerDeletedReason};
 pub use error::{Error, NotInstalled};
+pub use generation::{Generation, Told};
 pub use types::{
     Cipher, DirectionKey, Framing, Keepalive, KeyConfig, KeyId, KeySlot, MssClamp, PeerConfig,
     PeerId, PeerStats, TransportSocket,

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::data_channel::{ControlPort, DataChannel, DataEvent, Interface};
 use crate::error::{Error, NotInstalled};
+use crate::generation::{Generation, Told};
 use crate::types::{
     Cipher, Keepalive, KeyConfig, KeyId, KeySlot, PeerConfig, PeerId, PeerStats, TransportSocket,
 };
@@ -54,6 +55,8 @@ struct State {
     peer: bool,
     keys: [Option<KeyId>; 2],
     stats: PeerStats,
+    /// Of the present peer.
+    generation: Generation,
     closed: bool,
 }
 
@@ -71,14 +74,14 @@ pub struct RecordingDataChannel {
     interface: Interface,
     tcp_packets: bool,
     shared: Recorder,
-    events: mpsc::UnboundedReceiver<DataEvent>,
+    events: mpsc::UnboundedReceiver<Told>,
 }
 
 /// The test's side: what was called, and what happens next.
 #[derive(Clone)]
 pub struct Recorder {
     state: Arc<Mutex<State>>,
-    events: mpsc::UnboundedSender<DataEvent>,
+    events: mpsc::UnboundedSender<Told>,
 }
 
 impl std::fmt::Debug for Recorder {
@@ -154,11 +157,13 @@ impl Recorder {
     /// Lets the channel tell something. A deleted peer is gone from then on, like a failed
     /// channel's.
     pub fn tell(&self, event: DataEvent) {
+        let mut state = self.lock();
+        let told = state.generation.tells(event.clone());
         if matches!(event, DataEvent::PeerDeleted(_) | DataEvent::Failed(_)) {
-            self.lock().clear_peer();
+            state.clear_peer();
         }
         // A channel that is gone has nobody to tell.
-        let _ = self.events.send(event);
+        let _ = self.events.send(told);
     }
 
     /// Whether the channel was closed or dropped.
@@ -175,6 +180,11 @@ impl State {
     fn clear_peer(&mut self) {
         self.peer = false;
         self.keys = [None; 2];
+    }
+
+    fn replace_peer(&mut self) {
+        self.clear_peer();
+        self.generation = self.generation.next();
     }
 
     fn slot(&mut self, slot: KeySlot) -> &mut Option<KeyId> {
@@ -196,7 +206,7 @@ impl DataChannel for RecordingDataChannel {
         let PeerConfig { id, remote, keepalive, .. } = peer;
         let call = Call::NewPeer { id, tcp, remote, keepalive, residue };
         self.call(call, false, |state| {
-            state.clear_peer();
+            state.replace_peer();
             state.peer = true;
         })?;
         Ok(ControlPort::Socket { tcp_packets: tcp && self.tcp_packets })
@@ -229,16 +239,23 @@ impl DataChannel for RecordingDataChannel {
         self.call(Call::NotifyExit, true, |_| ())
     }
 
-    async fn del_peer(&mut self) -> Result<(), Error> {
-        self.call(Call::DelPeer, true, State::clear_peer)
+    async fn del_peer(&mut self) -> Result<PeerStats, Error> {
+        let stats = self.shared.lock().stats;
+        let deleted = self.call(Call::DelPeer, true, |_| ());
+        // Also of a peer that is gone already nothing more is told.
+        self.shared.lock().replace_peer();
+        deleted.map(|()| stats)
     }
 
     async fn next_event(&mut self) -> DataEvent {
-        match self.events.recv().await {
-            Some(event) => event,
-            // Cannot be: the channel holds a sender itself.
-            None => std::future::pending().await,
+        // There is always another: the channel holds a sender itself.
+        while let Some(told) = self.events.recv().await {
+            let present = self.shared.lock().generation;
+            if let Some(event) = told.about(present) {
+                return event;
+            }
         }
+        std::future::pending().await
     }
 
     async fn close(self) -> Result<(), Error> {
@@ -299,6 +316,22 @@ mod tests {
         recorder.fail_after_next(lost());
         let perhaps = channel.new_key(KeySlot::Primary, *key).await.unwrap_err();
         assert!(perhaps.key.is_none() && recorder.keys() == [Some(KeyId::FIRST), None]);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_told_of_an_earlier_peer() {
+        let (mut channel, recorder) = RecordingDataChannel::new("tun0", true);
+        let gone = || DataEvent::PeerDeleted(PeerDeletedReason::Expired);
+        let failed = DataEvent::Failed("test".to_owned());
+        channel.new_peer(peer(), Vec::new()).await.unwrap();
+        recorder.tell(gone());
+        channel.new_peer(peer(), Vec::new()).await.unwrap();
+        recorder.tell(DataEvent::PeerExit);
+        recorder.tell(gone());
+        assert_eq!(channel.next_event().await, DataEvent::PeerExit);
+        assert!(matches!(channel.del_peer().await, Err(Error::NoSuchPeer)));
+        recorder.tell(failed.clone());
+        assert_eq!(channel.next_event().await, failed);
     }
 
     #[tokio::test]

@@ -35,6 +35,8 @@ use crate::transport::{SocketOptions, Transport, TransportError};
 const EXIT_INTERVAL: Duration = Duration::from_millis(100);
 /// How long a disconnect waits for the server to acknowledge the exit notification.
 const EXIT_GRACE: Duration = Duration::from_millis(300);
+/// Packets that are read after the transport broke, at most.
+const LAST_WORDS: usize = 512;
 /// `IV_SSL`
 const TLS_LIBRARY: &str = "rustls, aws-lc";
 
@@ -245,7 +247,16 @@ impl Session {
     }
 
     /// Moves packets and time until something ends the connection.
-    async fn drive(&mut self, link: &mut Link) -> End {
+    pub(super) async fn drive(&mut self, link: &mut Link) -> End {
+        match self.converse(link).await {
+            End::Ending(Ending::Lost(why)) => {
+                self.last_words(link).await.unwrap_or(Ending::Lost(why)).into()
+            }
+            end => end,
+        }
+    }
+
+    async fn converse(&mut self, link: &mut Link) -> End {
         let mut packet = Vec::new();
         loop {
             if let Err(ending) = self.drain(link).await {
@@ -325,6 +336,37 @@ impl Session {
             let Some(event) = link.control.poll_event() else { return Ok(()) };
             self.control_event(link, event).await?;
         }
+    }
+
+    /// What the server said before the transport broke: why the connection ends is worth more than
+    /// that it does. Nothing is set up or installed any more.
+    async fn last_words(&mut self, link: &mut Link) -> Option<Ending> {
+        let mut packet = Vec::new();
+        for _ in 0..LAST_WORDS {
+            while let Some(event) = link.control.poll_event() {
+                match event {
+                    Event::Restart { .. }
+                    | Event::Halt { .. }
+                    | Event::AuthFailed(_)
+                    | Event::ServerExit
+                    | Event::Closed(_)
+                    | Event::Info(_)
+                    | Event::PendingAuth(_) => {
+                        if let Err(ending) = self.control_event(link, event).await {
+                            return Some(ending);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            if !link.transport.recv_arrived(&mut packet).await {
+                break;
+            }
+            if packet.first().is_some_and(|byte| !ovpn_dco::is_data_packet(*byte)) {
+                link.control.handle_packet(&mut packet, Instant::now());
+            }
+        }
+        None
     }
 
     pub(super) async fn control_event(

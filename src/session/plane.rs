@@ -82,7 +82,7 @@ impl DataChannel for DataPlane {
         either!(self, channel => channel.notify_exit().await)
     }
 
-    async fn del_peer(&mut self) -> Result<(), Error> {
+    async fn del_peer(&mut self) -> Result<PeerStats, Error> {
         either!(self, channel => channel.del_peer().await)
     }
 

@@ -1,7 +1,8 @@
 //! A session on top of the recording fake in the kernel's place: what becomes of it when the kernel
 //! refuses, forgets or goes. In a network namespace, because the way out is a device in userspace.
 
-use std::net::UdpSocket;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use tokio::sync::mpsc;
 use super::attempt::Link;
 use super::plane::DataPlane;
 use super::reconnect::Ending;
-use super::run::Session;
+use super::run::{End, Session};
 use super::tunnel::Tunnel;
 use super::{SessionConfig, SessionEvent, SessionState};
 use crate::control::{Event, NegotiatedParameters};
@@ -69,7 +70,6 @@ struct Bench {
     _runtime_dir: tempfile::TempDir,
 }
 
-#[expect(dead_code, reason = "kept open")]
 enum Far {
     Udp(UdpSocket),
     Tcp(std::net::TcpListener),
@@ -115,7 +115,7 @@ async fn bench(protocol: Protocol, push: &[&str]) -> Bench {
     let runtime_dir = tempfile::tempdir().unwrap();
     let credentials = Credentials { username: "joe".to_owned(), password: Secret::from("secret") };
     let config = SessionConfig {
-        credentials: credentials.clone(),
+        credentials,
         ..SessionConfig::new(Arc::new(profile.options), runtime_dir.path().to_owned())
     };
     let (commands, receiver) = mpsc::channel(1);
@@ -128,18 +128,7 @@ async fn bench(protocol: Protocol, push: &[&str]) -> Bench {
     let (channel, recorder) = RecordingDataChannel::new("lo", true);
     session.tunnel = Some(Tunnel::new(DataPlane::Recording(channel)));
 
-    let socket_options = SocketOptions::default();
-    let protector = session.network.protector();
-    let transport = match protocol {
-        Protocol::Udp => Transport::udp(remote, &socket_options, &protector).await,
-        Protocol::Tcp => Transport::tcp(remote, &socket_options, &protector).await,
-    };
-    let server = session.config.options.remotes[0].clone();
-    let mut link = session.link(server, transport.unwrap(), credentials).unwrap();
-    let mut sim = sim::Setup::new(sim::Mode::None, 1).start();
-    sim.connect();
-    link.control = sim.client;
-
+    let (mut link, _) = connection(&session, protocol, remote).await;
     let mut pushed: Vec<String> =
         ["ifconfig 10.8.0.6 255.255.255.0", "topology subnet", "peer-id 3", "cipher AES-256-GCM"]
             .map(str::to_owned)
@@ -148,6 +137,28 @@ async fn bench(protocol: Protocol, push: &[&str]) -> Bench {
     let options = SessionOptions::from_push(&session.config.options, &pushed, "").unwrap();
     link.options = Some(options.clone());
     Bench { session, link, options, recorder, events, far, _runtime_dir: runtime_dir }
+}
+
+/// A connection whose control channel is up, and the server's end of that.
+async fn connection(
+    session: &Session,
+    protocol: Protocol,
+    remote: SocketAddr,
+) -> (Link, sim::server::Server) {
+    let options = SocketOptions::default();
+    let protector = session.network.protector();
+    let setup = sim::Setup::new(sim::Mode::None, 1);
+    let (transport, setup) = match protocol {
+        Protocol::Udp => (Transport::udp(remote, &options, &protector).await, setup),
+        Protocol::Tcp => (Transport::tcp(remote, &options, &protector).await, setup.tcp()),
+    };
+    let server = session.config.options.remotes[0].clone();
+    let credentials = session.config.credentials.clone();
+    let mut link = session.link(server, transport.unwrap(), credentials).unwrap();
+    let mut sim = setup.start();
+    sim.connect();
+    link.control = sim.client;
+    (link, sim.server)
 }
 
 impl Bench {
@@ -463,6 +474,69 @@ fn the_kernels_empty_slot_is_a_mismatch_too() {
         bench.session.promote_key(&mut bench.link, key(1).key_id).await.unwrap();
         assert!(bench.soft_reset());
         assert_eq!(bench.data_path(), Some("ovpn"));
+    });
+}
+
+/// RESTART, and the end of the stream right behind it: why the server goes is told, whichever of
+/// the two is noticed first, and nothing of it reaches the next connection on the same device.
+#[test]
+fn a_server_that_restarts_and_closes() {
+    within(|| async {
+        let mut bench = bench(Protocol::Tcp, &[]).await;
+        bench.session.kernel_failure = Some("test".to_owned());
+        let Far::Tcp(listener) = &bench.far else { panic!("not TCP") };
+        let remote = listener.local_addr().unwrap();
+        let (mut old, _) = listener.accept().unwrap();
+        for round in 0..30 {
+            let (link, mut server) = connection(&bench.session, Protocol::Tcp, remote).await;
+            bench.link = link;
+            bench.link.options = Some(bench.options.clone());
+            let (mut far, _) = listener.accept().unwrap();
+            bench.session.bring_up(&mut bench.link, &bench.options).await.unwrap();
+            bench.session.install_key(&mut bench.link, key(0)).await.unwrap();
+            bench.session.connected = round % 2 == 0;
+
+            // It lives, although the one before has just died.
+            let lives = bench.session.drive(&mut bench.link);
+            let end = tokio::time::timeout(Duration::from_millis(20), lives).await;
+            assert!(end.is_err(), "round {round}: {end:?}");
+            old.set_read_timeout(Some(LONG)).unwrap();
+            let closed = old.read_to_end(&mut Vec::new());
+            assert!(!matches!(closed, Err(e) if e.kind() == ErrorKind::WouldBlock), "still open");
+
+            server.send_text("RESTART,[P]enough");
+            while let Some(packet) = server.poll_transmit(Instant::now()) {
+                let length = u16::try_from(packet.len()).unwrap().to_be_bytes();
+                far.write_all(&[&length[..], &packet].concat()).unwrap();
+            }
+            // With something unread, or to come, the end is a reset.
+            far.shutdown(if round % 3 == 0 { Shutdown::Write } else { Shutdown::Both }).unwrap();
+            let inside = UdpSocket::bind("0.0.0.0:0").unwrap();
+            for _ in 0..round % 5 {
+                inside.send_to(b"through the tunnel", "10.8.0.77:9").unwrap();
+            }
+            let end = tokio::time::timeout(LONG, bench.session.drive(&mut bench.link)).await;
+            let Ok(End::Ending(Ending::ServerRestart(reason, _))) = &end else {
+                panic!("round {round}: {end:?}");
+            };
+            assert_eq!(reason, "enough");
+            bench.session.tunnel.as_mut().unwrap().del_peer().await;
+            old = far;
+        }
+    });
+}
+
+/// In the other direction the far end sees the end at once, whatever became of the peer.
+#[test]
+fn a_peer_is_deleted_whatever_was_told_of_it() {
+    within(|| async {
+        let mut bench = bench(Protocol::Udp, &[]).await;
+        bench.connect().await;
+        let tunnel = bench.session.tunnel.as_mut().unwrap();
+        bench.recorder.tell(DataEvent::PeerDeleted(PeerDeletedReason::TransportError));
+        tunnel.next_event().await;
+        tunnel.del_peer().await;
+        assert_eq!(bench.recorder.take_calls(), [Call::DelPeer]);
     });
 }
 

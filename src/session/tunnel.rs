@@ -73,18 +73,17 @@ impl Tunnel {
         Ok(port)
     }
 
-    /// Deletes the peer, if there is one, and returns its final counters.
+    /// Deletes the peer, whether there seems to be one or not, and returns its final counters: the
+    /// newest ones seen, where the data plane knows no better.
     pub(super) async fn del_peer(&mut self) -> PeerStats {
-        let stats = self.stats().await;
-        if self.has_peer {
-            self.has_peer = false;
-            match self.plane.del_peer().await {
-                Ok(()) | Err(DataError::NoSuchPeer) => {}
-                Err(e) => tracing::debug!("deleting the peer: {e}"),
-            }
+        self.has_peer = false;
+        let seen = std::mem::take(&mut self.last_stats);
+        match self.plane.del_peer().await {
+            Ok(stats) => return stats,
+            Err(DataError::NoSuchPeer) => {}
+            Err(e) => tracing::debug!("deleting the peer: {e}"),
         }
-        self.last_stats = PeerStats::default();
-        stats
+        seen
     }
 
     /// The peer's counters; the last ones seen if it cannot be asked (any more).

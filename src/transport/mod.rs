@@ -10,6 +10,7 @@ mod tcp;
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use ovpn_dco::{ControlPort, TransportSocket};
 use tokio::net::{TcpStream, UdpSocket};
@@ -23,6 +24,9 @@ use tcp::TcpPackets;
 
 /// Largest packet either transport can carry.
 const MAX_PACKET: usize = 65_535;
+
+/// How long the runtime may take to notice what has arrived.
+const ARRIVED: Duration = Duration::from_millis(20);
 
 /// Why no transport could be set up.
 #[derive(Debug, thiserror::Error)]
@@ -208,6 +212,22 @@ impl Transport {
             (_, Io::Unwatched(_)) => return Err(unusable()),
         }
         Ok(())
+    }
+
+    /// A packet that had arrived before the transport broke, into `packet`; false: there is none.
+    pub async fn recv_arrived(&mut self, packet: &mut Vec<u8>) -> bool {
+        if let Some(Attached::Channel { incoming, .. }) = &mut self.port {
+            return match incoming.try_recv() {
+                Ok(received) => {
+                    *packet = received;
+                    true
+                }
+                Err(_) => false,
+            };
+        }
+        // The runtime may not have noticed yet.
+        let received = tokio::time::timeout(ARRIVED, self.recv(packet)).await;
+        matches!(received, Ok(Ok(())))
     }
 
     /// Sends one packet. UDP drops what cannot be sent now (the control channel retransmits); TCP

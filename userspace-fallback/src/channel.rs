@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use ovpn_dco::{
-    ControlPort, DataChannel, DataEvent, Error, Interface, Keepalive, KeyConfig, KeySlot,
-    NotInstalled, PeerConfig, PeerStats,
+    ControlPort, DataChannel, DataEvent, Error, Generation, Interface, Keepalive, KeyConfig,
+    KeySlot, NotInstalled, PeerConfig, PeerStats, Told,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -24,7 +24,9 @@ use crate::worker::{Command, Reply, Worker};
 pub struct UserspaceDataChannel {
     interface: Interface,
     commands: Option<mpsc::UnboundedSender<Command>>,
-    events: mpsc::UnboundedReceiver<DataEvent>,
+    events: mpsc::UnboundedReceiver<Told>,
+    /// Of the present peer, or of none.
+    generation: Generation,
     /// The last event was told that can be.
     failed: bool,
     published: Arc<Published>,
@@ -54,6 +56,7 @@ impl UserspaceDataChannel {
             interface,
             commands: Some(commands),
             events,
+            generation: Generation::default(),
             failed: false,
             published,
             worker: Some(worker),
@@ -90,7 +93,9 @@ impl DataChannel for UserspaceDataChannel {
     }
 
     async fn new_peer(&mut self, peer: PeerConfig, residue: Vec<u8>) -> Result<ControlPort, Error> {
-        self.ask(|reply| Command::NewPeer(Box::new(peer), residue, reply)).await
+        self.generation = self.generation.next();
+        let generation = self.generation;
+        self.ask(|reply| Command::NewPeer(generation, Box::new(peer), residue, reply)).await
     }
 
     async fn set_keepalive(&mut self, keepalive: Keepalive) -> Result<(), Error> {
@@ -120,19 +125,24 @@ impl DataChannel for UserspaceDataChannel {
         self.ask(Command::NotifyExit).await
     }
 
-    async fn del_peer(&mut self) -> Result<(), Error> {
+    async fn del_peer(&mut self) -> Result<PeerStats, Error> {
+        self.generation = self.generation.next();
         self.ask(Command::DeletePeer).await
     }
 
     async fn next_event(&mut self) -> DataEvent {
-        if self.failed {
-            return pending().await;
+        while !self.failed {
+            let Some(told) = self.events.recv().await else {
+                self.failed = true;
+                let what = format!("interface {}: worker ended", self.interface.name);
+                return DataEvent::Failed(what);
+            };
+            if let Some(event) = told.about(self.generation) {
+                self.failed = matches!(event, DataEvent::Failed(_));
+                return event;
+            }
         }
-        let event = self.events.recv().await.unwrap_or_else(|| {
-            DataEvent::Failed(format!("interface {}: worker ended", self.interface.name))
-        });
-        self.failed = matches!(event, DataEvent::Failed(_));
-        event
+        pending().await
     }
 
     async fn close(mut self) -> Result<(), Error> {

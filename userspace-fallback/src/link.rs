@@ -3,7 +3,10 @@
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use ovpn_dco::{ControlPort, DataEvent, Error, KeyConfig, KeySlot, PeerConfig, PeerDeletedReason};
+use ovpn_dco::{
+    ControlPort, DataEvent, Error, KeyConfig, KeySlot, PeerConfig, PeerDeletedReason,
+    is_data_packet,
+};
 use tokio::sync::mpsc;
 
 use crate::early::Early;
@@ -20,6 +23,8 @@ use crate::transport::{Gone, Received, Transport};
 const INCOMING: usize = 256;
 /// Control packets that wait to be sent.
 const OUTGOING: usize = 64;
+/// Reads for what a server has said before its stream broke: more than a receive buffer holds.
+const LAST_READS: usize = 256;
 
 pub(crate) struct Link {
     pub(crate) peer: Peer,
@@ -28,6 +33,8 @@ pub(crate) struct Link {
     incoming: mpsc::Sender<Vec<u8>>,
     outgoing: Option<mpsc::Receiver<Vec<u8>>>,
     early: Early,
+    /// Once is enough, however often the server says it.
+    exit_told: bool,
     /// A control packet that the socket did not take yet.
     waiting: Option<Vec<u8>>,
     /// The socket takes nothing until it is writable.
@@ -59,6 +66,7 @@ impl Link {
             incoming,
             outgoing: Some(outgoing),
             early: Early::default(),
+            exit_told: false,
             waiting: None,
             blocked: false,
         };
@@ -103,7 +111,9 @@ impl Link {
                 Opened::Consumed => authentic = true,
                 Opened::Exit => {
                     authentic = true;
-                    event(DataEvent::PeerExit);
+                    if !std::mem::replace(&mut self.exit_told, true) {
+                        event(DataEvent::PeerExit);
+                    }
                 }
                 Opened::UnknownKey => self.early.push(&slab[packet.start..end], now),
                 Opened::Ignored => {}
@@ -117,6 +127,27 @@ impl Link {
             self.timers.received(now);
         }
         Ok(received)
+    }
+
+    /// The stream has broken, maybe while sending: hands over the control packets that had arrived.
+    pub(crate) fn read_last_words(&mut self, counters: &mut Counters) {
+        if !self.transport.is_reliable() {
+            return;
+        }
+        for _ in 0..LAST_READS {
+            let Ok(received) = self.transport.receive(counters) else { return };
+            let (slab, packets) = self.transport.received();
+            for packet in packets {
+                let packet = &slab[packet.start..packet.start + packet.len];
+                let control = packet.first().is_some_and(|byte| !is_data_packet(*byte));
+                if control && self.incoming.try_send(packet.to_vec()).is_err() {
+                    counters.control_dropped += 1;
+                }
+            }
+            if received == Received::Drained {
+                return;
+            }
+        }
     }
 
     /// Puts a key into a slot, and gives the coalescer the inner packets that came before it. The

@@ -8,7 +8,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use ovpn_dco::{
-    ControlPort, DataEvent, Error, Keepalive, KeyConfig, KeySlot, PeerConfig, PeerStats,
+    ControlPort, DataEvent, Error, Generation, Keepalive, KeyConfig, KeySlot, PeerConfig,
+    PeerStats, Told,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -39,25 +40,29 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 /// What the channel asks of the worker.
 #[derive(Debug)]
 pub(crate) enum Command {
-    NewPeer(Box<PeerConfig>, Vec<u8>, Reply<ControlPort>),
+    NewPeer(Generation, Box<PeerConfig>, Vec<u8>, Reply<ControlPort>),
     SetKeepalive(Keepalive, Reply<()>),
     NewKey(KeySlot, Box<KeyConfig>, Reply<()>),
     SwapKeys(Reply<()>),
     DeleteKey(KeySlot, Reply<()>),
     NotifyExit(Reply<()>),
-    DeletePeer(Reply<()>),
+    DeletePeer(Reply<PeerStats>),
 }
 
 pub(crate) struct Worker {
     tun: TunDevice,
     options: Options,
     commands: mpsc::UnboundedReceiver<Command>,
-    events: mpsc::UnboundedSender<DataEvent>,
+    events: mpsc::UnboundedSender<Told>,
     alarm: Arc<Alarm>,
     waker: Waker,
     published: Arc<Published>,
     /// Boxed, because it is moved out and in for every batch.
     link: Option<Box<Link>>,
+    /// Of the last peer that there was.
+    generation: Generation,
+    /// What a peer had counted that went by itself, until somebody asks.
+    departed: Option<PeerStats>,
     coalescer: Coalescer,
     uplink: Uplink,
     counters: Counters,
@@ -90,7 +95,7 @@ impl Worker {
         tun: TunDevice,
         options: Options,
         commands: mpsc::UnboundedReceiver<Command>,
-        events: mpsc::UnboundedSender<DataEvent>,
+        events: mpsc::UnboundedSender<Told>,
         alarm: Arc<Alarm>,
         published: Arc<Published>,
     ) -> Self {
@@ -108,6 +113,8 @@ impl Worker {
             alarm,
             published,
             link: None,
+            generation: Generation::default(),
+            departed: None,
             coalescer: Coalescer::new(config),
             uplink: Uplink { buffer: vec![0; READ_BUFFER].into(), pending: None },
             counters: Counters::default(),
@@ -198,11 +205,19 @@ impl Worker {
         match action(&mut link, self) {
             Ok(()) => self.link = Some(link),
             Err(Gone(reason)) => {
+                // The server may have said why before it went.
+                link.read_last_words(&mut self.counters);
+                self.departed = Some(self.stats(&link));
                 drop(link);
                 self.forget_link();
                 self.event(DataEvent::PeerDeleted(reason));
             }
         }
+    }
+
+    fn stats(&self, link: &Link) -> PeerStats {
+        let send_errors = self.counters.send_dropped - self.dropped_before;
+        PeerStats { send_errors, ..link.peer.stats() }
     }
 
     /// Drops the peer and everything that belonged to it.
@@ -217,23 +232,22 @@ impl Worker {
 
     fn event(&self, event: DataEvent) {
         // Nobody listens while the channel is being closed.
-        let _ = self.events.send(event);
+        let _ = self.events.send(self.generation.tells(event));
     }
 
     fn publish(&self) {
-        let send_errors = self.counters.send_dropped - self.dropped_before;
-        let peer = self.link.as_ref().map(|l| PeerStats { send_errors, ..l.peer.stats() });
+        let peer = self.link.as_ref().map(|link| self.stats(link));
         self.published.set(Snapshot { peer, counters: self.counters });
     }
 
     /// One batch from the socket to the TUN device.
     fn receive(&mut self) {
         self.with_link(|link, worker| {
-            let events = &worker.events;
+            let (events, generation) = (&worker.events, worker.generation);
             let before = worker.counters;
             let received =
                 link.receive(worker.now, &mut worker.coalescer, &mut worker.counters, |event| {
-                    let _ = events.send(event);
+                    let _ = events.send(generation.tells(event));
                 });
             worker.counters.acknowledgements_superseded = worker.coalescer.superseded();
             worker.pacer.received(
@@ -389,7 +403,8 @@ impl Worker {
     fn obey_one(&mut self, command: Command) {
         // Whoever asked may have given up waiting for the answer.
         match command {
-            Command::NewPeer(config, residue, reply) => {
+            Command::NewPeer(generation, config, residue, reply) => {
+                self.generation = generation;
                 let _ = reply.send(self.new_peer(*config, &residue));
             }
             Command::SetKeepalive(keepalive, reply) => {
@@ -425,9 +440,10 @@ impl Worker {
                 let _ = reply.send(exists);
             }
             Command::DeletePeer(reply) => {
-                let exists = self.for_link(|_, _| Ok(()));
+                let stats = self.link.as_ref().map(|link| self.stats(link));
+                let stats = stats.or_else(|| self.departed.take());
                 self.forget_link();
-                let _ = reply.send(exists);
+                let _ = reply.send(stats.ok_or(Error::NoSuchPeer));
             }
         }
     }
@@ -449,6 +465,7 @@ impl Worker {
 
     fn new_peer(&mut self, config: PeerConfig, residue: &[u8]) -> Result<ControlPort, Error> {
         self.forget_link();
+        self.departed = None;
         let (link, port) = Link::new(config, residue, &self.options, self.now)?;
         self.link = Some(Box::new(link));
         self.dropped_before = self.counters.send_dropped;

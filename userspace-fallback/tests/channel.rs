@@ -101,16 +101,46 @@ async fn nonsense_on_tcp_ends_the_peer() {
 
 #[tokio::test]
 async fn a_closed_stream_is_a_disconnect() {
-    let (_namespace, mut channel, _port, far) = over_tcp(Vec::new()).await;
+    let (_namespace, mut channel, _port, mut far) = over_tcp(Vec::new()).await;
+    far.write_all(&framed(&sealed(&mut far_peer(), &message::PING))).unwrap();
     drop(far);
     let expected = DataEvent::PeerDeleted(PeerDeletedReason::TransportDisconnect);
     assert_eq!(event(&mut channel).await.unwrap(), expected);
+    // What it had counted is not lost with it.
+    assert!(matches!(channel.stats().await, Err(Error::NoSuchPeer)));
+    assert_eq!(channel.del_peer().await.unwrap().link_rx_packets, 1);
+    assert!(matches!(channel.del_peer().await, Err(Error::NoSuchPeer)));
+}
+
+/// A send finds out first that the connection is over, and the server had said why.
+#[tokio::test]
+async fn what_had_arrived_before_a_send_failed_is_handed_over() {
+    for round in 0..40 {
+        let (namespace, mut channel, port, mut far) = over_tcp(Vec::new()).await;
+        namespace.add_address("tun0", "10.77.0.1/24");
+        let ControlPort::Channel { mut incoming, outgoing } = port else { panic!("no channel") };
+        let inside = namespace.run(|| UdpSocket::bind("10.77.0.1:0").unwrap());
+        // Unread data makes the end a reset, which a send reports before a read does.
+        for n in 0..5 {
+            inside.send_to(&[n; 1000], "10.77.0.2:9").unwrap();
+        }
+        far.write_all(&framed(&[0x20; 40])).unwrap();
+        drop(far);
+        for _ in 0..round {
+            let _ = inside.send_to(&[1; 100], "10.77.0.2:9");
+            let _ = outgoing.try_send(vec![0x20; 40]);
+        }
+        assert!(matches!(event(&mut channel).await.unwrap(), DataEvent::PeerDeleted(_)));
+        assert_eq!(incoming.try_recv().unwrap(), [0x20; 40], "round {round}");
+    }
 }
 
 #[tokio::test]
-async fn exit_is_told_both_ways() {
+async fn exit_is_told_both_ways_once() {
     let mut tunnel = Tunnel::new(Setup::default()).await;
-    tunnel.a.notify_exit().await.unwrap();
+    for _ in 0..20 {
+        tunnel.a.notify_exit().await.unwrap();
+    }
     assert_eq!(event(&mut tunnel.b).await.unwrap(), DataEvent::PeerExit);
     no_event(&mut tunnel.b).await;
     tunnel.b.notify_exit().await.unwrap();

@@ -370,13 +370,14 @@ impl Backend {
         self.device.del_key(id, slot)
     }
 
-    fn del_peer(&mut self) -> Result<(), Error> {
+    fn del_peer(&mut self) -> Result<PeerStats, Error> {
         let id = self.peer()?.id;
+        let stats = self.stats();
         // If the kernel does not answer, the descriptor is still given up: closing it is the
         // other way to end a peer.
         let result = self.device.del_peer(id);
         self.peer = None;
-        result
+        result.and(stats)
     }
 
     /// Deletes the peer, then the link. Nothing may be asked of the link afterwards.
@@ -386,7 +387,7 @@ impl Backend {
         }
         let peer = match self.del_peer() {
             Err(Error::NoSuchPeer | Error::Kernel { errno: libc::ENODEV, .. }) => Ok(()),
-            other => other,
+            other => other.map(drop),
         };
         if self.created {
             // Also ends the peer.
@@ -416,9 +417,11 @@ impl DataChannel for KernelDataChannel {
         if peer.framing != Framing::None {
             return Err(unsupported(self.api, "compression framing"));
         }
-        let port = self.request(move |backend| backend.new_peer(peer)).await?;
-        self.torn_down = None;
-        Ok(port)
+        match self.del_peer().await {
+            Ok(_) | Err(Error::NoSuchPeer) => {}
+            Err(error) => tracing::debug!(%error, "deleting the peer that is replaced"),
+        }
+        self.request(move |backend| backend.new_peer(peer)).await
     }
 
     async fn set_keepalive(&mut self, keepalive: Keepalive) -> Result<(), Error> {
@@ -445,21 +448,27 @@ impl DataChannel for KernelDataChannel {
         Err(unsupported(self.api, "the in-band exit notification"))
     }
 
-    async fn del_peer(&mut self) -> Result<(), Error> {
-        let id = self
+    async fn del_peer(&mut self) -> Result<PeerStats, Error> {
+        let deleted = self
             .request(|backend| {
                 let id = backend.peer()?.id;
-                backend.del_peer().map(|()| id)
+                Ok((id, backend.del_peer()))
             })
-            .await?;
-        if self.api == Api::OvpnDcoV2 {
+            .await;
+        if let Ok((id, Ok(_))) = deleted
+            && self.api == Api::OvpnDcoV2
+        {
             // This module gives the socket back later, after it has told about the deletion.
             let told = self.events.wait_for_deletion(id);
             if tokio::time::timeout(RELEASE_PATIENCE, told).await.is_ok() {
                 tokio::time::sleep(RELEASE_PAUSE).await;
             }
         }
-        Ok(())
+        // Peer ids repeat (the server chooses them), so what is left of this one must not be there
+        // when the next one comes.
+        self.torn_down = None;
+        self.events.forget_peers();
+        deleted?.1
     }
 
     async fn next_event(&mut self) -> DataEvent {

@@ -99,6 +99,22 @@ impl Events {
         }
     }
 
+    /// Takes in what has been told so far, and forgets what of it is about peers.
+    pub(super) fn forget_peers(&mut self) {
+        // Past the runtime, which learns later what has arrived.
+        loop {
+            self.buffer.clear();
+            match self.group.socket_ref().recv_from(&mut self.buffer, libc::MSG_DONTWAIT) {
+                Ok((_, from)) if from.port_number() == 0 => self.group_datagram(),
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // Whatever else it is, the next read finds it again, or finds out what it meant.
+                Err(_) => break,
+            }
+        }
+        self.pending.retain(|event| !matches!(event, Event::Peer(..)));
+    }
+
     /// Reads from whichever socket has something.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // The group first: it says why a peer went, and a deleted link does not.
@@ -217,6 +233,16 @@ mod tests {
         events.group_datagram();
         let gone = PeerEvent::Deleted(crate::PeerDeletedReason::Expired);
         assert_eq!(events.pending, [Event::Peer(PeerId::new(5).unwrap(), gone), Event::Overrun]);
+    }
+
+    #[tokio::test]
+    async fn what_is_about_earlier_peers_is_forgotten() {
+        let mut events = events();
+        let peer = PeerEvent::KeyExhausted(crate::KeyId::FIRST);
+        let peer = Event::Peer(PeerId::new(5).unwrap(), peer);
+        events.pending.extend([peer.clone(), Event::LinkGone, peer, Event::Overrun]);
+        events.forget_peers();
+        assert_eq!(events.pending, [Event::LinkGone, Event::Overrun]);
     }
 
     #[tokio::test]
