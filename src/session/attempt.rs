@@ -326,10 +326,11 @@ impl Session {
                     self.control_event(link, event).await?;
                 }
             }
-            while link.control.poll_transmit(Instant::now(), &mut packet) {
+            while link.transport.has_room()
+                && link.control.poll_transmit(Instant::now(), &mut packet)
+            {
                 link.transport
                     .send(&packet)
-                    .await
                     .map_err(|e| Ending::Lost(format!("cannot send to the server: {e}")))?;
                 packet.clear();
             }
@@ -362,9 +363,7 @@ impl Session {
             if !link.transport.recv_arrived(&mut packet).await {
                 break;
             }
-            if packet.first().is_some_and(|byte| !ovpn_dco::is_data_packet(*byte)) {
-                link.control.handle_packet(&mut packet, Instant::now());
-            }
+            link.received(&mut packet);
         }
         None
     }

@@ -177,8 +177,11 @@ impl Session {
             self.tunnel = Some(Tunnel::new(DataPlane::Kernel(channel)));
         }
         self.configure(link, options).await?;
-        tokio::time::timeout(HANDOVER_LIMIT, link.come_to_boundary())
+        let arrival = tokio::time::timeout(HANDOVER_LIMIT, link.come_to_boundary());
+        self.commands
+            .unless_wished(&self.statistics, arrival)
             .await
+            .ok_or_else(interrupted)?
             .map_err(|_| {
                 // Userspace can go on in the middle of a packet.
                 let why = "the TCP stream does not come to a packet's end".to_owned();
@@ -212,8 +215,11 @@ impl Session {
         if let Some(tunnel) = &mut self.tunnel {
             tunnel.why_not_kernel = why_not_kernel;
         }
-        tokio::time::timeout(HANDOVER_LIMIT, link.transport.flush())
+        let written = tokio::time::timeout(HANDOVER_LIMIT, link.transport.flush());
+        self.commands
+            .unless_wished(&self.statistics, written)
             .await
+            .ok_or_else(interrupted)?
             .map_err(|_| Ending::Lost("the TCP stream stands still".to_owned()))?
             .map_err(|e| Ending::Lost(format!("the connection to the server broke: {e}")))?;
         self.add_peer(link, options).await
@@ -380,6 +386,11 @@ impl Session {
             device_path: tunnel.device_path.clone(),
         })
     }
+}
+
+/// A wish came before the stream was ready. It is next.
+fn interrupted() -> Failure {
+    Ending::Lost("interrupted".to_owned()).into()
 }
 
 fn userspace(device: TunDevice) -> Result<Tunnel, DataError> {

@@ -122,6 +122,33 @@ impl Commands {
         }
     }
 
+    /// Runs `future`, unless a wish comes first, which waits for its turn: `None`. Answers
+    /// meanwhile.
+    pub(super) async fn unless_wished<T>(
+        &mut self,
+        statistics: &Statistics,
+        future: impl Future<Output = T>,
+    ) -> Option<T> {
+        tokio::pin!(future);
+        loop {
+            let wished = self
+                .postponed
+                .iter()
+                .any(|request| matches!(request, Request::Wish(wish) if *wish != Wish::Resume));
+            tokio::select! {
+                biased;
+                result = &mut future => return Some(result),
+                () = std::future::ready(()), if wished => return None,
+                request = self.receive() => match request {
+                    Request::Statistics(reply) => {
+                        let _ = reply.send(statistics.clone());
+                    }
+                    request => self.postponed.push_back(request),
+                }
+            }
+        }
+    }
+
     /// Runs `future`, unless a wish comes first. A resume without a pause is no wish.
     pub(super) async fn or_wish<T>(
         &mut self,

@@ -15,6 +15,7 @@ use ovpn_dco::{
 use tokio::sync::mpsc;
 
 use super::attempt::Link;
+use super::commands::{Command, Wish};
 use super::plane::DataPlane;
 use super::reconnect::Ending;
 use super::run::{End, Session};
@@ -67,6 +68,8 @@ struct Bench {
     events: mpsc::UnboundedReceiver<SessionEvent>,
     /// The far end of the transport.
     far: Far,
+    /// Without it a session would want to disconnect.
+    commands: mpsc::Sender<Command>,
     _runtime_dir: tempfile::TempDir,
 }
 
@@ -119,8 +122,6 @@ async fn bench(protocol: Protocol, push: &[&str]) -> Bench {
         ..SessionConfig::new(Arc::new(profile.options), runtime_dir.path().to_owned())
     };
     let (commands, receiver) = mpsc::channel(1);
-    // Without a handle a session would want to disconnect.
-    std::mem::forget(commands);
     let (sender, events) = mpsc::unbounded_channel();
     let mut session = Session::new(config, receiver, sender).await.unwrap();
     session.kernel = report();
@@ -136,7 +137,7 @@ async fn bench(protocol: Protocol, push: &[&str]) -> Bench {
     pushed.extend(push.iter().map(|option| (*option).to_owned()));
     let options = SessionOptions::from_push(&session.config.options, &pushed, "").unwrap();
     link.options = Some(options.clone());
-    Bench { session, link, options, recorder, events, far, _runtime_dir: runtime_dir }
+    Bench { session, link, options, recorder, events, far, commands, _runtime_dir: runtime_dir }
 }
 
 /// A connection whose control channel is up, and the server's end of that.
@@ -281,7 +282,7 @@ fn a_refused_first_key_makes_userspace_take_over() {
 #[test]
 fn a_key_that_the_kernel_may_have_is_never_used_again() {
     for lost in [
-        Error::io("KEY_NEW", std::io::ErrorKind::TimedOut.into()),
+        Error::io("KEY_NEW", ErrorKind::TimedOut.into()),
         Error::Malformed { what: "PEER_GET reply".to_owned() },
         Error::Closed,
     ] {
@@ -526,6 +527,61 @@ fn a_server_that_restarts_and_closes() {
     });
 }
 
+/// The stream and every queue on the way are full; commands are answered, timers run.
+#[test]
+fn a_server_that_does_not_read() {
+    within(|| async {
+        for attached in [true, false] {
+            let mut bench = bench(Protocol::Tcp, &["ping 1", "ping-restart 5"]).await;
+            bench.session.kernel_failure = Some("test".to_owned());
+            let Far::Tcp(listener) = &bench.far else { panic!("not TCP") };
+            let remote = listener.local_addr().unwrap();
+            drop(listener.accept().unwrap());
+            socket2::SockRef::from(listener).set_recv_buffer_size(2048).unwrap();
+            let (link, mut server) = connection(&bench.session, Protocol::Tcp, remote).await;
+            bench.link = link;
+            let (mut far, _) = listener.accept().unwrap();
+            let socket = bench.link.transport.share().unwrap();
+            let TransportSocket::Tcp(socket) = socket else { panic!("not TCP") };
+            socket2::SockRef::from(&socket).set_send_buffer_size(2048).unwrap();
+            bench.link.options = Some(bench.options.clone());
+            if attached {
+                bench.session.bring_up(&mut bench.link, &bench.options).await.unwrap();
+                bench.session.install_key(&mut bench.link, key(0)).await.unwrap();
+            }
+            // One message again and again, each to be acknowledged.
+            server.send_text("INFO,again");
+            let packet = server.poll_transmit(Instant::now()).unwrap();
+            let framed =
+                [&u16::try_from(packet.len()).unwrap().to_be_bytes(), &packet[..]].concat();
+            let flood = std::thread::spawn(move || {
+                let burst = framed.repeat(100);
+                (0..200).all(|_| far.write_all(&burst).is_ok()).then_some(far)
+            });
+            let commands = bench.commands.clone();
+            let user = async {
+                while !flood.is_finished() {
+                    let (reply, answer) = tokio::sync::oneshot::channel();
+                    assert!(commands.send(Command::Statistics(reply)).await.is_ok());
+                    answer.await.unwrap();
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                assert!(commands.send(Command::Disconnect).await.is_ok());
+                std::future::pending::<()>().await;
+            };
+            let end = tokio::time::timeout(3 * LONG, async {
+                tokio::select! {
+                    end = bench.session.drive(&mut bench.link) => end,
+                    () = user => unreachable!(),
+                }
+            });
+            let end = end.await;
+            assert!(matches!(end, Ok(End::Wish(Wish::Disconnect))), "{attached}: {end:?}");
+            drop(flood);
+        }
+    });
+}
+
 /// In the other direction the far end sees the end at once, whatever became of the peer.
 #[test]
 fn a_peer_is_deleted_whatever_was_told_of_it() {
@@ -583,7 +639,7 @@ fn a_packet_that_cannot_be_sent_is_in_the_statistics() {
     within(|| async {
         let mut bench = bench(Protocol::Udp, &[]).await;
         assert_eq!(bench.link.statistics().get("NETWORK_SEND_ERROR"), 0);
-        bench.link.transport.send(&[0; 65_535]).await.unwrap();
+        bench.link.transport.send(&[0; 65_535]).unwrap();
         assert_eq!(bench.link.statistics().get("NETWORK_SEND_ERROR"), 1);
     });
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use ovpn_dco::{ControlPort, TransportSocket};
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 
 pub use http_proxy::ProxyError;
 pub use socket::{Protect, SocketOptions};
@@ -64,6 +64,8 @@ pub struct Transport {
     port: Option<Attached>,
     remote: SocketAddr,
     send_errors: u64,
+    /// [`Self::has_room`] has said no.
+    full: bool,
 }
 
 #[derive(Debug)]
@@ -122,7 +124,7 @@ enum Attached {
 
 impl Transport {
     const fn new(io: Io, protocol: Protocol, remote: SocketAddr) -> Self {
-        Self { io, protocol, port: None, remote, send_errors: 0 }
+        Self { io, protocol, port: None, remote, send_errors: 0, full: false }
     }
 
     /// A UDP socket connected to `remote`. Connecting filters packets from elsewhere, which also
@@ -189,14 +191,19 @@ impl Transport {
     }
 
     /// The next control packet (any packet while nothing is attached), without TCP length, into
-    /// `packet`. Cancel safe. An error is the end of the transport; UDP has none that is.
+    /// `packet`. An empty one: nothing was received, but there is room again that
+    /// [`Self::has_room`] did not find. Cancel safe. An error is the end of the transport; UDP has
+    /// none that is.
     pub async fn recv(&mut self, packet: &mut Vec<u8>) -> io::Result<()> {
         packet.clear();
         match (&mut self.port, &mut self.io) {
-            (Some(Attached::Channel { incoming, .. }), _) => match incoming.recv().await {
-                Some(received) => *packet = received,
-                // The data channel tells why by an event of its own.
-                None => std::future::pending().await,
+            (Some(Attached::Channel { incoming, outgoing }), _) => tokio::select! {
+                received = incoming.recv() => match received {
+                    Some(received) => *packet = received,
+                    // The data channel tells why by an event of its own.
+                    None => std::future::pending().await,
+                },
+                Ok(_) = outgoing.reserve(), if self.full => self.full = false,
             },
             (_, Io::Udp { socket, buffer }) => loop {
                 match socket.recv(buffer).await {
@@ -208,7 +215,7 @@ impl Transport {
                     Err(e) => tracing::debug!("receive from {}: {e}", self.remote),
                 }
             },
-            (_, Io::Tcp(tcp)) => tcp.recv(packet).await?,
+            (_, Io::Tcp(tcp)) => tcp.recv(packet, self.full).await?,
             (_, Io::Unwatched(_)) => return Err(unusable()),
         }
         Ok(())
@@ -230,19 +237,34 @@ impl Transport {
         matches!(received, Ok(Ok(())))
     }
 
-    /// Sends one packet. UDP drops what cannot be sent now (the control channel retransmits); TCP
-    /// keeps it for [`Self::recv`] and [`Self::flush`].
-    pub async fn send(&mut self, packet: &[u8]) -> io::Result<()> {
+    /// Whether [`Self::send`] takes another packet. A server that reads nothing fills a stream and
+    /// every queue before it, so what is to be sent then waits where it is made, and nothing waits
+    /// for the server. UDP always has room: what there is no room for is lost.
+    pub fn has_room(&mut self) -> bool {
+        let room = match (&self.port, &self.io) {
+            _ if self.protocol == Protocol::Udp => true,
+            // One that is closed has an error to tell.
+            (Some(Attached::Channel { outgoing, .. }), _) => {
+                outgoing.capacity() > 0 || outgoing.is_closed()
+            }
+            (_, Io::Tcp(tcp)) => tcp.has_room(),
+            (_, Io::Udp { .. } | Io::Unwatched(_)) => true,
+        };
+        self.full = !room;
+        room
+    }
+
+    /// Sends one packet, without waiting. UDP drops what cannot be sent now (the control channel
+    /// retransmits); TCP keeps it for [`Self::recv`] and [`Self::flush`], and drops it only without
+    /// [`Self::has_room`].
+    pub fn send(&mut self, packet: &[u8]) -> io::Result<()> {
         let sent = match (&mut self.port, &mut self.io) {
-            (Some(Attached::Channel { outgoing, .. }), _) => match self.protocol {
-                Protocol::Udp => outgoing
-                    .try_send(packet.to_vec())
-                    .map_err(|_| io::Error::other("the data channel is busy")),
-                Protocol::Tcp => outgoing
-                    .send(packet.to_vec())
-                    .await
-                    .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe)),
-            },
+            (Some(Attached::Channel { outgoing, .. }), _) => {
+                outgoing.try_send(packet.to_vec()).map_err(|error| match error {
+                    TrySendError::Full(_) => io::ErrorKind::WouldBlock.into(),
+                    TrySendError::Closed(_) => io::ErrorKind::BrokenPipe.into(),
+                })
+            }
             (_, Io::Unwatched(_)) => return Err(unusable()),
             (_, Io::Udp { socket, .. }) => socket.try_send(packet).map(drop),
             (_, Io::Tcp(tcp)) => tcp.send(packet),
@@ -250,8 +272,8 @@ impl Transport {
         let Err(error) = sent else { return Ok(()) };
         self.send_errors += 1;
         match self.protocol {
-            Protocol::Tcp => Err(error),
-            Protocol::Udp => {
+            Protocol::Tcp if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            Protocol::Tcp | Protocol::Udp => {
                 tracing::debug!("send to {}: {error}", self.remote);
                 Ok(())
             }
@@ -358,7 +380,7 @@ mod tests {
         transport.attach(ControlPort::Channel { incoming, outgoing }).unwrap();
         assert!(matches!(transport.io, Io::Unwatched(Some(_))));
         assert!(transport.share().is_ok());
-        transport.send(b"up").await.unwrap();
+        transport.send(b"up").unwrap();
         assert_eq!(from_caller.recv().await.unwrap(), b"up");
         to_caller.send(b"down".to_vec()).await.unwrap();
         let mut packet = Vec::new();
@@ -371,6 +393,74 @@ mod tests {
         assert_eq!(packet, b"again");
     }
 
+    async fn tcp() -> (Transport, TcpStream) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let remote = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(remote).await.unwrap();
+        let io = Io::Tcp(TcpPackets::new(stream));
+        (Transport::new(io, Protocol::Tcp, remote), listener.accept().await.unwrap().0)
+    }
+
+    /// Sends numbered packets until there is no room; how many.
+    fn fill(transport: &mut Transport) -> u32 {
+        let mut sent = 0u32;
+        while transport.has_room() {
+            let number = sent.to_be_bytes();
+            transport.send(&[&number[..], &[0; 5000]].concat()).unwrap();
+            sent += 1;
+            assert!(sent < 20_000, "100 MB wait to be sent");
+        }
+        sent
+    }
+
+    /// Nothing waits for a server that does not read; nothing is lost, and once it reads things go
+    /// on.
+    #[tokio::test]
+    async fn a_stream_that_nobody_reads() {
+        use tokio::io::AsyncReadExt;
+        let (mut transport, mut server) = tcp().await;
+        let sent = fill(&mut transport);
+        let mut packet = Vec::new();
+        let quiet = tokio::time::timeout(Duration::from_millis(50), transport.recv(&mut packet));
+        assert!(quiet.await.is_err(), "no room");
+        let reader = tokio::spawn(async move {
+            for number in 0..=sent {
+                let mut packet = [0; 5006];
+                server.read_exact(&mut packet).await.unwrap();
+                assert_eq!(packet[..6], [&[0x13, 0x8c], &number.to_be_bytes()[..]].concat());
+            }
+        });
+        transport.recv(&mut packet).await.unwrap();
+        assert!(packet.is_empty() && transport.has_room());
+        transport.send(&[&sent.to_be_bytes()[..], &[0; 5000]].concat()).unwrap();
+        transport.flush().await.unwrap();
+        reader.await.unwrap();
+        assert_eq!(transport.send_errors(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_busy_data_channel_of_a_stream() {
+        let (mut transport, _server) = tcp().await;
+        let (to_caller, incoming) = mpsc::channel(1);
+        let (outgoing, mut from_caller) = mpsc::channel(2);
+        transport.attach(ControlPort::Channel { incoming, outgoing }).unwrap();
+        assert_eq!(fill(&mut transport), 2);
+        to_caller.send(b"down".to_vec()).await.unwrap();
+        let mut packet = Vec::new();
+        transport.recv(&mut packet).await.unwrap();
+        assert_eq!(packet, b"down", "full in one direction only");
+        let quiet = tokio::time::timeout(Duration::from_millis(50), transport.recv(&mut packet));
+        assert!(quiet.await.is_err(), "no room");
+        from_caller.recv().await.unwrap();
+        transport.recv(&mut packet).await.unwrap();
+        assert!(packet.is_empty());
+        assert_eq!(fill(&mut transport), 1);
+        drop(from_caller);
+        assert!(transport.has_room(), "for an error");
+        let error = transport.send(b"lost").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    }
+
     #[tokio::test]
     async fn packets_that_cannot_be_sent_are_counted() {
         let server = UdpSocket::bind("127.0.0.1:0").await.unwrap();
@@ -379,17 +469,17 @@ mod tests {
         socket.connect(remote).await.unwrap();
         socket.writable().await.unwrap();
         let mut transport = Transport::new(Io::udp(socket), Protocol::Udp, remote);
-        transport.send(b"fits").await.unwrap();
+        transport.send(b"fits").unwrap();
         assert_eq!(transport.send_errors(), 0);
         // No IP packet can hold it.
-        transport.send(&[0; MAX_PACKET]).await.unwrap();
+        transport.send(&[0; MAX_PACKET]).unwrap();
         assert_eq!(transport.send_errors(), 1);
 
         let (_to_caller, incoming) = mpsc::channel(1);
         let (outgoing, _from_caller) = mpsc::channel(1);
         transport.attach(ControlPort::Channel { incoming, outgoing }).unwrap();
-        transport.send(b"taken").await.unwrap();
-        transport.send(b"too many").await.unwrap();
+        transport.send(b"taken").unwrap();
+        transport.send(b"too many").unwrap();
         assert_eq!(transport.send_errors(), 2);
     }
 }

@@ -11,6 +11,8 @@ use tokio::net::TcpStream;
 use super::MAX_PACKET;
 
 const LENGTH: usize = 2;
+/// Bytes that may wait to be written before the next packet is refused.
+const UNSENT: usize = 64 * 1024;
 
 /// A stream cut into packets. Reads exactly one packet's bytes at a time, never further, so that
 /// the stream can be handed over between two packets.
@@ -34,8 +36,9 @@ impl TcpPackets {
         self.one_packet_per_read = yes;
     }
 
-    /// The next packet; meanwhile writes what waits. Cancel safe.
-    pub(super) async fn recv(&mut self, packet: &mut Vec<u8>) -> io::Result<()> {
+    /// The next packet; meanwhile writes what waits. With `or_room` it also returns, with nothing,
+    /// once [`Self::has_room`]. Cancel safe.
+    pub(super) async fn recv(&mut self, packet: &mut Vec<u8>, or_room: bool) -> io::Result<()> {
         loop {
             if let Some(len) = self.expected()?
                 && self.partial.len() == len
@@ -49,6 +52,9 @@ impl TcpPackets {
                 ready = self.stream.writable(), if self.has_unsent() => {
                     ready?;
                     self.write_some()?;
+                    if or_room && self.has_room() {
+                        return Ok(());
+                    }
                     continue;
                 }
             }
@@ -82,7 +88,17 @@ impl TcpPackets {
         }
     }
 
+    /// Whether another packet is taken.
+    pub(super) fn has_room(&self) -> bool {
+        self.unsent.len() < UNSENT
+    }
+
+    /// Writes a packet, or keeps it until it can be written; `WouldBlock` without
+    /// [`Self::has_room`].
     pub(super) fn send(&mut self, packet: &[u8]) -> io::Result<()> {
+        if !self.has_room() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
         let length = u16::try_from(packet.len())
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, "packet over 64 KiB"))?;
         self.unsent.extend_from_slice(&length.to_be_bytes());
@@ -176,13 +192,13 @@ mod tests {
         let mut packet = Vec::new();
         for expected in [&b"abc"[..], b"d", b"ef", b"gh"] {
             packet.clear();
-            packets.recv(&mut packet).await.unwrap();
+            packets.recv(&mut packet, false).await.unwrap();
             assert_eq!(packet, expected);
             assert!(packets.at_boundary());
         }
         packet.clear();
         assert_eq!(
-            packets.recv(&mut packet).await.unwrap_err().kind(),
+            packets.recv(&mut packet, false).await.unwrap_err().kind(),
             io::ErrorKind::UnexpectedEof
         );
     }
@@ -193,7 +209,7 @@ mod tests {
         server.write_all(b"\0\x01a\0\x05bc").await.unwrap();
         let mut packet = Vec::new();
         assert!(packets.has_unread());
-        packets.recv(&mut packet).await.unwrap();
+        packets.recv(&mut packet, false).await.unwrap();
         assert!(packets.at_boundary() && packets.has_unread());
         let mut rest = [0; 16];
         packets.stream.readable().await.unwrap();
@@ -210,8 +226,10 @@ mod tests {
         let (mut packets, mut server) = pair().await;
         server.write_all(b"\0\x05bc").await.unwrap();
         let mut packet = Vec::new();
-        let early =
-            tokio::time::timeout(std::time::Duration::from_millis(50), packets.recv(&mut packet));
+        let early = tokio::time::timeout(
+            std::time::Duration::from_millis(50),
+            packets.recv(&mut packet, false),
+        );
         assert!(early.await.is_err());
         assert!(!packets.at_boundary());
         assert_eq!(packets.take_residue(), b"\0\x05bc");
@@ -221,7 +239,7 @@ mod tests {
     async fn length_zero_is_an_error() {
         let (mut packets, mut server) = pair().await;
         server.write_all(b"\0\0").await.unwrap();
-        let error = packets.recv(&mut Vec::new()).await.unwrap_err();
+        let error = packets.recv(&mut Vec::new(), false).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
     }
 }
