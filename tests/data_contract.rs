@@ -311,6 +311,7 @@ fn peer(socket: TransportSocket, keepalive: Keepalive) -> PeerConfig {
         keepalive,
         framing: Framing::None,
         mss: None,
+        allow_recursive_routing: false,
     }
 }
 

@@ -83,6 +83,7 @@ fn peer(
             keepalive: Keepalive { interval: 10, timeout: 60 },
             framing: Framing::None,
             mss: None,
+            allow_recursive_routing: false,
         };
         channel.new_peer(peer, Vec::new()).await?;
 

@@ -37,6 +37,7 @@
 //!         keepalive: Keepalive { interval: 10, timeout: 60 },
 //!         framing: Framing::None,
 //!         mss: None,
+//!         allow_recursive_routing: false,
 //!     };
 //!     channel.new_peer(peer, Vec::new()).await?;
 //!

@@ -292,6 +292,7 @@ mod tests {
             keepalive: Keepalive::default(),
             framing: Framing::None,
             mss: None,
+            allow_recursive_routing: false,
         }
     }
 

@@ -270,6 +270,11 @@ pub struct PeerConfig {
     pub framing: Framing,
     /// MSS clamping (userspace only; the kernel path uses link MTU and route MSS).
     pub mss: Option<MssClamp>,
+    /// Packets that are on their way to [`Self::remote`] themselves (address, protocol and port) go
+    /// into the tunnel like others. Otherwise they are dropped: a route to the server that is gone
+    /// would send each packet round and round (userspace only; the kernel's limit on nested
+    /// transmissions ends it there).
+    pub allow_recursive_routing: bool,
 }
 
 /// Traffic counters of one peer since it was created.
@@ -293,4 +298,7 @@ pub struct PeerStats {
     pub replay_errors: u64,
     /// Packets that the transport socket refused for good (userspace only).
     pub send_errors: u64,
+    /// Packets of the transport itself that came back through the tunnel and were dropped
+    /// (userspace only).
+    pub recursive_packets: u64,
 }

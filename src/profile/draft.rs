@@ -477,6 +477,7 @@ fn defaults() -> Options {
         device: DeviceOptions {
             name: "tun".to_owned(),
             persist: false,
+            allow_recursive_routing: false,
             tx_queue_len: None,
             sndbuf: None,
             rcvbuf: None,

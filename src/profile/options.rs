@@ -359,6 +359,8 @@ pub struct DeviceOptions {
     pub name: String,
     /// `persist-tun`
     pub persist: bool,
+    /// `allow-recursive-routing`
+    pub allow_recursive_routing: bool,
     /// `txqueuelen`
     pub tx_queue_len: Option<u32>,
     /// `sndbuf`

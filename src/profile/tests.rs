@@ -55,6 +55,12 @@ fn what_openvpn_3_accepts_too() {
 }
 
 #[test]
+fn recursive_routing_is_allowed_only_where_it_is_asked_for() {
+    assert!(!with("").options.device.allow_recursive_routing);
+    assert!(with("allow-recursive-routing").options.device.allow_recursive_routing);
+}
+
+#[test]
 fn client_may_be_written_as_its_parts() {
     let parts = base().replace("client\n", "tls-client\npull\n");
     assert!(parse(&format!("{parts}remote a\n")).is_ok());

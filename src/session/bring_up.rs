@@ -276,6 +276,7 @@ impl Session {
             framing: options.framing,
             mss: mss_clamp(self.config.options.data.mssfix, options.tun_mtu, outer(link, options))
                 .filter(|_| !tunnel.plane().is_kernel()),
+            allow_recursive_routing: self.config.options.device.allow_recursive_routing,
         };
         let residue = link.transport.take_residue();
         let port = tunnel.new_peer(peer, residue).await?;

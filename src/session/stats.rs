@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use ovpn_dco::PeerStats;
 
-/// Counters of a session. Names as in OpenVPN 3 Core (`BYTES_IN`, `N_RECONNECT`, ...); counters
-/// that are zero are left out. `TUN_*_IN` counts packets read from the host (towards the server).
+/// Counters of a session. Names as in OpenVPN 3 Core (`BYTES_IN`, `N_RECONNECT`, ...), and
+/// `RECURSIVE_ROUTING` for packets to the server that came back through the tunnel; counters that
+/// are zero are left out. `TUN_*_IN` counts packets read from the host (towards the server).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Statistics(pub BTreeMap<&'static str, u64>);
 
@@ -41,6 +42,7 @@ impl Statistics {
         self.add("DECRYPT_ERROR", peer.decrypt_errors);
         self.add("REPLAY_ERROR", peer.replay_errors);
         self.add("NETWORK_SEND_ERROR", peer.send_errors);
+        self.add("RECURSIVE_ROUTING", peer.recursive_packets);
     }
 
     /// Adds all of another's counters.

@@ -49,6 +49,7 @@ pub(super) fn peer() -> PeerConfig {
         keepalive: Keepalive::default(),
         framing: Framing::None,
         mss: None,
+        allow_recursive_routing: false,
     }
 }
 

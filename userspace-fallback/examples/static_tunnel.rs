@@ -109,6 +109,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         keepalive: Keepalive::default(),
         framing: Framing::None,
         mss: None,
+        allow_recursive_routing: false,
     };
     let mut channel = UserspaceDataChannel::new(tun, options)?;
     let _control = channel.new_peer(peer, Vec::new()).await?;

@@ -32,6 +32,8 @@ mod pacer;
 #[doc(hidden)]
 pub mod peer;
 #[doc(hidden)]
+pub mod recursion;
+#[doc(hidden)]
 pub mod replay;
 mod stats;
 mod sys;

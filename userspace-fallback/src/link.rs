@@ -4,7 +4,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use ovpn_dco::{
-    ControlPort, DataEvent, Error, KeyConfig, KeySlot, PeerConfig, PeerDeletedReason,
+    ControlPort, DataEvent, Error, KeyConfig, KeySlot, PeerConfig, PeerDeletedReason, PeerStats,
     is_data_packet,
 };
 use tokio::sync::mpsc;
@@ -16,6 +16,7 @@ use crate::offload::coalesce::Coalescer;
 use crate::offload::split::Plan;
 use crate::options::Options;
 use crate::peer::{Opened, Peer};
+use crate::recursion::Guard;
 use crate::stats::Counters;
 use crate::transport::{Gone, Received, Transport};
 
@@ -33,6 +34,9 @@ pub(crate) struct Link {
     incoming: mpsc::Sender<Vec<u8>>,
     outgoing: Option<mpsc::Receiver<Vec<u8>>>,
     early: Early,
+    guard: Option<Guard>,
+    /// Packets that it has caught.
+    recursive: u64,
     /// Once is enough, however often the server says it.
     exit_told: bool,
     /// A control packet that the socket did not take yet.
@@ -57,6 +61,7 @@ impl Link {
         now: Instant,
     ) -> Result<(Self, ControlPort), Error> {
         let transport = Transport::new(config.socket, residue, options)?;
+        let guard = Guard::new(config.remote, transport.is_reliable());
         let (incoming, from_server) = mpsc::channel(INCOMING);
         let (to_server, outgoing) = mpsc::channel(OUTGOING);
         let link = Self {
@@ -66,11 +71,40 @@ impl Link {
             incoming,
             outgoing: Some(outgoing),
             early: Early::default(),
+            guard: (!config.allow_recursive_routing).then_some(guard),
+            recursive: 0,
             exit_told: false,
             waiting: None,
             blocked: false,
         };
         Ok((link, ControlPort::Channel { incoming: from_server, outgoing: to_server }))
+    }
+
+    /// The peer's counters.
+    pub(crate) fn stats(&self) -> PeerStats {
+        PeerStats { recursive_packets: self.recursive, ..self.peer.stats() }
+    }
+
+    /// Whether this packet of the TUN device is one of the transport's own, which must not go into
+    /// the tunnel. Counts it.
+    #[inline]
+    pub(crate) fn is_recursive(&mut self, packet: &[u8], plan: Plan) -> bool {
+        let recursive = self.guard.as_ref().is_some_and(|guard| guard.catches(packet));
+        if recursive {
+            self.caught(plan);
+        }
+        recursive
+    }
+
+    #[cold]
+    fn caught(&mut self, plan: Plan) {
+        if self.recursive == 0 {
+            tracing::warn!(
+                "packets to the server come back through the tunnel, and are dropped: the route to \
+                 the server is gone"
+            );
+        }
+        self.recursive += plan.segments() as u64;
     }
 
     /// Whether the socket has to become writable before anything can be sent.

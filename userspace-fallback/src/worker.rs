@@ -217,7 +217,7 @@ impl Worker {
 
     fn stats(&self, link: &Link) -> PeerStats {
         let send_errors = self.counters.send_dropped - self.dropped_before;
-        PeerStats { send_errors, ..link.peer.stats() }
+        PeerStats { send_errors, ..link.stats() }
     }
 
     /// Drops the peer and everything that belonged to it.
@@ -318,6 +318,12 @@ impl Worker {
                 }
             }
             let Some(pending) = &mut self.uplink.pending else { continue };
+            if pending.next == 0
+                && link.is_recursive(&self.uplink.buffer[pending.start..pending.end], pending.plan)
+            {
+                self.uplink.pending = None;
+                continue;
+            }
             let outbound = Outbound {
                 packet: &self.uplink.buffer[pending.start..pending.end],
                 plan: pending.plan,

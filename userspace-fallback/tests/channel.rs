@@ -206,6 +206,59 @@ async fn a_deleted_interface_is_a_failure() {
 }
 
 /// A device that is down is no failure: someone may be about to change it.
+/// The route to the server leads into the tunnel itself: what the data path sends comes back to it,
+/// and must not go in again.
+#[tokio::test]
+async fn recursive_routing_is_no_loop() {
+    for (server, allowed) in
+        [("203.0.113.1:1194", false), ("[2001:db8:1::1]:1194", false), ("203.0.113.1:1194", true)]
+    {
+        let server: SocketAddr = server.parse().unwrap();
+        let namespace = NetNs::new("datac");
+        let mut channel = channel(&namespace);
+        namespace.add_address("tun0", "10.77.0.1/24");
+        namespace.add_address("tun0", "fd77::1/64");
+        let bits = if server.is_ipv4() { 32 } else { 128 };
+        namespace.add_route(&format!("{}/{bits}", server.ip()), None, Some("tun0"));
+        let [own, inside] = [server, "10.77.0.2:9".parse().unwrap()].map(|to| {
+            namespace.run(|| {
+                let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+                let socket = UdpSocket::bind(any).unwrap();
+                socket.connect(to).unwrap();
+                socket
+            })
+        });
+        let peer = PeerConfig {
+            remote: server,
+            allow_recursive_routing: allowed,
+            ..config(TransportSocket::Udp(own.into()))
+        };
+        channel.new_peer(peer, Vec::new()).await.unwrap();
+        channel.new_key(KeySlot::Primary, key(CIPHER, 0, false)).await.unwrap();
+        for _ in 0..10 {
+            inside.send(b"round and round").unwrap();
+        }
+        let mut stats = channel.stats().await.unwrap();
+        let end = async {
+            loop {
+                tokio::time::sleep(A_WHILE).await;
+                let before = std::mem::replace(&mut stats, channel.stats().await.unwrap());
+                let loops = stats.link_tx_packets > 1000;
+                if loops || (stats == before && stats.link_tx_packets >= 10) {
+                    return loops;
+                }
+            }
+        };
+        assert_eq!(timeout(SOON, end).await.unwrap(), allowed, "{stats:?}");
+        if allowed {
+            continue;
+        }
+        // Every packet that goes in comes back once.
+        assert_eq!(stats.recursive_packets, stats.link_tx_packets, "{stats:?}");
+        assert!(stats.vpn_tx_packets < 100, "{stats:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_device_goes_down_and_up() {
     let mut tunnel = Tunnel::new(Setup::default()).await;

@@ -45,6 +45,14 @@ const POLL: Duration = Duration::from_secs(10);
 /// socket. The transport socket must therefore be in the same namespace; a link that is moved away
 /// later counts as gone.
 ///
+/// # Recursive routing
+///
+/// Where the route to the server is gone and the tunnel has the next best, the module sends each
+/// encrypted packet into its own link. It does not look for that; what ends it is the kernel's limit
+/// on nested transmissions ("Dead loop on virtual device": `IP_TUNNEL_RECURSION_LIMIT`, 4 or 5 levels;
+/// `XMIT_RECURSION_LIMIT`, 8, in kernels before that), because AEAD ciphers work synchronously on the
+/// processors at hand. A packet costs a few encryptions, then, and never comes round again.
+///
 /// # Transport sockets
 ///
 /// SO_MARK applies to data packets; SO_BINDTODEVICE does not. The channel keeps its duplicate of

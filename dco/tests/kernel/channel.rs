@@ -341,6 +341,7 @@ fn two_hundred_cycles() {
                 keepalive: Keepalive { interval: 10, timeout: 60 },
                 framing: Framing::None,
                 mss: None,
+                allow_recursive_routing: false,
             };
             channel.new_peer(config, vec![]).await.unwrap();
             let (key, _) = keys(Cipher::Aes256Gcm, 0);

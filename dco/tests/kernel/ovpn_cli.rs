@@ -84,6 +84,7 @@ fn peer(socket: TransportSocket, remote: SocketAddr) -> PeerConfig {
         keepalive: Keepalive { interval: 10, timeout: 60 },
         framing: Framing::None,
         mss: None,
+        allow_recursive_routing: false,
     }
 }
 

@@ -263,6 +263,7 @@ impl Sockets {
             keepalive,
             framing: Framing::None,
             mss: None,
+            allow_recursive_routing: false,
         }
     }
 }

@@ -25,6 +25,10 @@ pub(super) const TABLE: &[Entry] = &[
         d.options.device.persist = true;
         Ok(Done::Taken)
     }),
+    Entry::apply("allow-recursive-routing", 0, 0, |d, _| {
+        d.options.device.allow_recursive_routing = true;
+        Ok(Done::Taken)
+    }),
     Entry::apply("txqueuelen", 1, 1, |d, c| {
         d.options.device.tx_queue_len = Some(number(c.word(0)?, 0, u32::MAX)?);
         Ok(Done::Taken)

@@ -29,7 +29,6 @@ pub(super) const TABLE: &[Entry] = &[
     Entry::ignore("ping-timer-rem", ALWAYS),
     Entry::ignore("up-restart", SCRIPT),
     Entry::ignore("preresolve", "names are resolved when they are needed"),
-    Entry::ignore("allow-recursive-routing", "the route to the server keeps out of the tunnel"),
     Entry::ignore("force-tls-key-material-export", "used whenever the server offers it"),
     // Process, files, logging.
     Entry::ignore("user", DAEMON),

@@ -90,6 +90,7 @@ pub(crate) fn config(socket: TransportSocket) -> PeerConfig {
         keepalive: Keepalive::default(),
         framing: Framing::None,
         mss: None,
+        allow_recursive_routing: false,
     }
 }
 
@@ -211,6 +212,7 @@ impl Tunnel {
                 keepalive: Keepalive::default(),
                 framing: setup.framing,
                 mss: setup.mss,
+                allow_recursive_routing: false,
             };
             ports.push(channel.new_peer(config, Vec::new()).await.unwrap());
             channel.new_key(KeySlot::Primary, key(setup.cipher, 0, n == 1)).await.unwrap();
