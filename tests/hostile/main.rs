@@ -27,4 +27,5 @@ mod server;
 mod floods;
 mod forged;
 mod pages;
+mod streams;
 mod tokens;

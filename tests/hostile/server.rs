@@ -336,6 +336,11 @@ impl Connection {
             let length = u16::try_from(packet.len()).expect("packet").to_be_bytes();
             self.stream.write_all(&[&length[..], &packet].concat())?;
         }
-        if self.peer.close { Err(ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+        if self.peer.close {
+            // A reset: whatever the client sends meanwhile fails.
+            socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))?;
+            return Err(ErrorKind::ConnectionAborted.into());
+        }
+        Ok(())
     }
 }
