@@ -156,3 +156,61 @@ impl Drop for UserspaceDataChannel {
         let _ = self.stop();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::time::Duration;
+
+    use nix::sched::{CloneFlags, unshare};
+    use ovpn_dco::{Framing, TransportSocket};
+
+    use super::*;
+    use crate::tun::TunOptions;
+
+    async fn a_worker_panics() {
+        let device = TunDevice::create("tun", TunOptions::default()).unwrap();
+        let mut channel = UserspaceDataChannel::new(device, Options::default()).unwrap();
+        let index = channel.interface().index;
+        let server = UdpSocket::bind("[::]:0").unwrap();
+        let peer = PeerConfig {
+            id: None,
+            remote: server.local_addr().unwrap(),
+            socket: TransportSocket::Udp(server.into()),
+            local: None,
+            keepalive: Keepalive::default(),
+            framing: Framing::None,
+            mss: None,
+            allow_recursive_routing: false,
+        };
+        let ControlPort::Channel { mut incoming, .. } =
+            channel.new_peer(peer, Vec::new()).await.unwrap()
+        else {
+            panic!("no channel");
+        };
+        channel.commands.as_ref().unwrap().send(Command::Panic).unwrap();
+        let soon = Duration::from_secs(5);
+        let event = tokio::time::timeout(soon, channel.next_event()).await.unwrap();
+        assert!(matches!(event, DataEvent::Failed(_)), "{event:?}");
+        assert_eq!(incoming.recv().await, None);
+        let last = tokio::time::timeout(Duration::from_millis(50), channel.next_event()).await;
+        assert!(last.is_err(), "told once: {last:?}");
+        assert!(matches!(channel.swap_keys().await, Err(Error::Closed)));
+        assert!(matches!(channel.stats().await, Err(Error::Closed)));
+        assert!(matches!(channel.del_peer().await, Err(Error::Closed)));
+        assert!(matches!(channel.close().await, Err(Error::Closed)));
+        let left = nix::net::if_::if_nametoindex("tun0").is_ok_and(|found| found == index);
+        assert!(!left, "the interface goes with the worker");
+    }
+
+    /// A panic on the worker's thread is a data path that failed, like any other.
+    #[test]
+    fn a_panic_is_a_failure() {
+        let test = std::thread::spawn(|| {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(a_worker_panics());
+        });
+        test.join().unwrap();
+    }
+}

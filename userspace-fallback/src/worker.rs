@@ -47,6 +47,8 @@ pub(crate) enum Command {
     DeleteKey(KeySlot, Reply<()>),
     NotifyExit(Reply<()>),
     DeletePeer(Reply<PeerStats>),
+    #[cfg(test)]
+    Panic,
 }
 
 pub(crate) struct Worker {
@@ -451,6 +453,8 @@ impl Worker {
                 self.forget_link();
                 let _ = reply.send(stats.ok_or(Error::NoSuchPeer));
             }
+            #[cfg(test)]
+            Command::Panic => panic!("as the test wants it"),
         }
     }
 
