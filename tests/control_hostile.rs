@@ -112,6 +112,35 @@ fn another_server_cannot_take_over() {
     }
 }
 
+/// A server may acknowledge our reset in a packet of its own, before or behind its reset.
+#[test]
+fn an_acknowledgement_of_its_own_opens_a_connection() {
+    for mode in [Mode::None, Mode::TlsCrypt] {
+        for ack_first in [false, true] {
+            let mut sim = Setup::new(mode, 23).start();
+            let client = client_id(&mut sim);
+            let header = |opcode| Header { opcode, key_id: KeyId::FIRST, session_id: stranger() };
+            let mut reset = Vec::new();
+            let nothing = AckList::default();
+            Body { acks: nothing, acked_session: None, message_id: Some(0), payload: &[] }
+                .encode(&mut reset);
+            let mut packets = [
+                (header(Opcode::HardResetServerV2), reset),
+                (header(Opcode::AckV1), body(&[0], client, None, &[])),
+            ];
+            if ack_first {
+                packets.reverse();
+            }
+            for (header, body) in packets {
+                sim.server.forge(header, &body, sim.now);
+            }
+            sim.server.config.stateless = true;
+            sim.run_until(secs(1), "TLS", |sim| sim.client.stats().packets_out >= 3);
+            assert!(sim.has(|e| matches!(e, Event::ServerContacted)), "{mode:?} {ack_first}");
+        }
+    }
+}
+
 /// Only a hard reset, or its acknowledgement, opens a connection.
 #[test]
 fn nothing_else_comes_first() {

@@ -42,6 +42,9 @@ const LEGACY_MAX_ACKS: usize = 4;
 /// Messages of the server that are told or answered: so many at once, so many a second.
 const TALK: (u32, f64) = (32, 1.0);
 
+/// Resets without an acknowledgement that are kept for the one that may follow.
+const MAX_EARLY: usize = 4;
+
 /// How long an alert in clear text waits for something else from the server in its place.
 const ALERT_DELAY: Duration = Duration::from_secs(2);
 
@@ -60,8 +63,11 @@ pub struct ControlChannel {
     pub(super) app_control: Option<AppControl>,
     pub(super) app_message: Assembly,
     pub(super) talk: Allowance,
-    /// An alert that anybody may have sent, and when it counts.
-    alert: Option<(Instant, u32, Vec<u8>)>,
+    /// Resets that acknowledge nothing, with whose they are: some servers acknowledge ours in a
+    /// packet of its own, and over TCP neither comes again.
+    early: VecDeque<(SessionId, Vec<u8>)>,
+    /// One that anybody may have sent.
+    alert: Option<Alert>,
     transport: TransportKind,
     ipv6: bool,
     tls: Arc<dyn TlsFactory>,
@@ -83,6 +89,15 @@ pub struct ControlChannel {
     last_received: Option<Instant>,
     events: VecDeque<Event>,
     scratch: Zeroizing<Vec<u8>>,
+}
+
+/// An alert in clear text that waits for something else in its place.
+struct Alert {
+    /// When it counts.
+    at: Instant,
+    key_id: KeyId,
+    message_id: u32,
+    payload: Vec<u8>,
 }
 
 /// What the connection is waiting for.
@@ -135,6 +150,7 @@ impl ControlChannel {
             app_control: None,
             app_message: Assembly::default(),
             talk: Allowance::new(TALK.0, TALK.1),
+            early: VecDeque::new(),
             alert: None,
             transport: config.transport,
             ipv6: config.ipv6,
@@ -282,7 +298,7 @@ impl ControlChannel {
         };
         retransmit
             .chain(push.into_iter().flatten())
-            .chain(self.alert.as_ref().map(|(at, ..)| *at))
+            .chain(self.alert.as_ref().map(|alert| alert.at))
             .chain(self.negotiation_deadline())
             .chain(self.slots.deadline())
             .chain(self.renegotiation_deadline())
@@ -396,16 +412,17 @@ impl ControlChannel {
             Some(dynamic) if key_id != KeyId::FIRST => dynamic,
             _ => &mut self.wrapper,
         };
-        let body = wrapper.unwrap(packet, now).map_err(|e| match e {
+        let counter = |error: UnwrapError| match error {
             UnwrapError::Truncated => ErrorCounter::ControlChannel,
             UnwrapError::Authentication => ErrorCounter::Hmac,
             UnwrapError::Replay(_) => ErrorCounter::Replay,
-        })?;
+        };
+        let (id, body) = wrapper.open(packet).map_err(counter)?;
         let body = Body::parse(opcode, body).map_err(|_| ErrorCounter::ControlChannel)?;
         let known_peer = match self.peer {
             Some(peer) => peer == session_id,
             // Whoever guesses address and port cannot acknowledge our reset: that takes our session
-            // id. The acknowledgement may come before a server's reset whose first copy was lost.
+            // id.
             None => {
                 matches!(opcode, Opcode::HardResetServerV2 | Opcode::AckV1)
                     && body.acked_session == Some(self.local)
@@ -415,8 +432,14 @@ impl ControlChannel {
         let ours = body.acked_session.is_none_or(|id| id == self.local);
         let in_place = opcode.is_reset() == (body.message_id == Some(0));
         if !known_peer || !ours || !in_place {
+            if self.peer.is_none() && opcode == Opcode::HardResetServerV2 && body.acks.is_empty() {
+                self.early.truncate(MAX_EARLY - 1);
+                self.early.push_front((session_id, body.payload.to_vec()));
+            }
             return Err(ErrorCounter::ControlChannel);
         }
+        // Not before: others have the same key, and their ids say nothing about the server's.
+        wrapper.accept(id, now).map_err(counter)?;
         if opcode == Opcode::SoftResetV1 {
             self.consider_soft_reset(key_id, now);
         }
@@ -426,13 +449,18 @@ impl ControlChannel {
             && let Some(id) = body.message_id
         {
             let at = now + ALERT_DELAY;
-            self.alert.get_or_insert_with(|| (at, id, body.payload.to_vec()));
+            let payload = body.payload.to_vec();
+            self.alert.get_or_insert(Alert { at, key_id, message_id: id, payload });
             return Ok(key_id);
         }
         session.receive(opcode, &body);
         if self.peer.is_none() {
             self.peer = Some(session_id);
             self.events.push_back(Event::ServerContacted);
+            let mut early = std::mem::take(&mut self.early).into_iter();
+            if let Some((_, payload)) = early.find(|(id, _)| *id == session_id) {
+                session.receive(Opcode::HardResetServerV2, &Body::message(0, &payload));
+            }
         }
         Ok(key_id)
     }
@@ -440,18 +468,11 @@ impl ControlChannel {
     /// An alert counts once nothing else came in its place: the server's own message does if the
     /// alert was somebody else's.
     fn check_alert(&mut self, now: Instant) {
-        let Some((_, message_id, payload)) = self.alert.take_if(|(at, ..)| *at <= now) else {
-            return;
-        };
-        let body = Body {
-            acks: AckList::default(),
-            acked_session: None,
-            message_id: Some(message_id),
-            payload: &payload,
-        };
-        if let Some(session) = self.sessions.live_mut(KeyId::FIRST) {
+        let Some(alert) = self.alert.take_if(|alert| alert.at <= now) else { return };
+        if let Some(session) = self.sessions.live_mut(alert.key_id) {
+            let body = Body::message(alert.message_id, &alert.payload);
             session.receive(Opcode::ControlV1, &body);
-            self.advance(KeyId::FIRST, now);
+            self.advance(alert.key_id, now);
         }
     }
 

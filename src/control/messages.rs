@@ -9,6 +9,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::event::{Advance, AuthFailed, PendingAuth, RestartFlags};
 
+/// Longest text that is shown to people, in bytes. Servers of OpenVPN 2 send up to 1 kB.
+const MAX_SHOWN: usize = 2048;
+
 /// What the server said.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ServerMessage {
@@ -66,9 +69,9 @@ impl ServerMessage {
             Self::PushReply(rest.to_owned())
         } else if let Some(rest) = argument(text, "RESTART") {
             let (flags, reason) = restart_flags(rest);
-            Self::Restart { reason, flags }
+            Self::Restart { reason: shown(&reason), flags }
         } else if let Some(rest) = argument(text, "HALT") {
-            Self::Halt { reason: restart_flags(rest).1 }
+            Self::Halt { reason: shown(&restart_flags(rest).1) }
         } else if let Some(rest) = argument(text, "INFO_PRE").or_else(|| argument(text, "INFO")) {
             info(rest)
         } else if let Some(rest) = argument(text, "AUTH_PENDING") {
@@ -88,6 +91,14 @@ impl ServerMessage {
     }
 }
 
+/// A text for people, who need not read a novel.
+fn shown(text: &str) -> String {
+    if text.len() <= MAX_SHOWN {
+        return text.to_owned();
+    }
+    format!("{}...", text.get(..text.floor_char_boundary(MAX_SHOWN)).unwrap_or_default())
+}
+
 /// What follows `NAME,`; empty for `NAME` alone.
 fn argument<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let rest = text.strip_prefix(name)?;
@@ -103,7 +114,7 @@ fn restart_flags(text: &str) -> (RestartFlags, String) {
 }
 
 fn info(text: &str) -> ServerMessage {
-    let malformed = || ServerMessage::PendingAuth(PendingAuth::Malformed(text.to_owned()));
+    let malformed = || ServerMessage::PendingAuth(PendingAuth::Malformed(shown(text)));
     let list = |flags: &str| -> Vec<String> {
         flags.split(',').filter(|f| !f.is_empty()).map(str::to_owned).collect()
     };
@@ -126,19 +137,19 @@ fn info(text: &str) -> ServerMessage {
         ServerMessage::PendingAuth(PendingAuth::Challenge {
             echo: flags.iter().any(|f| f == "E"),
             response_required: flags.iter().any(|f| f == "R"),
-            text: prompt.to_owned(),
+            text: shown(prompt),
         })
     } else if let Some(agreed) = text.strip_prefix("ACC:") {
         ServerMessage::AppControlAgreed(agreed.to_owned())
     } else {
-        ServerMessage::Info(text.to_owned())
+        ServerMessage::Info(shown(text))
     }
 }
 
 fn auth_failed(reason: &str) -> AuthFailed {
     temporary(reason)
         .or_else(|| challenge(reason))
-        .unwrap_or_else(|| AuthFailed::Permanent { reason: reason.to_owned() })
+        .unwrap_or_else(|| AuthFailed::Permanent { reason: shown(reason) })
 }
 
 /// `TEMP`, `TEMP:message`, `TEMP[flags]:message`.
@@ -164,7 +175,7 @@ fn temporary(reason: &str) -> Option<AuthFailed> {
             _ => {}
         }
     }
-    Some(AuthFailed::Temporary { backoff, advance, message: message.to_owned() })
+    Some(AuthFailed::Temporary { backoff, advance, message: shown(message) })
 }
 
 /// `CRV1:flags:state:base64 user name:text`
@@ -173,7 +184,7 @@ fn challenge(reason: &str) -> Option<AuthFailed> {
     let flags = parts.next()?;
     let state_id = parts.next()?.to_owned();
     let username = String::from_utf8(BASE64.decode(parts.next()?).ok()?).ok()?;
-    let text = parts.next()?.to_owned();
+    let text = shown(parts.next()?);
     let has = |flag| flags.split(',').any(|f| f == flag);
     Some(AuthFailed::Challenge {
         echo: has("E"),
@@ -253,6 +264,15 @@ mod tests {
                 text: "Please enter token: PIN".to_owned(),
             }
         );
+    }
+
+    #[test]
+    fn a_novel_is_not_shown() {
+        let long = "é".repeat(9000);
+        for start in ["INFO,", "AUTH_FAILED,", "HALT,", "RESTART,[P]", "INFO_PRE,CR_TEXT:R:"] {
+            let message = ServerMessage::parse(&format!("{start}{long}"));
+            assert!(format!("{message:?}").len() < MAX_SHOWN + 200, "{start}");
+        }
     }
 
     #[test]

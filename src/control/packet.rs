@@ -177,6 +177,12 @@ pub struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
+    /// A message, and no acknowledgement.
+    pub(super) const fn message(id: u32, payload: &'a [u8]) -> Self {
+        let acks = AckList { ids: [0; MAX_ACKS], len: 0 };
+        Self { acks, acked_session: None, message_id: Some(id), payload }
+    }
+
     /// Reads the part behind the header of an unwrapped packet.
     pub fn parse(opcode: Opcode, body: &'a [u8]) -> Result<Self, PacketError> {
         let (&count, mut rest) = body.split_first().ok_or(PacketError::Truncated)?;

@@ -19,9 +19,6 @@ const MAX_PLAINTEXT: usize = 64 * 1024;
 /// TLS bytes that the server has not acknowledged, at most. Some are answers, which it can ask for.
 const MAX_UNSENT: usize = 256 * 1024;
 
-/// First byte of a TLS record that holds an alert in clear text (RFC 8446, 5.1).
-const ALERT_RECORD: u8 = 21;
-
 /// How far a key's negotiation is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Stage {
@@ -155,9 +152,7 @@ impl KeySession {
 
     /// Whether a packet would end the handshake by what anybody can write: an alert in clear text.
     pub(super) fn would_be_ended_by(&self, opcode: Opcode, body: &Body<'_>) -> bool {
-        opcode == Opcode::ControlV1
-            && self.stage <= Stage::Handshake
-            && body.payload.first() == Some(&ALERT_RECORD)
+        opcode == Opcode::ControlV1 && self.stage <= Stage::Handshake && is_alert(body.payload)
     }
 
     /// Takes in the acknowledgements and the message of an authentic packet.
@@ -410,6 +405,12 @@ impl KeySession {
     pub(super) fn is_spent(&self, now: Instant) -> bool {
         self.stage == Stage::Failed && self.ciphertext.is_empty() && !self.link.is_due(now)
     }
+}
+
+/// A TLS record with an alert in clear text: type, version, length (RFC 8446, 5.1 and 6). Five bytes,
+/// as a message may begin anywhere in the stream of records.
+fn is_alert(payload: &[u8]) -> bool {
+    matches!(payload, [21, 3, 0..=4, 0, 2, ..])
 }
 
 /// At most four TLS sessions: that is all the memory a peer can make us use.

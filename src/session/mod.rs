@@ -5,6 +5,27 @@
 //! - `run` walks from attempt to attempt; `attempt` is one connection from socket to end;
 //!   `bring_up` makes a tunnel of a push reply; `tunnel` is the device with its data plane, which
 //!   may outlive connections.
+//!
+//! # What can wait, and what bounds it
+//!
+//! Whatever a server, a stranger or a reader that is stuck does, memory does not grow:
+//!
+//! | What waits | Bound |
+//! |---|---|
+//! | received control messages out of order | window of 12 for each of at most four keys |
+//! | text of the server not yet read | 64 KiB, then an error; a push reply 768 KiB and 65,536 options |
+//! | TLS bytes the server has not acknowledged | 256 KiB, then an error |
+//! | bytes for a TLS thread that signs | 256 KiB, then an error |
+//! | parts of an application's message | 64 KiB |
+//! | control events | drained after each packet: what one packet may complete |
+//! | control packets as a whole | 1 MiB at once, 128 KiB a second; beyond it the socket is not read |
+//! | control packets from and to a data channel | channels of fixed size; what does not fit is lost |
+//! | [`SessionEvent`], and the driver's and the front end's news | fed by us, one for each step of an attempt, and by texts of the server: 32 at once, one a second |
+//! | renegotiations of the server | ten at once, one a second |
+//! | requests to sign | one for each handshake |
+//! | posture checks | four at a time, 16 at once, six a minute |
+//! | log lines | 1,024, then they are dropped |
+//! | data events | fed by us: each ends a connection, or is one for each key |
 
 mod attempt;
 mod bring_up;

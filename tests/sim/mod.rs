@@ -181,6 +181,9 @@ impl Setup {
     }
 }
 
+/// Something else that happens meanwhile.
+pub type Beside = Box<dyn FnMut(&mut Sim)>;
+
 /// One run.
 pub struct Sim {
     pub client: ControlChannel,
@@ -193,6 +196,8 @@ pub struct Sim {
     pub events: Vec<(Duration, Event)>,
     /// Largest packet that the client sent.
     pub largest: usize,
+    /// Called at each step, before packets arrive.
+    pub beside: Option<Beside>,
     accept: bool,
     seed: u64,
     steps: u32,
@@ -237,6 +242,7 @@ impl Sim {
             start,
             events: Vec::new(),
             largest: 0,
+            beside: None,
             accept: setup.accept,
             seed: setup.seed,
             steps: 0,
@@ -375,6 +381,10 @@ impl Sim {
             self.fail("busy loop");
         }
         self.now = next.max(self.now);
+        if let Some(mut beside) = self.beside.take() {
+            beside(self);
+            self.beside = Some(beside);
+        }
         while let Some(packet) = self.up.receive(self.now) {
             self.server.handle_packet(packet, self.now);
         }

@@ -179,13 +179,30 @@ impl Wrapper {
         packet: &'a mut [u8],
         now: Instant,
     ) -> Result<&'a [u8], UnwrapError> {
+        let (id, body) = self.open(packet)?;
+        self.accept(id, now)?;
+        Ok(body)
+    }
+
+    /// The body of an authentic packet, and the id to [`Self::accept`]; decrypts in place.
+    pub fn open<'a>(
+        &self,
+        packet: &'a mut [u8],
+    ) -> Result<(Option<ReplayId>, &'a [u8]), UnwrapError> {
         let (id, body) = match &self.kind {
-            Kind::None => return packet.get(HEADER_LEN..).ok_or(UnwrapError::Truncated),
+            Kind::None => {
+                let body = packet.get(HEADER_LEN..).ok_or(UnwrapError::Truncated)?;
+                return Ok((None, body));
+            }
             Kind::TlsAuth(auth) => auth.unwrap(packet)?,
             Kind::TlsCrypt(crypt) => crypt.unwrap(packet)?,
         };
-        self.window.accept(id, now)?;
-        Ok(body)
+        Ok((Some(id), body))
+    }
+
+    /// Whether a packet is new. It counts as seen from now on.
+    pub fn accept(&mut self, id: Option<ReplayId>, now: Instant) -> Result<(), UnwrapError> {
+        id.map_or(Ok(()), |id| Ok(self.window.accept(id, now)?))
     }
 }
 
