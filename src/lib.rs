@@ -17,6 +17,11 @@
 #[cfg(test)]
 extern crate self as ovpn_client;
 
+// Network namespaces for unit tests of what configures one.
+#[cfg(test)]
+#[path = "../tests/netns/mod.rs"]
+mod netns;
+
 #[cfg(feature = "dbus")]
 pub mod backend;
 #[cfg(feature = "session")]

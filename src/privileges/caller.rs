@@ -218,9 +218,9 @@ mod tests {
             std::os::unix::fs::PermissionsExt::from_mode(0o755),
         )
         .unwrap();
-        let read = |path: &std::path::Path| caller.act(|| std::fs::read(path)).unwrap();
+        let read = |path: &Path| caller.act(|| std::fs::read(path)).unwrap();
         // Root's group is not kept either.
-        assert_eq!(read(&root).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        assert_eq!(read(&root).unwrap_err().kind(), ErrorKind::PermissionDenied);
         assert_eq!(read(&group).unwrap(), b"x");
         let capable = caller.act(|| caps::read(None, CapSet::Permitted).unwrap()).unwrap();
         assert!(capable.is_empty(), "{capable:?}");

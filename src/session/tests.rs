@@ -22,16 +22,13 @@ use super::run::{End, Session};
 use super::tunnel::Tunnel;
 use super::{SessionConfig, SessionEvent, SessionState};
 use crate::control::{Event, NegotiatedParameters};
+use crate::netns::NetNs;
 use crate::profile::{NoFiles, Profile, Protocol, SessionOptions};
 use crate::secret::{Credentials, Secret};
 use crate::transport::{SocketOptions, Transport};
 
-#[path = "../../tests/netns/mod.rs"]
-mod netns;
 #[path = "../../tests/sim/mod.rs"]
 mod sim;
-
-use netns::NetNs;
 
 /// Long enough for anything that is to happen, on a busy machine.
 const LONG: Duration = Duration::from_secs(10);

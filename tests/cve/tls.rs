@@ -46,7 +46,7 @@ fn cve_2024_8474_no_key_in_the_log() {
             assert!(!said.contains(&line[8..32]), "{text}\nsaid {said}");
         }
     };
-    let damaged = key.replacen(secret[1], &secret[1].replace('A', "?").replace('E', "?"), 1);
+    let damaged = key.replacen(secret[1], &secret[1].replace(['A', 'E'], "?"), 1);
     let endless = key.replace("-----END EC PRIVATE KEY-----", "");
     silent(format!("<cert>\n{cert}</cert>\n<key>\n{key}</key>"), false);
     for key in [&*damaged, &*endless] {

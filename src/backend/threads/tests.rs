@@ -11,15 +11,11 @@ use tokio::sync::mpsc;
 
 use super::{Body, Threads};
 use crate::backend::Command;
+use crate::netns::NetNs;
 use crate::network::{DirectNetwork, NetworkPlan, PlanInput, RouteQuery};
 use crate::profile::{DnsScope, NetworkOptions, NoFiles, Profile, Topology};
 use crate::secret::{Credentials, Secret};
 use crate::session::{NetworkMode, Outcome, SessionConfig, SessionEvent, SessionState};
-
-#[path = "../../../tests/netns/mod.rs"]
-mod netns;
-
-use netns::NetNs;
 
 const TUNNEL: &str = "tun7";
 
