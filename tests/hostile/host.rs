@@ -77,7 +77,7 @@ impl Host {
     pub(crate) fn start_in(&self, environment: &[(&str, &str)]) -> Run<'_> {
         let before = self.client_ns.snapshot();
         let (ns, profile) = (&self.client_ns, self.profile(""));
-        let client = Client::start_in(environment, ns, self.directory.path(), &profile);
+        let client = Client::start_in(environment, ns, self.directory.path(), &profile, &[]);
         Run { host: self, before, client }
     }
 

@@ -68,7 +68,7 @@ impl Ending {
 impl Client {
     /// Starts `ovpn-client connect` in `ns` with a profile of this text.
     pub(crate) fn start(ns: &NetNs, directory: &Path, profile: &str, arguments: &[&str]) -> Self {
-        Self::spawn(ns.command(program()), directory, profile, arguments)
+        Self::start_in(&[], ns, directory, profile, arguments)
     }
 
     /// The same with these environment variables.
@@ -77,10 +77,11 @@ impl Client {
         ns: &NetNs,
         directory: &Path,
         profile: &str,
+        arguments: &[&str],
     ) -> Self {
         let mut command = ns.command(program());
         command.envs(environment.iter().copied());
-        Self::spawn(command, directory, profile, &[])
+        Self::spawn(command, directory, profile, arguments)
     }
 
     /// The same where `/dev/net/tun` is missing.

@@ -3,13 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream as StdStream;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ovpn_client::backend::{Running, Settings};
-use ovpn_client::dbus::{PrivateService, serve_private};
+use ovpn_client::dbus::{OwnProfile, PrivateService, serve_private};
 use ovpn_client::logging::LogLevel;
-use ovpn_client::profile::NoFiles;
+use ovpn_client::profile::{NoFiles, Profile};
 use ovpn_client::session::NetworkMode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -48,7 +47,7 @@ const OTHER_TYPES: [&str; 8] = ["", "s", "uu", "soo", "v", "a{sv}", "as", "(uh)"
 /// Nothing here waits for anything but the processor.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Input: whether the profile can be had, and whether noise follows (one byte); then calls: method,
+/// Input: whether noise follows, and whether registration comes first (one byte); then calls: method,
 /// types and number of bytes of the arguments (one byte each), and the arguments.
 pub fn run(data: &[u8]) {
     let Some((&how, input)) = data.split_first() else { return };
@@ -69,7 +68,7 @@ pub fn run(data: &[u8]) {
 }
 
 async fn peer(socket: StdStream, how: u8, mut input: &[u8]) {
-    let mut peer = Peer::connect(socket, how & 1 == 0).await;
+    let mut peer = Peer::connect(socket).await;
     let mut body = Vec::new();
     string(&mut body, TOKEN);
     string(&mut body, "/session");
@@ -96,6 +95,11 @@ async fn peer(socket: StdStream, how: u8, mut input: &[u8]) {
 }
 
 fn service(lines: mpsc::Receiver<ovpn_client::logging::LogLine>) -> PrivateService {
+    let pin = ["00"; 32].join(":");
+    let text = format!("client\nremote a\nauth-user-pass\npeer-fingerprint {pin}\n");
+    let profile = Profile::parse(&text, "profile", &NoFiles).expect("a profile");
+    // Nobody answers but by method calls.
+    let (_, answers) = mpsc::unbounded_channel();
     PrivateService {
         settings: Settings {
             network: NetworkMode::Direct,
@@ -106,33 +110,30 @@ fn service(lines: mpsc::Receiver<ovpn_client::logging::LogLine>) -> PrivateServi
         },
         start: Box::new(|_| {
             // A session that ends at once.
-            let (commands, _) = mpsc::unbounded_channel();
+            let (commands, _) = mpsc::channel(1);
             let (_, events) = mpsc::unbounded_channel();
             Running { commands, events }
         }),
-        files: Arc::new(NoFiles),
+        profile: OwnProfile { name: "profile".to_owned(), dco: false, profile },
+        answers,
         log_level: LogLevel::new(3),
         lines,
     }
 }
 
-/// The other end of the connection: session manager and configuration manager.
+/// The other end of the connection.
 struct Peer {
     socket: UnixStream,
     received: Vec<u8>,
     serial: u32,
     /// Calls without an answer.
     waiting: BTreeMap<u32, &'static str>,
-    has_profile: bool,
 }
 
 /// What of a message matters here.
 struct Received {
     kind: u8,
-    serial: u32,
     reply_to: Option<u32>,
-    member: String,
-    body: Vec<u8>,
 }
 
 const CALL: u8 = 1;
@@ -140,7 +141,7 @@ const RETURN: u8 = 2;
 const ERROR: u8 = 3;
 
 impl Peer {
-    async fn connect(socket: StdStream, has_profile: bool) -> Self {
+    async fn connect(socket: StdStream) -> Self {
         socket.set_nonblocking(true).expect("a socket");
         let mut socket = UnixStream::from_std(socket).expect("a socket");
         let uid: String =
@@ -153,7 +154,7 @@ impl Peer {
         }
         assert!(answer.starts_with(b"OK "), "{}", String::from_utf8_lossy(&answer));
         socket.write_all(b"BEGIN\r\n").await.expect("open");
-        Self { socket, received: Vec::new(), serial: 0, waiting: BTreeMap::new(), has_profile }
+        Self { socket, received: Vec::new(), serial: 0, waiting: BTreeMap::new() }
     }
 
     async fn call(&mut self, method: (&'static str, &'static str, &str), types: &str, body: &[u8]) {
@@ -161,11 +162,11 @@ impl Peer {
         self.serial += 1;
         self.waiting.insert(self.serial, member);
         let fields = [(1, 'o', OBJECT), (2, 's', interface), (3, 's', member), (8, 'g', types)];
-        let message = message(CALL, self.serial, &fields, None, body);
+        let message = message(CALL, self.serial, &fields, body);
         self.socket.write_all(&message).await.expect("open");
     }
 
-    /// Until every call has its answer. Meanwhile the service is given its profile.
+    /// Until every call has its answer.
     async fn settle(&mut self) {
         while !self.waiting.is_empty() {
             let received = tokio::time::timeout(LIMIT / 2, self.receive()).await;
@@ -175,52 +176,10 @@ impl Peer {
                     let call = received.reply_to.expect("a serial");
                     assert!(self.waiting.remove(&call).is_some(), "a second answer to {call}");
                 }
-                CALL => self.answer(&received).await,
-                _ => {}
+                // Signals: it needs nobody's methods.
+                kind => assert_ne!(kind, CALL, "a call of the service's own"),
             }
         }
-    }
-
-    async fn answer(&mut self, call: &Received) {
-        let mut body = Vec::new();
-        let types = match &*call.member {
-            "Fetch" => {
-                let pin = ["00"; 32].join(":");
-                string(
-                    &mut body,
-                    &format!("client\nremote a\nauth-user-pass\npeer-fingerprint {pin}\n"),
-                );
-                "s"
-            }
-            // The second argument of Get.
-            _ if ends_with(&call.body, "name") => {
-                variant(&mut body, "s");
-                string(&mut body, "profile");
-                "v"
-            }
-            _ if ends_with(&call.body, "dco") => {
-                variant(&mut body, "b");
-                align(&mut body, 4);
-                body.extend_from_slice(&0_u32.to_le_bytes());
-                "v"
-            }
-            _ => {
-                variant(&mut body, "a{sv}");
-                align(&mut body, 4);
-                body.extend_from_slice(&0_u32.to_le_bytes());
-                align(&mut body, 8);
-                "v"
-            }
-        };
-        self.serial += 1;
-        let (kind, fields) = if self.has_profile {
-            (RETURN, vec![(8, 'g', types)])
-        } else {
-            body.clear();
-            (ERROR, vec![(4, 's', "org.freedesktop.DBus.Error.UnknownObject")])
-        };
-        let message = message(kind, self.serial, &fields, Some(call.serial), &body);
-        self.socket.write_all(&message).await.expect("open");
     }
 
     async fn receive(&mut self) -> Received {
@@ -238,13 +197,7 @@ impl Peer {
 }
 
 /// A message in the wire format of the D-Bus specification, little endian.
-fn message(
-    kind: u8,
-    serial: u32,
-    fields: &[(u8, char, &str)],
-    reply_to: Option<u32>,
-    body: &[u8],
-) -> Vec<u8> {
+fn message(kind: u8, serial: u32, fields: &[(u8, char, &str)], body: &[u8]) -> Vec<u8> {
     let mut out = vec![b'l', kind, 0, 1];
     out.extend_from_slice(&(body.len() as u32).to_le_bytes());
     out.extend_from_slice(&serial.to_le_bytes());
@@ -254,13 +207,6 @@ fn message(
         out.push(code);
         variant(&mut out, &kind.to_string());
         if kind == 'g' { variant(&mut out, value) } else { string(&mut out, value) }
-    }
-    if let Some(serial) = reply_to {
-        align(&mut out, 8);
-        out.push(5);
-        variant(&mut out, "u");
-        align(&mut out, 4);
-        out.extend_from_slice(&serial.to_le_bytes());
     }
     let len = (out.len() - 16) as u32;
     out[12..16].copy_from_slice(&len.to_le_bytes());
@@ -288,20 +234,16 @@ fn variant(out: &mut Vec<u8>, types: &str) {
     out.push(0);
 }
 
-fn ends_with(body: &[u8], text: &str) -> bool {
-    body.strip_suffix(&[0]).is_some_and(|body| body.ends_with(text.as_bytes()))
-}
-
 /// The first message, once it is whole, and its length. The service's own messages are sound.
 fn parse(bytes: &[u8]) -> Option<(Received, usize)> {
     let number = |at: usize| {
         let bytes = bytes.get(at..at + 4)?;
         Some(u32::from_le_bytes(bytes.try_into().expect("four bytes")))
     };
-    let (body_len, serial, fields_len) = (number(4)? as usize, number(8)?, number(12)? as usize);
+    let (body_len, fields_len) = (number(4)? as usize, number(12)? as usize);
     let body_at = (16 + fields_len).next_multiple_of(8);
-    let body = bytes.get(body_at..body_at + body_len)?.to_vec();
-    let (mut reply_to, mut member) = (None, String::new());
+    bytes.get(body_at..body_at + body_len)?;
+    let mut reply_to = None;
     let mut at = 16;
     while at < 16 + fields_len {
         at = at.next_multiple_of(8);
@@ -313,12 +255,10 @@ fn parse(bytes: &[u8]) -> Option<(Received, usize)> {
             b'g' => at + 1..at + 1 + usize::from(bytes[at]),
             _ => at + 4..at + 4 + number(at)? as usize,
         };
-        match code {
-            3 => member = String::from_utf8_lossy(&bytes[value.clone()]).into_owned(),
-            5 => reply_to = number(value.start),
-            _ => {}
+        if code == 5 {
+            reply_to = number(value.start);
         }
         at = value.end + usize::from(kind != b'u');
     }
-    Some((Received { kind: bytes[1], serial, reply_to, member, body }, body_at + body_len))
+    Some((Received { kind: bytes[1], reply_to }, body_at + body_len))
 }

@@ -60,8 +60,8 @@ fn plan(host: u8, options: &NetworkOptions, tun_mtu: u16) -> Option<NetworkPlan>
         assert!(!item.to_string().contains(char::is_control), "{item}");
     }
     if let Some(dns) = plan.dns() {
-        let names = dns.search_domains.iter().chain(&dns.route_domains);
-        assert!(names.clone().all(|name| !name.is_empty() && !name.contains(char::is_whitespace)));
+        let mut names = dns.search_domains.iter().chain(&dns.route_domains);
+        assert!(names.all(|name| name.as_str().parse().as_ref() == Ok(name)));
     }
     let routes: Vec<&PlannedRoute> = plan.routes().collect();
     if routes.len() > MAX_ROUTES {
