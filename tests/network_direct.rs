@@ -888,3 +888,92 @@ fn a_named_namespace_can_be_entered() {
         assert!(address.is_loopback());
     });
 }
+
+/// The kernel makes the second address of a network secondary, deletes it with the first
+/// (`promote_secondaries` 0), and drops every route of a device without addresses.
+#[test]
+fn another_address_of_the_same_network_keeps_the_routes() {
+    let client = Client::new();
+    client.ns.add_bridge("br0");
+    client.ns.add_address("br0", "192.0.2.10/24");
+    client.ns.add_route("default", Some("192.0.2.1"), None);
+    let interface = client.interface();
+    let mut options = NetworkOptions { redirect: Some(redirect()), ..dual_stack() };
+    let before = client.ns.settled_snapshot();
+    client.ns.block_on(async || {
+        let mut network = DirectNetwork::open(client.runtime.path()).await.unwrap();
+        for last in [2, 3, 4] {
+            options.ifconfig = Some(([10, 8, 0, last].into(), [255, 255, 255, 0].into()));
+            let gateways = network.lookup(&query("203.0.113.5")).await.unwrap();
+            let plan = plan(&options, "203.0.113.5", &gateways);
+            network.apply(&interface, &plan).await.unwrap();
+            let addresses = client.ns.sh("ip -4 -o address show dev tun7");
+            assert_eq!(addresses.lines().count(), 1, "{addresses}");
+            assert!(addresses.contains(&format!("10.8.0.{last}/24")), "{addresses}");
+            assert!(way(&client.ns, "8.8.8.8").contains("dev tun7"));
+            assert!(way(&client.ns, "203.0.113.5").contains("dev br0"));
+            // Nothing of what stood in meanwhile.
+            assert!(!client.ns.sh("ip route").contains("unreachable"));
+        }
+        network.undo().await.unwrap();
+    });
+    before.assert_same(&client.ns.snapshot());
+}
+
+/// The kernel says "unreachable" of a server whose family is blocked, because of our own route.
+#[test]
+fn another_server_is_reached_although_its_family_is_blocked() {
+    let client = Client::new();
+    client.ns.add_bridge("br0");
+    client.ns.add_address("br0", "2001:db8::10/64");
+    client.ns.add_route("default6", Some("2001:db8::1"), None);
+    let interface = client.interface();
+    let options = NetworkOptions { block_ipv6: true, ..dual_stack() };
+    client.ns.block_on(async || {
+        let mut network = DirectNetwork::open(client.runtime.path()).await.unwrap();
+        let gateways = network.lookup(&query("2001:db8:f::1")).await.unwrap();
+        network.apply(&interface, &plan(&options, "2001:db8:f::1", &gateways)).await.unwrap();
+        assert!(way(&client.ns, "2001:db8:f::2").contains("No route to host"));
+        network.protect(&query("2001:db8:f::2")).await.unwrap();
+        assert!(way(&client.ns, "2001:db8:f::2").contains("via 2001:db8::1 dev br0"));
+        // Somebody removes the server's route: it comes back.
+        client.ns.sh("ip -6 route del 2001:db8:f::2");
+        network.protect(&query("2001:db8:f::2")).await.unwrap();
+        assert!(way(&client.ns, "2001:db8:f::2").contains("via 2001:db8::1 dev br0"));
+        network.undo().await.unwrap();
+        assert!(client.ns.sh("ip -6 route show proto 79").is_empty());
+    });
+}
+
+/// As many as a push can bring: set, changed and undone without a step for each pair of them.
+#[test]
+fn twenty_thousand_routes() {
+    let client = Client::new();
+    client.ns.add_bridge("br0");
+    client.ns.add_address("br0", "192.0.2.10/24");
+    client.ns.add_route("default", Some("192.0.2.1"), None);
+    let interface = client.interface();
+    let mut options = dual_stack();
+    options.routes = (0..20_000_u32)
+        .map(|n| Route {
+            destination: RouteDestination::Net(IpAddr::V4((0x1400_0000 + (n << 8)).into())),
+            prefix: 24,
+            gateway: RouteGateway::Vpn,
+            metric: None,
+        })
+        .collect();
+    let before = client.ns.settled_snapshot();
+    client.ns.block_on(async || {
+        let mut network = DirectNetwork::open(client.runtime.path()).await.unwrap();
+        for last in [2, 3] {
+            options.ifconfig = Some(([10, 8, 0, last].into(), [255, 255, 255, 0].into()));
+            let gateways = network.lookup(&query("203.0.113.5")).await.unwrap();
+            let plan = plan(&options, "203.0.113.5", &gateways);
+            network.apply(&interface, &plan).await.unwrap();
+            let routes = client.ns.sh("ip route show proto 79 | wc -l");
+            assert_eq!(routes.trim(), "20000");
+        }
+        network.undo().await.unwrap();
+    });
+    before.assert_same(&client.ns.snapshot());
+}

@@ -166,8 +166,8 @@ pub(super) async fn undo_all(
             failed: Vec::new(),
             gone: leftover.gone,
         };
-        for undo in &leftover.undo {
-            match host.revert(undo).await {
+        for (undo, result) in leftover.undo.iter().zip(host.revert_all(&leftover.undo).await) {
+            match result {
                 Ok(()) => process.undone.push(undo.to_string()),
                 Err(error) => process
                     .failed

@@ -54,6 +54,15 @@ pub enum NetworkError {
         /// What was tried.
         operation: String,
     },
+    /// Something that was made, but is not there afterwards however often it is made.
+    #[error(
+        "{what} does not stay: something else on this host removes it; is there a program that \
+         manages routes it did not make (systemd-networkd: set ManageForeignRoutes=no)?"
+    )]
+    NotKept {
+        /// The part, e.g. `route 0.0.0.0/1 tunnel`.
+        what: String,
+    },
     /// The undo journal cannot be kept. Nothing is changed without it.
     #[error("cannot {operation} {}: {source} (the undo journal must be writable; see --runtime-dir)", .path.display())]
     Journal {

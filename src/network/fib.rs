@@ -17,7 +17,7 @@ pub(super) struct FibRoute {
     pub kind: RouteKind,
     /// `RTPROT_*`
     pub protocol: u8,
-    /// Alive next hops, in the kernel's order. Empty for routes that lead nowhere.
+    /// Next hops, in the kernel's order. Empty for routes that lead nowhere.
     pub hops: Vec<Hop>,
     pub source: Option<IpAddr>,
     pub mtu: Option<u32>,
@@ -44,6 +44,8 @@ pub(super) struct Hop {
     pub gateway: Option<IpAddr>,
     pub index: u32,
     pub onlink: bool,
+    /// Its device is down, or has no carrier where that counts (`ignore_routes_with_linkdown`).
+    pub dead: bool,
 }
 
 /// One policy rule.
@@ -93,6 +95,12 @@ pub(super) struct Selectors<'a> {
 }
 
 impl Fib {
+    /// The same without the routes that `ignore` names.
+    pub(super) fn without(&self, ignore: impl Fn(&FibRoute) -> bool) -> Self {
+        let routes = self.routes.iter().filter(|route| !ignore(route)).cloned().collect();
+        Self { rules: self.rules.clone(), routes }
+    }
+
     /// The route that a packet takes when the routes that `ignore` names are not there.
     pub(super) fn resolve(
         &self,
@@ -148,9 +156,12 @@ impl Fib {
 }
 
 impl FibRoute {
-    /// The first next hop that fits the selectors.
+    /// The first next hop that is alive and fits the selectors.
     pub(super) fn hop(&self, selectors: Selectors<'_>) -> Option<&Hop> {
-        self.hops.iter().find(|hop| selectors.device.is_none_or(|(_, index)| hop.index == index))
+        self.hops
+            .iter()
+            .filter(|hop| !hop.dead)
+            .find(|hop| selectors.device.is_none_or(|(_, index)| hop.index == index))
     }
 
     /// The route as a path. `name` gives the name of a device.
@@ -208,7 +219,7 @@ mod tests {
             metric,
             kind: RouteKind::Unicast,
             protocol: 4,
-            hops: vec![Hop { gateway: None, index, onlink: false }],
+            hops: vec![Hop { gateway: None, index, onlink: false, dead: false }],
             source: None,
             mtu: None,
         }

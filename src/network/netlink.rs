@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
@@ -29,7 +29,11 @@ use super::types::{Network, Path};
 /// `include/uapi/linux/rtnetlink.h` or iproute2's `rt_protos`.
 pub(super) const PROTOCOL: u8 = 79;
 
-const MAIN_TABLE: u32 = 254;
+pub(super) const MAIN_TABLE: u32 = 254;
+
+/// How many changes are sent before the first is answered. The answers wait in the socket's buffer,
+/// which by default holds some hundred.
+const UNDERWAY: usize = 64;
 
 /// A netlink socket in the namespace of the thread that opened it.
 #[derive(Debug)]
@@ -78,20 +82,26 @@ impl Netlink {
         Ok(messages.iter().map(parse_link).collect())
     }
 
-    /// Sets MTU, queue length and address generation, then up or down. Only what is given.
-    pub(super) async fn set_link(
-        &self,
-        index: u32,
-        mtu: u32,
-        tx_queue_len: Option<u32>,
-        up: bool,
-    ) -> io::Result<()> {
-        let mut message = LinkUnspec::new_with_index(index).mtu(mtu);
-        if let Some(length) = tx_queue_len {
-            message = message.txqueuelen(length);
+    /// The link of a number; `None`: there is none.
+    pub(super) async fn link(&self, index: u32) -> io::Result<Option<Link>> {
+        let answer = self.handle.link().get().match_index(index).execute().try_next().await;
+        match answer.map_err(to_io) {
+            Ok(message) => Ok(message.as_ref().map(parse_link)),
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            Err(error) => Err(error),
         }
-        let message = if up { message.up() } else { message.down() };
+    }
+
+    /// Sets MTU and queue length.
+    pub(super) async fn set_link(&self, index: u32, mtu: u32, tx_queue_len: u32) -> io::Result<()> {
+        let message = LinkUnspec::new_with_index(index).mtu(mtu).txqueuelen(tx_queue_len);
         self.change_link(message).await
+    }
+
+    /// Sets a link up or down.
+    pub(super) async fn set_up(&self, index: u32, up: bool) -> io::Result<()> {
+        let message = LinkUnspec::new_with_index(index);
+        self.change_link(if up { message.up() } else { message.down() }).await
     }
 
     /// Chooses how the link gets its IPv6 link-local address (`addr_gen_mode`).
@@ -127,37 +137,43 @@ impl Netlink {
         self.handle.address().del(message).execute().await.map_err(to_io)
     }
 
-    /// All addresses: index of the link, address, prefix length. Without link-local ones.
-    pub(super) async fn addresses(&self) -> io::Result<Vec<(u32, IpAddr, u8)>> {
+    /// All addresses, each with the index of its link. Without link-local ones.
+    pub(super) async fn addresses(&self) -> io::Result<Vec<(u32, TunnelAddress)>> {
         let messages: Vec<AddressMessage> =
             self.handle.address().get().execute().try_collect().await.map_err(to_io)?;
         Ok(messages
             .iter()
             .filter(|message| message.header.scope != AddressScope::Link)
-            .filter_map(|message| {
-                let local = message.attributes.iter().find_map(|attribute| match attribute {
-                    AddressAttribute::Local(address) => Some(*address),
-                    _ => None,
-                });
-                let address = message.attributes.iter().find_map(|attribute| match attribute {
-                    AddressAttribute::Address(address) => Some(*address),
-                    _ => None,
-                });
-                Some((message.header.index, local.or(address)?, message.header.prefix_len))
-            })
+            .filter_map(|message| Some((message.header.index, parse_address(message)?)))
             .collect())
     }
 
-    /// Adds a route. `tunnel`: index of the tunnel's interface.
-    pub(super) async fn add_route(&self, route: &PlannedRoute, tunnel: u32) -> io::Result<()> {
-        let message = route_message(route, tunnel)?;
-        self.handle.route().add(message).execute().await.map_err(to_io)
+    /// Adds routes, in this order. `tunnel`: index of the tunnel's interface. One answer for each.
+    pub(super) async fn add_routes(
+        &self,
+        routes: impl IntoIterator<Item = &PlannedRoute>,
+        tunnel: u32,
+    ) -> Vec<io::Result<()>> {
+        let mut requests = Vec::new();
+        for route in routes {
+            let request = route_message(route, tunnel).map(|m| self.handle.route().add(m));
+            requests.push(async move { request?.execute().await.map_err(to_io) });
+        }
+        stream::iter(requests).buffered(UNDERWAY).collect().await
     }
 
-    /// Deletes a route made by [`Self::add_route`], and only such a one.
-    pub(super) async fn delete_route(&self, route: &PlannedRoute, tunnel: u32) -> io::Result<()> {
-        let message = route_message(route, tunnel)?;
-        self.handle.route().del(message).execute().await.map_err(to_io)
+    /// Deletes routes made by [`Self::add_routes`] for an interface of that index, and only such
+    /// ones. One answer for each.
+    pub(super) async fn delete_routes(
+        &self,
+        routes: impl IntoIterator<Item = (&PlannedRoute, u32)>,
+    ) -> Vec<io::Result<()>> {
+        let mut requests = Vec::new();
+        for (route, tunnel) in routes {
+            let request = route_message(route, tunnel).map(|m| self.handle.route().del(m));
+            requests.push(async move { request?.execute().await.map_err(to_io) });
+        }
+        stream::iter(requests).buffered(UNDERWAY).collect().await
     }
 
     /// The entry the kernel would use for a packet; `None`: it has none.
@@ -290,6 +306,20 @@ fn kind_name(kind: &InfoKind) -> String {
     kind.to_string()
 }
 
+fn parse_address(message: &AddressMessage) -> Option<TunnelAddress> {
+    let (mut local, mut address) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            AddressAttribute::Local(ip) => local = Some(*ip),
+            AddressAttribute::Address(ip) => address = Some(*ip),
+            _ => {}
+        }
+    }
+    let own = local.or(address)?;
+    let peer = address.filter(|address| *address != own);
+    Some(TunnelAddress { address: own, prefix: message.header.prefix_len, peer })
+}
+
 fn address_message(index: u32, address: &TunnelAddress) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.index = index;
@@ -340,9 +370,8 @@ fn route_message(route: &PlannedRoute, tunnel: u32) -> io::Result<RouteMessage> 
     if let Some(source) = source {
         builder = builder.pref_source(source).map_err(io::Error::other)?;
     }
-    if let Some(metric) = route.metric {
-        builder = builder.priority(metric);
-    }
+    // Without one the kernel would delete a route of any metric.
+    builder = builder.priority(route.kernel_metric());
     let mut message = builder.build();
     if route.destination.is_ipv6() {
         // IPv6 knows no scopes of routes.
@@ -384,7 +413,12 @@ fn parse_route(message: &RouteMessage) -> Option<FibRoute> {
         mtu: None,
     };
     let flags = message.header.flags;
-    let mut hop = Hop { gateway: None, index: 0, onlink: flags.contains(RouteFlags::Onlink) };
+    let mut hop = Hop {
+        gateway: None,
+        index: 0,
+        onlink: flags.contains(RouteFlags::Onlink),
+        dead: flags.contains(RouteFlags::Dead),
+    };
     let mut destination = any;
     for attribute in &message.attributes {
         match attribute {
@@ -396,7 +430,7 @@ fn parse_route(message: &RouteMessage) -> Option<FibRoute> {
             RouteAttribute::Gateway(address) => hop.gateway = ip_address(address),
             RouteAttribute::Via(via) => hop.gateway = via_address(via),
             RouteAttribute::MultiPath(hops) => {
-                route.hops = hops.iter().filter_map(parse_hop).collect()
+                route.hops = hops.iter().map(parse_hop).collect();
             }
             RouteAttribute::Metrics(metrics) => {
                 route.mtu = metrics.iter().find_map(|metric| match metric {
@@ -407,24 +441,25 @@ fn parse_route(message: &RouteMessage) -> Option<FibRoute> {
             _ => {}
         }
     }
-    if hop.index != 0 && route.hops.is_empty() && !flags.contains(RouteFlags::Dead) {
+    if hop.index != 0 && route.hops.is_empty() {
         route.hops.push(hop);
     }
     route.destination = Network::new(destination, message.header.destination_prefix_length)?;
     Some(route)
 }
 
-fn parse_hop(hop: &RouteNextHop) -> Option<Hop> {
-    if hop.flags.contains(RouteNextHopFlags::Dead) {
-        return None;
-    }
+fn parse_hop(hop: &RouteNextHop) -> Hop {
     let gateway = hop.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Gateway(address) => ip_address(address),
         RouteAttribute::Via(via) => via_address(via),
         _ => None,
     });
-    let onlink = hop.flags.contains(RouteNextHopFlags::Onlink);
-    Some(Hop { gateway, index: hop.interface_index, onlink })
+    Hop {
+        gateway,
+        index: hop.interface_index,
+        onlink: hop.flags.contains(RouteNextHopFlags::Onlink),
+        dead: hop.flags.contains(RouteNextHopFlags::Dead),
+    }
 }
 
 fn ip_address(address: &RouteAddress) -> Option<IpAddr> {

@@ -1,5 +1,4 @@
-//! Making single changes: journalled first, then made; what the kernel answers decides what it
-//! means.
+//! Making changes: journalled first, then made; what the kernel answers decides what it means.
 
 use std::io;
 
@@ -11,16 +10,11 @@ use super::super::error::NetworkError;
 use super::super::journal::{EntryId, Undo};
 use super::super::plan::{Item, LinkSettings, PlannedRoute, RouteTarget, TunnelAddress};
 use super::super::types::Path;
-use super::{DirectNetwork, Entry};
+use super::DirectNetwork;
+use super::held::{Entry, Held};
 
 /// `IN6_ADDR_GEN_MODE_NONE` of `linux/if_link.h`: no link-local address.
 const NO_ADDRESS_GENERATION: u8 = 1;
-
-enum Outcome {
-    Made(EntryId),
-    WasThere,
-    LeftOut(String),
-}
 
 impl DirectNetwork {
     /// Makes a part of a plan. Parts that the tunnel works without become warnings.
@@ -30,111 +24,149 @@ impl DirectNetwork {
         interface: &Interface,
         warnings: &mut Vec<String>,
     ) -> Result<(), NetworkError> {
-        let undo = match item {
-            Item::Link(settings) => Some(self.add_link_settings(settings, interface).await?),
+        let held = match item {
+            Item::Link(settings) => {
+                let held = self.set_link(settings, interface).await?;
+                // The earlier ones are changed, not undone.
+                self.entries.retain(|other, _| !matches!(other, Item::Link(_)));
+                held
+            }
             Item::Address(address) => self.add_address(address, interface).await?,
-            Item::Route(route) => match self.add_route(route, interface.index).await? {
-                Outcome::Made(id) => Some(id),
-                Outcome::WasThere => None,
-                Outcome::LeftOut(warning) => {
-                    warnings.push(warning);
-                    None
-                }
-            },
+            Item::Route(route) => {
+                return self.add_routes(vec![route.clone()], interface.index).await;
+            }
             Item::Dns(plan) => self.add_dns(plan, interface, warnings).await?,
         };
-        self.entries.push(Entry { item: item.clone(), undo, provisional: false });
+        self.entries.insert(item.clone(), Entry { held, provisional: false });
         Ok(())
     }
 
-    async fn add_link_settings(
+    /// Changes the settings of the interface. What they were is noted the first time only.
+    async fn set_link(
         &mut self,
         settings: &LinkSettings,
         interface: &Interface,
-    ) -> Result<EntryId, NetworkError> {
+    ) -> Result<Held, NetworkError> {
+        let index = interface.index;
         let fail = |e| NetworkError::netlink(format!("set {} {settings}", interface.name), e);
-        let links = self.host.netlink.links().await.map_err(fail)?;
-        let link = links
-            .into_iter()
-            .find(|link| link.index == interface.index)
-            .ok_or_else(|| fail(io::Error::from_raw_os_error(libc::ENODEV)))?;
-        let generates = link.state.address_generation;
-        let id = self.journal.record(Undo::RestoreLink {
-            name: link.name,
-            index: interface.index,
-            state: link.state,
-        })?;
-        if generates.is_some_and(|mode| mode != NO_ADDRESS_GENERATION) {
+        let gone = || fail(io::Error::from_raw_os_error(libc::ENODEV));
+        let link = self.host.netlink.link(index).await.map_err(fail)?.ok_or_else(gone)?;
+        let netlink = &self.host.netlink;
+        let queue = match &self.before {
+            Some((_, before)) => {
+                if link.state.up && link.state.address_generation != Some(NO_ADDRESS_GENERATION) {
+                    // IPv6 has begun anew since, or is about to (it ends below its smallest MTU),
+                    // with a link-local address.
+                    netlink.set_up(index, false).await.map_err(fail)?;
+                }
+                before.tx_queue_len
+            }
+            None => {
+                let state = link.state;
+                let undo = Undo::RestoreLink { name: link.name, index, state: state.clone() };
+                let queue = state.tx_queue_len;
+                self.before = Some((self.journal.record(undo)?, state));
+                queue
+            }
+        };
+        let queue = settings.tx_queue_len.unwrap_or(queue);
+        netlink.set_link(index, settings.mtu.into(), queue).await.map_err(fail)?;
+        let link = netlink.link(index).await.map_err(fail)?.ok_or_else(gone)?;
+        let mut generation = link.state.address_generation;
+        if generation.is_some_and(|mode| mode != NO_ADDRESS_GENERATION) {
             // Keeps the host's router solicitations and multicast reports out of the tunnel; it
             // works without.
-            let set = self
-                .host
-                .netlink
-                .set_address_generation(interface.index, NO_ADDRESS_GENERATION)
-                .await;
-            if let Err(error) = set {
-                debug!("{}: addr_gen_mode none: {error}", interface.name);
+            match netlink.set_address_generation(index, NO_ADDRESS_GENERATION).await {
+                Ok(()) => generation = Some(NO_ADDRESS_GENERATION),
+                Err(error) => debug!("{}: addr_gen_mode none: {error}", interface.name),
             }
         }
-        let mtu = settings.mtu.into();
-        let set =
-            self.host.netlink.set_link(interface.index, mtu, settings.tx_queue_len, true).await;
-        self.keep(id, set.map_err(fail))
+        netlink.set_up(index, true).await.map_err(fail)?;
+        Ok(Held::Set { address_generation: generation })
     }
 
     async fn add_address(
         &mut self,
         address: &TunnelAddress,
         interface: &Interface,
-    ) -> Result<Option<EntryId>, NetworkError> {
+    ) -> Result<Held, NetworkError> {
         let id = self.journal.record(Undo::DeleteAddress {
             name: interface.name.clone(),
             index: interface.index,
             address: address.clone(),
         })?;
         match self.host.netlink.add_address(interface.index, address).await {
-            // A persistent device keeps its addresses.
-            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {
-                self.journal.done(id).map(|()| None)
-            }
-            result => {
-                let operation = format!("add {address} to {}", interface.name);
-                let result = result.map_err(|e| NetworkError::netlink(operation, e));
-                self.keep(id, result).map(Some)
+            Ok(()) => Ok(Held::Ours(id)),
+            Err(error) => {
+                self.journal.done(id)?;
+                // A persistent device keeps its addresses.
+                if error.raw_os_error() == Some(libc::EEXIST) {
+                    return Ok(Held::Foreign);
+                }
+                Err(NetworkError::netlink(format!("add {address} to {}", interface.name), error))
             }
         }
     }
 
-    async fn add_route(
+    /// Makes routes, in this order. After an error some of the later ones are made all the same.
+    pub(super) async fn add_routes(
         &mut self,
-        route: &PlannedRoute,
+        routes: Vec<PlannedRoute>,
         tunnel: u32,
-    ) -> Result<Outcome, NetworkError> {
-        let id = self.journal.record(Undo::DeleteRoute { tunnel, route: route.clone() })?;
-        let mut result = self.host.netlink.add_route(route, tunnel).await;
-        if let (Err(error), RouteTarget::Outside(path)) = (&result, &route.target)
+    ) -> Result<(), NetworkError> {
+        let undo = routes.iter().map(|route| Undo::DeleteRoute { tunnel, route: route.clone() });
+        let ids = self.journal.record_all(undo)?;
+        let answers = self.host.netlink.add_routes(&routes, tunnel).await;
+        let mut not_made = Vec::new();
+        let mut first = None;
+        for ((route, id), answer) in routes.into_iter().zip(ids).zip(answers) {
+            let held = match answer {
+                Ok(()) => Ok(Held::Ours(id)),
+                Err(error) => self.add_refused_route(&route, id, tunnel, error).await,
+            };
+            if !matches!(held, Ok(Held::Ours(_))) {
+                not_made.push(id);
+            }
+            match held {
+                Ok(held) => {
+                    self.entries.insert(Item::Route(route), Entry { held, provisional: false });
+                }
+                Err(error) => first = first.or(Some(error)),
+            }
+        }
+        self.journal.done_all(&not_made)?;
+        first.map_or(Ok(()), Err)
+    }
+
+    /// What it means that the kernel refuses a route.
+    async fn add_refused_route(
+        &self,
+        route: &PlannedRoute,
+        id: EntryId,
+        tunnel: u32,
+        mut error: io::Error,
+    ) -> Result<Held, NetworkError> {
+        if let RouteTarget::Outside(path) = &route.target
             && path.gateway.is_some()
             && matches!(error.raw_os_error(), Some(libc::ENETUNREACH | libc::EHOSTUNREACH))
         {
             // The host uses this gateway on this device, whatever made the kernel believe it then.
             let path = Path { onlink: true, ..path.clone() };
             let route = PlannedRoute { target: RouteTarget::Outside(path), ..route.clone() };
-            result = self.host.netlink.add_route(&route, tunnel).await;
+            match self.host.netlink.add_routes([&route], tunnel).await.pop() {
+                Some(Err(again)) => error = again,
+                _ => return Ok(Held::Ours(id)),
+            }
         }
-        let Err(error) = result else { return Ok(Outcome::Made(id)) };
-        self.journal.done(id)?;
-        let operation = || format!("add {route}");
-        let to_tunnel = matches!(route.target, RouteTarget::Tunnel | RouteTarget::Unreachable);
         match error.raw_os_error() {
             Some(libc::EEXIST) => match &route.target {
-                RouteTarget::Outside(_) => Ok(Outcome::WasThere),
+                RouteTarget::Outside(_) => Ok(Held::Foreign),
                 // Without its halves of the Internet a redirecting tunnel leaks.
-                _ if to_tunnel && route.destination.prefix() < 8 => {
-                    Err(NetworkError::RouteTaken { operation: operation() })
+                _ if route.is_inside() && route.destination.prefix() < 8 => {
+                    Err(NetworkError::RouteTaken { operation: format!("add {route}") })
                 }
-                _ => Ok(Outcome::LeftOut(format!(
-                    "{}: left out, the host has another route to {} already",
-                    operation(),
+                _ => Ok(Held::Refused(format!(
+                    "add {route}: left out, the host has another route to {} already",
                     route.destination
                 ))),
             },
@@ -142,12 +174,9 @@ impl DirectNetwork {
             Some(libc::EACCES | libc::EAFNOSUPPORT | libc::EOPNOTSUPP)
                 if route.target == RouteTarget::Unreachable && route.destination.is_ipv6() =>
             {
-                Ok(Outcome::WasThere)
+                Ok(Held::Foreign)
             }
-            _ if matches!(route.target, RouteTarget::Gateway(_)) => {
-                Ok(Outcome::LeftOut(format!("cannot {}: {error}", operation())))
-            }
-            _ => Err(NetworkError::netlink(operation(), error)),
+            _ => Err(NetworkError::netlink(format!("add {route}"), error)),
         }
     }
 
@@ -157,41 +186,24 @@ impl DirectNetwork {
         plan: &DnsPlan,
         interface: &Interface,
         warnings: &mut Vec<String>,
-    ) -> Result<Option<EntryId>, NetworkError> {
+    ) -> Result<Held, NetworkError> {
+        let unused = |reason| Held::Refused(format!("the tunnel's DNS is not used: {reason}"));
         let prepared = match self.host.resolver.prepare(plan, interface, warnings).await {
             Ok(prepared) => prepared,
-            Err(reason) => {
-                warnings.push(format!("the tunnel's DNS is not used: {reason}"));
-                return Ok(None);
-            }
+            Err(reason) => return Ok(unused(reason)),
         };
         let id = self.journal.record(Undo::Dns(prepared.undo.clone()))?;
         let Err(reason) = self.host.resolver.apply(&prepared, plan, interface).await else {
             debug!("DNS set through {}", prepared.backend());
-            return Ok(Some(id));
+            return Ok(Held::Ours(id));
         };
-        warnings.push(format!("the tunnel's DNS is not used: {reason}"));
         // A part of it may be in place.
         match self.host.resolver.revert(&prepared.undo).await {
-            Ok(()) => self.journal.done(id).map(|()| None),
-            Err(reason) => {
-                warnings.push(reason);
-                Ok(Some(id))
-            }
-        }
-    }
-
-    /// Keeps the journal entry of a change that was made, drops that of one that was not.
-    fn keep(
-        &mut self,
-        id: EntryId,
-        result: Result<(), NetworkError>,
-    ) -> Result<EntryId, NetworkError> {
-        match result {
-            Ok(()) => Ok(id),
-            Err(error) => {
-                self.journal.done(id)?;
-                Err(error)
+            Ok(()) => self.journal.done(id).map(|()| unused(reason)),
+            Err(second) => {
+                warnings.push(format!("the tunnel's DNS is not used: {reason}"));
+                warnings.push(second);
+                Ok(Held::Ours(id))
             }
         }
     }

@@ -4,26 +4,10 @@ use std::io;
 
 use super::super::dns::HostResolver;
 use super::super::error::NetworkError;
-use super::super::fib::{Fib, FibRoute, RouteKind, Selectors};
+use super::super::fib::{Fib, FibRoute, Selectors};
 use super::super::journal::Undo;
-use super::super::netlink::{Link, Netlink, PROTOCOL};
-use super::super::plan::{PlannedRoute, RouteTarget};
+use super::super::netlink::{Link, LinkState, Netlink};
 use super::super::types::RouteQuery;
-
-/// Whether a route in the kernel is the one that was made for a planned one.
-pub(super) fn matches(route: &FibRoute, planned: &PlannedRoute, tunnel: Option<u32>) -> bool {
-    if route.protocol != PROTOCOL || route.destination != planned.destination {
-        return false;
-    }
-    match &planned.target {
-        RouteTarget::Outside(path) => {
-            route.hops.iter().any(|hop| hop.index == path.index && hop.gateway == path.gateway)
-        }
-        RouteTarget::Gateway(gateway) => route.hops.iter().any(|hop| hop.gateway == Some(*gateway)),
-        RouteTarget::Unreachable => route.kind == RouteKind::Refuse,
-        RouteTarget::Tunnel => route.hops.iter().any(|hop| Some(hop.index) == tunnel),
-    }
-}
 
 /// A reading of the host's links and routes.
 pub(super) struct Host {
@@ -44,6 +28,10 @@ impl Host {
 
     pub(super) fn fib(&self, ipv6: bool) -> &Fib {
         if ipv6 { &self.v6 } else { &self.v4 }
+    }
+
+    pub(super) fn into_routes(self) -> impl Iterator<Item = FibRoute> {
+        self.v4.routes.into_iter().chain(self.v6.routes)
     }
 
     pub(super) fn name(&self, index: u32) -> Option<String> {
@@ -73,12 +61,39 @@ impl HostAccess {
         Ok(Self { netlink, resolver })
     }
 
-    /// Undoes one change. What is gone already is no error: a link takes its addresses and routes
-    /// with it, and people clean up by hand.
-    pub(in crate::network) async fn revert(&self, undo: &Undo) -> Result<(), NetworkError> {
+    /// Undoes changes, in this order. One result for each. What is gone already is no error: a link
+    /// takes its addresses and routes with it, and people clean up by hand.
+    pub(in crate::network) async fn revert_all(
+        &self,
+        undo: &[Undo],
+    ) -> Vec<Result<(), NetworkError>> {
+        let mut results = Vec::with_capacity(undo.len());
+        for run in undo.chunk_by(|a, b| a.as_route().is_some() && b.as_route().is_some()) {
+            match run {
+                [Undo::DeleteRoute { .. }, ..] => {
+                    let routes: Vec<_> = run.iter().filter_map(Undo::as_route).collect();
+                    let answers = self.netlink.delete_routes(routes.iter().copied()).await;
+                    results.extend(
+                        answers.into_iter().zip(routes).map(|(answer, (route, _))| {
+                            undone(answer, || format!("delete {route}"))
+                        }),
+                    );
+                }
+                other => {
+                    for undo in other {
+                        results.push(self.revert(undo).await);
+                    }
+                }
+            }
+        }
+        results
+    }
+
+    async fn revert(&self, undo: &Undo) -> Result<(), NetworkError> {
         let (operation, result) = match undo {
             Undo::DeleteRoute { tunnel, route } => {
-                (format!("delete {route}"), self.netlink.delete_route(route, *tunnel).await)
+                let answer = self.netlink.delete_routes([(route, *tunnel)]).await.pop();
+                (format!("delete {route}"), answer.unwrap_or(Ok(())))
             }
             Undo::DeleteAddress { name, index, address } => {
                 let result = match self.find_link(name, *index).await {
@@ -89,16 +104,7 @@ impl HostAccess {
             }
             Undo::RestoreLink { name, index, state } => {
                 let result = match self.find_link(name, *index).await {
-                    Ok(Some(_)) => {
-                        let length = Some(state.tx_queue_len);
-                        let set = self.netlink.set_link(*index, state.mtu, length, state.up).await;
-                        match state.address_generation {
-                            Some(mode) => {
-                                set.and(self.netlink.set_address_generation(*index, mode).await)
-                            }
-                            None => set,
-                        }
-                    }
+                    Ok(Some(_)) => self.restore_link(*index, state).await,
                     other => other.map(|_| ()),
                 };
                 (format!("restore the settings of {name}"), result)
@@ -115,27 +121,30 @@ impl HostAccess {
                 (format!("delete {name}"), result)
             }
         };
-        match result {
-            Err(error)
-                if matches!(
-                    error.raw_os_error(),
-                    Some(
-                        libc::ESRCH
-                            | libc::ENOENT
-                            | libc::ENODEV
-                            | libc::ENXIO
-                            | libc::EADDRNOTAVAIL
-                    )
-                ) =>
-            {
-                Ok(())
-            }
-            result => result.map_err(|e| NetworkError::netlink(operation, e)),
+        undone(result, || operation)
+    }
+
+    async fn restore_link(&self, index: u32, state: &LinkState) -> io::Result<()> {
+        self.netlink.set_link(index, state.mtu, state.tx_queue_len).await?;
+        self.netlink.set_up(index, state.up).await?;
+        match state.address_generation {
+            Some(mode) => self.netlink.set_address_generation(index, mode).await,
+            None => Ok(()),
         }
     }
 
     pub(super) async fn find_link(&self, name: &str, index: u32) -> io::Result<Option<Link>> {
-        let links = self.netlink.links().await?;
-        Ok(links.into_iter().find(|link| link.index == index && link.name == name))
+        let link = self.netlink.link(index).await?;
+        Ok(link.filter(|link| link.name == name))
+    }
+}
+
+/// What is gone already is undone.
+fn undone(answer: io::Result<()>, operation: impl FnOnce() -> String) -> Result<(), NetworkError> {
+    const GONE: [i32; 5] =
+        [libc::ESRCH, libc::ENOENT, libc::ENODEV, libc::ENXIO, libc::EADDRNOTAVAIL];
+    match answer {
+        Err(error) if error.raw_os_error().is_some_and(|code| GONE.contains(&code)) => Ok(()),
+        answer => answer.map_err(|e| NetworkError::netlink(operation(), e)),
     }
 }

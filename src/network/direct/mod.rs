@@ -1,23 +1,28 @@
 //! Applies plans to the host over rtnetlink and its resolver, and takes them back.
 
+mod apply;
 mod change;
+mod guard;
+mod held;
 mod host;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path as FsPath;
 
 use ovpn_dco::Interface;
 use tracing::{debug, info, warn};
 
+pub use self::apply::Applied;
+use self::held::{Entries, Entry, Held, OwnRoutes, Reading};
+use self::host::Host;
 pub(super) use self::host::HostAccess;
-use self::host::{Host, matches};
 use super::clean_up;
 use super::dns::HostResolver;
 use super::error::NetworkError;
 use super::fib::{FibRoute, RouteKind, Target};
 use super::journal::{EntryId, Journal, Undo};
-use super::netlink::ipv6_enabled;
-use super::plan::{Item, NetworkPlan, PlannedRoute, RouteTarget, Step, diff};
+use super::netlink::{LinkState, ipv6_enabled};
+use super::plan::{Item, PlannedRoute, RouteTarget};
 use super::types::{Gateways, Network, RemotePath, RouteQuery};
 
 /// The host's network, as far as one session has changed it.
@@ -30,28 +35,13 @@ pub struct DirectNetwork {
     journal: Journal,
     /// Where the tunnel's entries are.
     interface: Option<Interface>,
-    /// In the order in which they were applied.
-    entries: Vec<Entry>,
+    entries: Entries,
+    /// How the interface's settings were before.
+    before: Option<(EntryId, LinkState)>,
+    /// Routes that stand in while others change.
+    guards: BTreeMap<PlannedRoute, EntryId>,
     /// The link of [`Self::adopt_link`].
     link: Option<EntryId>,
-}
-
-#[derive(Debug)]
-struct Entry {
-    item: Item,
-    /// `None`: it was there before, so it is not ours to remove.
-    undo: Option<EntryId>,
-    /// Made by [`DirectNetwork::protect`], and in no plan yet.
-    provisional: bool,
-}
-
-/// What [`DirectNetwork::apply`] did.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Applied {
-    /// The changes made, in order. Empty when everything was in place.
-    pub steps: Vec<Step>,
-    /// What could not be done although the tunnel works without it, and why.
-    pub warnings: Vec<String>,
 }
 
 impl DirectNetwork {
@@ -81,7 +71,15 @@ impl DirectNetwork {
             Ok(false) => {}
             Err(reason) => debug!("resolv.conf: {reason}"),
         }
-        Ok(Self { host, journal, interface: None, entries: Vec::new(), link: None })
+        Ok(Self {
+            host,
+            journal,
+            interface: None,
+            entries: Entries::new(),
+            before: None,
+            guards: BTreeMap::new(),
+            link: None,
+        })
     }
 
     /// Undoes what this process has done by way of values of this type whose owners hang. The last
@@ -146,8 +144,9 @@ impl DirectNetwork {
         let host = Host::read(&self.host.netlink).await?;
         let remote = self.remote_path(query, &host).await?;
         let selectors = host.selectors(query);
+        let own = self.own_routes();
         let default = |ipv6| {
-            let route = host.fib(ipv6).resolve(Target::Default, selectors, |r| self.owns(r))?;
+            let route = host.fib(ipv6).resolve(Target::Default, selectors, |r| own.contains(r))?;
             route.path(selectors, |index| host.name(index))
         };
         let (default_v4, default_v6) = (default(false), default(true));
@@ -164,8 +163,8 @@ impl DirectNetwork {
         let local_networks: BTreeSet<Network> = addresses
             .map_err(|e| NetworkError::netlink("list addresses", e))?
             .into_iter()
-            .filter(|(index, _, _)| devices.contains(index))
-            .filter_map(|(_, address, prefix)| Network::new(address, prefix))
+            .filter(|(index, _)| devices.contains(index))
+            .filter_map(|(_, address)| Network::new(address.address, address.prefix))
             .collect();
         Ok(Gateways {
             remote,
@@ -188,84 +187,37 @@ impl DirectNetwork {
         self.forget_vanished().await?;
         let host = Host::read(&self.host.netlink).await?;
         let destination = Network::host(query.remote.to_canonical());
-        self.remove_where(|entry| {
-            entry.provisional
-                && matches!(&entry.item, Item::Route(r) if r.destination != destination)
-        })
-        .await?;
+        let to_others = |item: &Item, entry: &Entry| {
+            entry.provisional && matches!(item, Item::Route(r) if r.destination != destination)
+        };
+        self.remove_where(to_others).await?;
         let present = self.kernel_route(query, &host).await?;
-        if present.is_none_or(|route| !self.owns(&route)) {
+        if present.is_some_and(|route| !self.own_routes().contains(&route)) {
             return Ok(());
         }
+        // Into the tunnel, or nowhere; that may be because of a route made here as well.
         let RemotePath::Via(path) = self.remote_path(query, &host).await? else { return Ok(()) };
-        let route = Item::Route(PlannedRoute {
+        let route = PlannedRoute {
             target: RouteTarget::Outside(path),
             destination,
             metric: None,
             source: None,
-        });
-        if self.entries.iter().any(|entry| entry.item == route) {
+        };
+        let item = Item::Route(route.clone());
+        if self.entries.contains_key(&item) {
             return Ok(());
         }
-        self.remove_where(|entry| {
-            matches!(&entry.item, Item::Route(r)
+        let other_ways = |item: &Item, _: &Entry| {
+            matches!(item, Item::Route(r)
                 if r.destination == destination && matches!(r.target, RouteTarget::Outside(_)))
-        })
-        .await?;
+        };
+        self.remove_where(other_ways).await?;
         let tunnel = self.interface.as_ref().map_or(0, |interface| interface.index);
-        let mut warnings = Vec::new();
-        self.add(&route, &Interface { name: String::new(), index: tunnel }, &mut warnings).await?;
-        if let Some(entry) = self.entries.last_mut() {
+        self.add_routes(vec![route], tunnel).await?;
+        if let Some(entry) = self.entries.get_mut(&item) {
             entry.provisional = true;
         }
         Ok(())
-    }
-
-    /// Changes the host from what is applied to what is planned. The same plan again changes
-    /// nothing (but brings back what the kernel has dropped since).
-    ///
-    /// # Errors
-    /// The first step that fails and that the tunnel needs. Everything is undone then.
-    pub async fn apply(
-        &mut self,
-        interface: &Interface,
-        plan: &NetworkPlan,
-    ) -> Result<Applied, NetworkError> {
-        match self.try_apply(interface, plan).await {
-            Ok(applied) => Ok(applied),
-            Err(error) => {
-                if let Err(second) = self.undo().await {
-                    warn!("undoing after a failure: {second}");
-                }
-                Err(error)
-            }
-        }
-    }
-
-    async fn try_apply(
-        &mut self,
-        interface: &Interface,
-        plan: &NetworkPlan,
-    ) -> Result<Applied, NetworkError> {
-        if self.interface.as_ref().is_some_and(|old| old != interface) {
-            self.remove_where(|entry| entry.is_on_tunnel()).await?;
-        }
-        self.interface = Some(interface.clone());
-        self.forget_vanished().await?;
-        let present: Vec<Item> = self.entries.iter().map(|entry| entry.item.clone()).collect();
-        let mut applied = Applied { steps: Vec::new(), warnings: plan.notes().to_vec() };
-        for step in diff(&present, plan.items()) {
-            debug!("{step}");
-            match &step {
-                Step::Add(item) => self.add(item, interface, &mut applied.warnings).await?,
-                Step::Remove(item) => self.remove_where(|entry| entry.item == *item).await?,
-            }
-            applied.steps.push(step);
-        }
-        for entry in &mut self.entries {
-            entry.provisional = false;
-        }
-        Ok(applied)
     }
 
     /// Takes everything back, latest first.
@@ -274,75 +226,72 @@ impl DirectNetwork {
     /// The first failure; the rest is undone all the same. What could not be undone stays in the
     /// journal for the next start.
     pub async fn undo(&mut self) -> Result<(), NetworkError> {
-        let result = self.remove_where(|_| true).await;
+        let result = self.remove_where(|_, _| true).await;
+        let before = self.before.take().map(|(id, _)| id);
+        let guards = std::mem::take(&mut self.guards).into_values();
+        let rest = self.revert(before.into_iter().chain(guards).collect()).await;
         self.interface = None;
-        result
+        result.and(rest)
     }
 
     /// Removes entries, latest first, and goes on after failures.
     async fn remove_where(
         &mut self,
-        selected: impl Fn(&Entry) -> bool,
+        selected: impl Fn(&Item, &Entry) -> bool,
     ) -> Result<(), NetworkError> {
-        let mut result = Ok(());
-        for position in (0..self.entries.len()).rev() {
-            if !selected(&self.entries[position]) {
-                continue;
-            }
-            let entry = self.entries.remove(position);
-            let Some(id) = entry.undo else { continue };
-            let undone = match self.journal.get(id) {
-                Some(undo) => self.host.revert(undo).await,
-                None => Ok(()),
-            };
-            let noted = match undone {
-                Ok(()) => self.journal.done(id),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = noted {
-                if result.is_ok() {
-                    result = Err(error);
-                } else {
-                    warn!("{error}");
-                }
-            }
-        }
-        result
+        let found = self.entries.iter().rev().filter(|(item, entry)| selected(item, entry));
+        let items: Vec<Item> = found.map(|(item, _)| item.clone()).collect();
+        self.remove(&items).await
     }
 
-    /// Forgets entries that the kernel has dropped by itself (with a device that went down or away),
-    /// so that they are made again.
+    /// Removes entries in this order, and goes on after failures.
+    async fn remove(&mut self, items: &[Item]) -> Result<(), NetworkError> {
+        let mut undo = Vec::new();
+        for item in items {
+            match self.entries.remove(item).map(|entry| entry.held) {
+                Some(Held::Ours(id)) => undo.push(id),
+                Some(Held::Set { .. }) => undo.extend(self.before.take().map(|(id, _)| id)),
+                Some(Held::Foreign | Held::Refused(_)) | None => {}
+            }
+        }
+        self.revert(undo).await
+    }
+
+    /// Undoes changes by their journal entries, in this order, and goes on after failures.
+    async fn revert(&mut self, ids: Vec<EntryId>) -> Result<(), NetworkError> {
+        let undo: Vec<Undo> = ids.iter().filter_map(|id| self.journal.get(*id)).cloned().collect();
+        let (mut done, mut first) = (Vec::new(), None);
+        for (id, result) in ids.into_iter().zip(self.host.revert_all(&undo).await) {
+            match result {
+                Ok(()) => done.push(id),
+                Err(error) if first.is_none() => first = Some(error),
+                Err(error) => warn!("{error}"),
+            }
+        }
+        let noted = self.journal.done_all(&done);
+        first.map_or(noted, Err)
+    }
+
+    /// Forgets entries that the kernel does not have any more as they were made (a device went down,
+    /// or somebody removed them), so that they are made again.
     async fn forget_vanished(&mut self) -> Result<(), NetworkError> {
         if self.entries.is_empty() {
             return Ok(());
         }
-        let host = Host::read(&self.host.netlink).await?;
-        let addresses = self.host.netlink.addresses().await;
-        let addresses = addresses.map_err(|e| NetworkError::netlink("list addresses", e))?;
         let tunnel = self.interface.as_ref().map(|interface| interface.index);
-        let vanished = |entry: &Entry| match &entry.item {
-            Item::Link(_) => {
-                !host.links.iter().any(|link| Some(link.index) == tunnel && link.state.up)
-            }
-            Item::Address(a) => {
-                !addresses.iter().any(|(index, ip, _)| Some(*index) == tunnel && *ip == a.address)
-            }
-            Item::Route(planned) => {
-                let fib = host.fib(planned.destination.is_ipv6());
-                entry.undo.is_some() && !fib.routes.iter().any(|r| matches(r, planned, tunnel))
-            }
-            Item::Dns(_) => false,
-        };
-        for position in (0..self.entries.len()).rev() {
-            if vanished(&self.entries[position]) {
-                let entry = self.entries.remove(position);
-                debug!("{} has disappeared", entry.item);
-                if let Some(id) = entry.undo {
-                    self.journal.done(id)?;
+        let reading = Reading::new(&self.host.netlink, tunnel).await?;
+        let mut gone = Vec::new();
+        self.entries.retain(|item, entry| {
+            let there = reading.has(item, &entry.held);
+            if !there {
+                debug!("{item} has disappeared");
+                if let Held::Ours(id) = entry.held {
+                    gone.push(id);
                 }
             }
-        }
-        Ok(())
+            there
+        });
+        self.journal.done_all(&gone)
     }
 
     async fn kernel_route(
@@ -368,12 +317,13 @@ impl DirectNetwork {
         let selectors = host.selectors(query);
         let remote = query.remote.to_canonical();
         let present = self.kernel_route(query, host).await?;
+        let own = self.own_routes();
         let route = match &present {
-            Some(route) if !self.owns(route) => Some(route),
+            Some(route) if !own.contains(route) => Some(route),
             None if self.entries.is_empty() => None,
             _ => host
                 .fib(remote.is_ipv6())
-                .resolve(Target::Address(remote), selectors, |route| self.owns(route)),
+                .resolve(Target::Address(remote), selectors, |route| own.contains(route)),
         };
         Ok(match route {
             Some(route) if route.kind == RouteKind::Local => RemotePath::Local,
@@ -384,25 +334,12 @@ impl DirectNetwork {
         })
     }
 
-    /// Whether a route of the host is there because of this session.
-    fn owns(&self, route: &FibRoute) -> bool {
+    fn own_routes(&self) -> OwnRoutes<'_> {
+        let made = self.entries.iter().filter_map(|(item, entry)| match item {
+            Item::Route(route) if entry.held.is_ours() => Some(route),
+            _ => None,
+        });
         let tunnel = self.interface.as_ref().map(|interface| interface.index);
-        let into_tunnel =
-            tunnel.is_some_and(|index| route.hops.iter().any(|hop| hop.index == index));
-        into_tunnel
-            || self.entries.iter().any(|entry| match &entry.item {
-                Item::Route(planned) => entry.undo.is_some() && matches(route, planned, tunnel),
-                _ => false,
-            })
-    }
-}
-
-impl Entry {
-    /// Whether it goes away with the tunnel's interface.
-    fn is_on_tunnel(&self) -> bool {
-        match &self.item {
-            Item::Link(_) | Item::Address(_) | Item::Dns(_) => true,
-            Item::Route(route) => route.target == RouteTarget::Tunnel,
-        }
+        OwnRoutes::new(tunnel, made.chain(self.guards.keys()))
     }
 }

@@ -35,6 +35,14 @@ pub(in crate::network) enum Undo {
 }
 
 impl Undo {
+    /// The route to delete, and the tunnel's interface.
+    pub(in crate::network) const fn as_route(&self) -> Option<(&PlannedRoute, u32)> {
+        match self {
+            Self::DeleteRoute { tunnel, route } => Some((route, *tunnel)),
+            _ => None,
+        }
+    }
+
     /// Whether the change is on disk. Everything else ends with the kernel or the network namespace
     /// that it was made in, and the numbers in it mean something else, or nothing, in another.
     pub(super) const fn is_on_disk(&self) -> bool {

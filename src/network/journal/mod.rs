@@ -144,13 +144,13 @@ impl Journal {
         file.try_lock().map_err(|e| failure("lock", &path, e.into()))?;
         let mut journal =
             Self { directory, name, file, torn: false, next: 0, open: BTreeMap::new() };
-        journal.write(&Line::Process(Process {
+        journal.write(&[Line::Process(Process {
             version: VERSION,
             pid,
             start_time: start_time().unwrap_or(0),
             boot: boot_id(),
             namespace,
-        }))?;
+        })])?;
         Ok(journal)
     }
 
@@ -161,10 +161,27 @@ impl Journal {
     /// Notes a change that is about to be made. When this returns it is on disk.
     pub(super) fn record(&mut self, what: Undo) -> Result<EntryId, NetworkError> {
         let id = EntryId(self.next);
-        self.write(&Line::Undo { id, what: what.clone() })?;
+        self.write(&[Line::Undo { id, what: what.clone() }])?;
         self.next += 1;
         self.open.insert(id, what);
         Ok(id)
+    }
+
+    /// [`Self::record`] for many changes at once.
+    pub(super) fn record_all(
+        &mut self,
+        what: impl IntoIterator<Item = Undo>,
+    ) -> Result<Vec<EntryId>, NetworkError> {
+        let new: Vec<_> = (self.next..).map(EntryId).zip(what).collect();
+        if new.is_empty() {
+            return Ok(Vec::new());
+        }
+        let line = |(id, what): &(EntryId, Undo)| Line::Undo { id: *id, what: what.clone() };
+        self.write(&new.iter().map(line).collect::<Vec<_>>())?;
+        self.next += new.len() as u64;
+        let ids = new.iter().map(|(id, _)| *id).collect();
+        self.open.extend(new);
+        Ok(ids)
     }
 
     /// What undoes an entry.
@@ -178,7 +195,21 @@ impl Journal {
         if self.open.is_empty() {
             return self.restart();
         }
-        self.write(&Line::Done { id })
+        self.write(&[Line::Done { id }])
+    }
+
+    /// [`Self::done`] for many entries at once.
+    pub(super) fn done_all(&mut self, ids: &[EntryId]) -> Result<(), NetworkError> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        for id in ids {
+            self.open.remove(id);
+        }
+        if self.open.is_empty() {
+            return self.restart();
+        }
+        self.write(&ids.iter().map(|id| Line::Done { id: *id }).collect::<Vec<_>>())
     }
 
     /// Nothing is left to undo: keeps the first line only.
@@ -193,13 +224,15 @@ impl Journal {
         self.file.sync_data().map_err(fail)
     }
 
-    fn write(&mut self, line: &Line) -> Result<(), NetworkError> {
+    fn write(&mut self, lines: &[Line]) -> Result<(), NetworkError> {
         let path = self.path();
         let fail = |e| failure("write", &path, e);
         // A line that a full disk has torn must not spoil the next.
         let mut text = if self.torn { vec![b'\n'] } else { Vec::new() };
-        serde_json::to_writer(&mut text, line).map_err(|e| fail(e.into()))?;
-        text.push(b'\n');
+        for line in lines {
+            serde_json::to_writer(&mut text, line).map_err(|e| fail(e.into()))?;
+            text.push(b'\n');
+        }
         self.torn = true;
         self.file.write_all(&text).and_then(|()| self.file.sync_data()).map_err(fail)?;
         self.torn = false;

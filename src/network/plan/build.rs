@@ -138,7 +138,8 @@ impl<'a> Builder<'a> {
             }
             Topology::Net30 | Topology::P2p => {
                 self.vpn_gateway_v4 = self.vpn_gateway_v4.or(Some(second));
-                (32, Some(second.into()))
+                // Both ends the same: there is no other.
+                (32, (second != local).then(|| second.into()))
             }
         };
         self.add_address(local.into(), prefix, peer);
@@ -277,7 +278,7 @@ impl<'a> Builder<'a> {
             let Some(target) = self.target(destination, route.gateway) else { continue };
             let metric = route.metric.or(self.input.options.route_metric);
             if destination.prefix() == 0
-                && metric.is_none()
+                && metric.unwrap_or(0) == 0
                 && !matches!(target, RouteTarget::Outside(_))
             {
                 // A second default route would compete with the host's own.
@@ -376,23 +377,18 @@ impl<'a> Builder<'a> {
         let to_server = Network::host(self.remote);
         // A pushed route into the tunnel for just the server would cut the tunnel off.
         let before = self.routes.len();
-        self.routes.retain(|route| {
-            let inside = matches!(route.target, RouteTarget::Tunnel | RouteTarget::Unreachable);
-            !(inside && route.destination == to_server)
-        });
+        self.routes.retain(|route| !(route.is_inside() && route.destination == to_server));
         let refused = before != self.routes.len();
         if refused {
             self.notes.push(format!(
                 "route {to_server}: left out, it would send the tunnel's own packets into the tunnel"
             ));
         }
-        let covering: Vec<Network> = self
-            .routes
-            .iter()
-            .filter(|route| matches!(route.target, RouteTarget::Tunnel | RouteTarget::Unreachable))
-            .map(|route| route.destination)
-            .filter(|destination| destination.contains(self.remote))
-            .collect();
+        // An address makes a route, too.
+        let on_link = self.addresses.iter().filter_map(TunnelAddress::network);
+        let inside = self.routes.iter().filter(|r| r.is_inside()).map(|route| route.destination);
+        let covering: Vec<Network> =
+            on_link.chain(inside).filter(|network| network.contains(self.remote)).collect();
         if covering.is_empty() {
             return;
         }
@@ -449,9 +445,14 @@ impl<'a> Builder<'a> {
         items.extend(self.addresses.into_iter().map(Item::Address));
         items.extend(self.routes.into_iter().map(Item::Route));
         items.extend(dns.map(Item::Dns));
-        // The same route twice is common; the first of a key wins.
+        // The same route twice is common, or one that an address makes anyway: the first wins.
         let mut seen = HashSet::new();
-        items.retain(|item| seen.insert(item.key()));
+        items.retain(|item| {
+            let keys: Vec<_> = item.keys().collect();
+            let new = keys.iter().all(|key| !seen.contains(key));
+            seen.extend(keys);
+            new
+        });
         items.sort();
         NetworkPlan { items, notes: self.notes }
     }

@@ -94,6 +94,15 @@ fn notes(plan: &NetworkPlan) -> String {
     plan.notes().join("\n")
 }
 
+/// An address makes a route, too: a tunnel whose network is the server's own must not swallow it.
+#[test]
+fn a_server_inside_the_tunnels_network_gets_a_host_route() {
+    let mut options = subnet();
+    options.ifconfig = Some(([203, 0, 113, 9].into(), [255, 255, 255, 0].into()));
+    let plan = build(&options, &home());
+    assert_eq!(routes(&plan), ["route 203.0.113.5/32 via 192.168.1.1 dev eth0"]);
+}
+
 #[test]
 fn everything_in_the_order_of_application() {
     let mut options = dual();
@@ -109,7 +118,6 @@ fn everything_in_the_order_of_application() {
             "link up mtu 1500",
             "address 10.8.0.2/24",
             "address fd00::2/64",
-            "route 172.16.9.0/24 via 192.168.1.1 dev eth0 metric 50",
             "route 203.0.113.5/32 via 192.168.1.1 dev eth0",
             "route 0.0.0.0/1 tunnel",
             "route 10.20.0.0/16 tunnel metric 50",
@@ -118,6 +126,7 @@ fn everything_in_the_order_of_application() {
             "route 2000::/4 tunnel",
             "route 3000::/4 tunnel",
             "route fc00::/7 tunnel",
+            "route 172.16.9.0/24 via 192.168.1.1 dev eth0 metric 50",
             "dns 10.8.0.1",
         ]
     );
@@ -177,13 +186,13 @@ fn keywords_and_gateways() {
         routes(&plan),
         [
             "route 203.0.113.5/32 via 192.168.1.1 dev eth0",
-            "route 10.3.0.0/16 via 192.168.1.7",
             "route 10.1.0.0/16 tunnel",
             "route 10.2.0.0/16 tunnel",
             "route 10.8.0.1/32 tunnel",
             "route 192.168.1.1/32 tunnel",
             "route 2001:db8:1::/48 tunnel",
             "route 2001:db8:2::/48 tunnel",
+            "route 10.3.0.0/16 via 192.168.1.7",
         ]
     );
     for left_out in ["2001:db8:3::/48", "2001:db8:4::/48", "10.4.0.0/16"] {

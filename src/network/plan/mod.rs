@@ -5,12 +5,14 @@ mod build;
 mod build_tests;
 mod diff;
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::build::PlanInput;
+pub(super) use self::diff::disturbs;
 pub use self::diff::{Step, diff};
 use super::dns::DnsPlan;
 use super::types::{Network, Path};
@@ -18,7 +20,7 @@ use super::types::{Network, Path};
 /// What to configure. Equal plans need no change; made by [`NetworkPlan::build`].
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NetworkPlan {
-    /// In the order in which they are applied; no two with the same key.
+    /// In the order in which they are applied; no two with a key in common.
     items: Vec<Item>,
     /// What was left out or done differently than the options say, and why: for the log.
     notes: Vec<String>,
@@ -73,8 +75,8 @@ impl fmt::Display for NetworkPlan {
     }
 }
 
-/// One part of a plan: what one step does or undoes. The order is the order of application: routes
-/// around the tunnel come before routes into it, so that the server never becomes unreachable.
+/// One part of a plan: what one step does or undoes. The order is the order of application, and the
+/// reverse order that of undoing.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum Item {
     /// Settings of the interface.
@@ -88,14 +90,17 @@ pub enum Item {
 }
 
 impl Item {
-    /// What cannot be there twice.
-    fn key(&self) -> ItemKey {
-        match self {
-            Self::Link(_) => ItemKey::Link,
-            Self::Address(address) => ItemKey::Address(address.address),
-            Self::Route(route) => ItemKey::Route(route.destination, route.metric),
-            Self::Dns(_) => ItemKey::Dns,
-        }
+    /// What it takes up: two items with a key in common cannot be there together.
+    fn keys(&self) -> impl Iterator<Item = ItemKey> {
+        let (first, second) = match self {
+            Self::Link(_) => (ItemKey::Link, None),
+            Self::Address(address) => {
+                (ItemKey::Address(address.address), address.route().map(ItemKey::Route))
+            }
+            Self::Route(route) => (ItemKey::Route(route.key()), None),
+            Self::Dns(_) => (ItemKey::Dns, None),
+        };
+        std::iter::once(first).chain(second)
     }
 }
 
@@ -103,9 +108,12 @@ impl Item {
 enum ItemKey {
     Link,
     Address(IpAddr),
-    Route(Network, Option<u32>),
+    Route(RouteKey),
     Dns,
 }
+
+/// What tells the routes of a table apart: destination, and metric as the kernel counts it.
+pub(super) type RouteKey = (Network, u32);
 
 impl fmt::Display for Item {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -158,8 +166,25 @@ impl fmt::Display for TunnelAddress {
     }
 }
 
-/// A route. Fields in the order that sorts plans.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+impl TunnelAddress {
+    /// The network that the kernel takes for being on the link, and makes a route to.
+    pub(super) fn network(&self) -> Option<Network> {
+        Network::new(self.peer.unwrap_or(self.address), self.prefix)
+    }
+
+    /// That route. An address of the same network makes the same one; in IPv4 it would be a
+    /// secondary one, which the kernel deletes with the first.
+    fn route(&self) -> Option<RouteKey> {
+        /// `IP6_RT_PRIO_ADDRCONF` of `net/ip6_route.h`.
+        const IPV6_METRIC: u32 = 256;
+        self.network().map(|n| (n, if n.is_ipv6() { IPV6_METRIC } else { 0 }))
+    }
+}
+
+/// A route. In order, routes to single hosts around the tunnel come first, so that the server never
+/// becomes unreachable; those to networks around the tunnel come last, so that what a more specific
+/// route leads into the tunnel never goes there.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PlannedRoute {
     /// Where it leads.
     pub target: RouteTarget,
@@ -169,6 +194,52 @@ pub struct PlannedRoute {
     pub metric: Option<u32>,
     /// Source address of the host's own packets.
     pub source: Option<IpAddr>,
+}
+
+impl PlannedRoute {
+    /// What no other route of the table has.
+    pub(super) fn key(&self) -> RouteKey {
+        (self.destination, self.kernel_metric())
+    }
+
+    /// The metric as the kernel counts it.
+    pub(super) fn kernel_metric(&self) -> u32 {
+        /// `IP6_RT_PRIO_USER` of `net/ip6_route.h`, also for 0.
+        const IPV6_METRIC: u32 = 1024;
+        match self.metric {
+            None | Some(0) if self.destination.is_ipv6() => IPV6_METRIC,
+            metric => metric.unwrap_or(0),
+        }
+    }
+
+    fn rank(&self) -> u8 {
+        match self.target {
+            RouteTarget::Outside(_) | RouteTarget::Gateway(_) => {
+                if self.destination.halves().is_none() { 0 } else { 2 }
+            }
+            RouteTarget::Unreachable | RouteTarget::Tunnel => 1,
+        }
+    }
+
+    /// Whether it keeps packets from leaving outside the tunnel.
+    pub(super) fn is_inside(&self) -> bool {
+        matches!(self.target, RouteTarget::Tunnel | RouteTarget::Unreachable)
+    }
+}
+
+impl Ord for PlannedRoute {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let order = |route: &Self| (route.destination, route.metric, route.source);
+        (self.rank(), &self.target)
+            .cmp(&(other.rank(), &other.target))
+            .then_with(|| order(self).cmp(&order(other)))
+    }
+}
+
+impl PartialOrd for PlannedRoute {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
 }
 
 impl fmt::Display for PlannedRoute {
@@ -195,7 +266,8 @@ impl fmt::Display for PlannedRoute {
 pub enum RouteTarget {
     /// Around the tunnel, the way the host would have gone without it.
     Outside(Path),
-    /// To a gateway that is not in the tunnel; the kernel finds the device.
+    /// To a gateway that is not in the tunnel. Who applies the plan finds its device, without the
+    /// tunnel's own routes.
     Gateway(IpAddr),
     /// Nowhere: senders get "unreachable".
     Unreachable,
