@@ -33,6 +33,10 @@ pub mod control;
 pub mod data_path;
 #[cfg(feature = "dbus")]
 pub mod dbus;
+#[cfg(feature = "session")]
+mod ending;
+#[cfg(feature = "dbus")]
+mod line_writer;
 #[cfg(feature = "dbus")]
 pub mod logging;
 #[cfg(feature = "session")]
@@ -45,6 +49,8 @@ pub mod profile;
 pub mod secret;
 #[cfg(feature = "session")]
 pub mod session;
+#[cfg(feature = "dbus")]
+mod stop;
 mod text;
 pub mod tls;
 #[cfg(feature = "session")]

@@ -4,8 +4,9 @@
 //! Filtering happens here, before a line is formatted. What is sent where is not decided here.
 
 use std::fmt::{self, Write as _};
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -18,11 +19,13 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::field::RecordFields;
 use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::fmt::writer::MakeWriter;
 use tracing_subscriber::layer::{Context, Filter, Layer, SubscriberExt as _};
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
+use crate::ending;
+use crate::line_writer::{LineWriter, Weight};
 use crate::text::printable;
 
 /// Lines that wait to be sent. More are dropped: whoever should read them is stuck.
@@ -138,22 +141,71 @@ impl<S> Filter<S> for LogLevel {
     }
 }
 
-/// Where log lines go besides the queue.
+/// Where log lines may go besides the queue.
 #[derive(Debug)]
-pub enum LogFile {
-    /// Standard output.
-    Stdout,
-    /// A file, opened for appending.
-    File(File),
-}
+pub struct LogFile(OwnedFd);
 
 impl LogFile {
-    /// `--log-file`: a path, or `stdout:`.
+    /// `--log-file`: a path, opened for appending, or `stdout:`.
+    ///
+    /// # Errors
+    /// As opening a file.
     pub fn open(name: &Path) -> io::Result<Self> {
         if name.as_os_str() == "stdout:" {
-            return Ok(Self::Stdout);
+            return io::stdout().as_fd().try_clone_to_owned().map(Self);
         }
-        Ok(Self::File(OpenOptions::new().create(true).append(true).open(name)?))
+        Ok(Self(OpenOptions::new().create(true).append(true).open(name)?.into()))
+    }
+
+    /// Starts the thread that writes to it.
+    ///
+    /// # Errors
+    /// As starting a thread.
+    pub fn start(&self) -> io::Result<LogOutput> {
+        let mark = |lines| format!("{lines} log lines are missing here\n");
+        LineWriter::new(&self.0, mark).map(LogOutput)
+    }
+}
+
+/// A log file that is being written to. Nothing waits for that.
+#[derive(Clone, Debug)]
+pub struct LogOutput(LineWriter);
+
+impl LogOutput {
+    /// The end: what is not written by then is lost.
+    pub fn flush(&self) {
+        self.0.flush(ending::OUTPUT);
+    }
+}
+
+impl<'a> MakeWriter<'a> for LogOutput {
+    type Writer = LogWriter<'a>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        LogWriter { file: &self.0, weight: Weight::Light }
+    }
+
+    fn make_writer_for(&'a self, metadata: &Metadata<'_>) -> Self::Writer {
+        let heavy = *metadata.level() <= Level::INFO;
+        LogWriter { file: &self.0, weight: if heavy { Weight::Heavy } else { Weight::Light } }
+    }
+}
+
+/// Takes one line.
+#[derive(Debug)]
+pub struct LogWriter<'a> {
+    file: &'a LineWriter,
+    weight: Weight,
+}
+
+impl io::Write for LogWriter<'_> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.file.put(line, self.weight);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -164,30 +216,24 @@ impl LogFile {
 /// If logging has been set up before.
 pub fn init(
     level: &LogLevel,
-    file: Option<LogFile>,
+    file: Option<LogOutput>,
     colour: bool,
 ) -> Result<mpsc::Receiver<LogLine>, TryInitError> {
     let (sender, receiver) = mpsc::channel(QUEUE);
-    let file = file.map(|file| {
-        let writer = match file {
-            LogFile::Stdout => BoxMakeWriter::new(io::stdout),
-            LogFile::File(file) => BoxMakeWriter::new(Arc::new(file)),
-        };
-        to_file(writer, colour).with_filter(level.clone())
-    });
+    let file = file.map(|file| to_file(file, colour).with_filter(level.clone()));
     let forward = Forward { level: level.clone(), sender }.with_filter(level.clone());
     tracing_subscriber::registry().with(forward).with(file).try_init()?;
     Ok(receiver)
 }
 
 /// Writes events as lines.
-fn to_file<S>(writer: BoxMakeWriter, colour: bool) -> impl Layer<S>
+fn to_file<S>(file: LogOutput, colour: bool) -> impl Layer<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
     tracing_subscriber::fmt::layer()
         .fmt_fields(PrintableFields)
-        .with_writer(writer)
+        .with_writer(file)
         .with_ansi(colour)
         .with_target(false)
 }
@@ -315,11 +361,12 @@ mod tests {
     #[test]
     fn a_file_gets_no_control_characters_either() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let writer = BoxMakeWriter::new(Arc::new(file.reopen().unwrap()));
-        let subscriber = tracing_subscriber::registry().with(to_file(writer, false));
+        let log = LogFile::open(file.path()).unwrap().start().unwrap();
+        let subscriber = tracing_subscriber::registry().with(to_file(log.clone(), false));
         tracing::subscriber::with_default(subscriber, || {
             tracing::info!(target: "ovpn_client", host = "a\x1bb", "to\n{}\u{9b}1m", "x");
         });
+        log.flush();
         let written = std::fs::read_to_string(file.path()).unwrap();
         assert!(written.ends_with("tox1m host=ab\n"), "{written:?}");
     }

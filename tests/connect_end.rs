@@ -13,6 +13,7 @@ mod sim;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -20,6 +21,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use netns::{NetNs, Snapshot};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use running::RunningServer;
@@ -89,7 +91,7 @@ impl Host {
 
     /// `ovpn-client` with one of the commands that look at journals.
     fn ovpn_client(&self, arguments: &[&str]) -> Output {
-        let mut command = self.ns.command(env!("CARGO_BIN_EXE_ovpn-client"));
+        let mut command = self.ns.command(program());
         command.args(arguments).arg("--runtime-dir").arg(self.runtime_dir());
         command.output().unwrap()
     }
@@ -112,10 +114,25 @@ impl Host {
     }
 }
 
+/// Waits for something that happens outside of what the client says.
+fn wait_for(what: &str, happened: impl Fn() -> bool) {
+    let end = Instant::now() + LIMIT;
+    while !happened() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 impl Drop for Host {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.etc);
     }
+}
+
+/// The program under test; another build of it with `OVPN_TEST_CLIENT`.
+fn program() -> PathBuf {
+    let other = std::env::var_os("OVPN_TEST_CLIENT");
+    other.map_or_else(|| env!("CARGO_BIN_EXE_ovpn-client").into(), PathBuf::from)
 }
 
 fn names(directory: &Path) -> Vec<String> {
@@ -147,27 +164,27 @@ impl Client {
             sim::real_tls::identity()
         );
         fs::write(&profile, text).unwrap();
-        let mut command = host.ns.command(env!("CARGO_BIN_EXE_ovpn-client"));
+        let mut command = host.ns.command(program());
         command.args(["connect", "--dco", "off", "--output", "json", "--runtime-dir"]);
         command.arg(host.runtime_dir()).arg(&profile);
         command
     }
 
     fn spawn(command: &mut Command) -> Self {
-        let mut process = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let output = process.stdout.take().unwrap();
+        Self::spawn_with(command, Stdio::piped(), Stdio::piped())
+    }
+
+    fn spawn_with(command: &mut Command, out: Stdio, err: Stdio) -> Self {
+        let mut process = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn().unwrap();
         let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                // Nobody listens any more once the test is over.
-                let _ = sender.send(line);
-            }
-        });
+        if let Some(output) = process.stdout.take() {
+            std::thread::spawn(move || {
+                for line in BufReader::new(output).lines().map_while(Result::ok) {
+                    // Nobody listens any more once the test is over.
+                    let _ = sender.send(line);
+                }
+            });
+        }
         Self { process, lines, seen: Vec::new() }
     }
 
@@ -216,7 +233,9 @@ impl Client {
             self.seen.push(line);
         }
         let mut errors = String::new();
-        self.process.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+        if let Some(mut stderr) = self.process.stderr.take() {
+            stderr.read_to_string(&mut errors).unwrap();
+        }
         (status.code(), format!("{}\n{errors}", self.seen.join("\n")), took)
     }
 }
@@ -323,7 +342,7 @@ fn cleanup_goes_to_the_namespace_where_something_was_left() {
     let (host, elsewhere) = (Host::new(), NetNs::new("end"));
     let before = host.state();
     host.with_killed_client();
-    let mut command = elsewhere.command(env!("CARGO_BIN_EXE_ovpn-client"));
+    let mut command = elsewhere.command(program());
     command.args(["cleanup", "--runtime-dir"]).arg(host.runtime_dir());
     let output = command.output().unwrap();
     assert!(String::from_utf8(output.stdout).unwrap().contains("undone      route 203.0.113.0/24"));
@@ -338,7 +357,7 @@ fn cleanup_goes_to_the_namespace_where_something_was_left() {
     let inode = host.ns.run(|| fs::read_link("/proc/thread-self/ns/net").unwrap());
     drop(host);
     let told = {
-        let mut command = elsewhere.command(env!("CARGO_BIN_EXE_ovpn-client"));
+        let mut command = elsewhere.command(program());
         command.args(["cleanup", "--output", "json", "--runtime-dir"]);
         command.arg(elsewhere_directory(&kept)).output().unwrap()
     };
@@ -398,4 +417,180 @@ fn a_runtime_directory_that_others_can_write_to_is_refused() {
     assert!(!trace.exists(), "the program of a journal was executed");
     fs::remove_dir_all(&directory).unwrap();
     host.assert_is(&before);
+}
+
+#[test]
+fn every_signal_that_would_end_it_ends_it_in_order() {
+    for signal in [
+        Signal::SIGHUP,
+        Signal::SIGINT,
+        Signal::SIGQUIT,
+        Signal::SIGTERM,
+        Signal::SIGALRM,
+        Signal::SIGPWR,
+        Signal::SIGXCPU,
+    ] {
+        let host = Host::new();
+        let before = host.state();
+        let server = RunningServer::pushing(&host.ns, PUSH);
+        let client = Client::connected(&host, &server);
+        client.signal(signal);
+        let (code, said, _) = client.end();
+        assert_eq!(code, Some(0), "{signal}: {said}");
+        host.assert_is(&before);
+    }
+}
+
+/// `nohup ovpn-client connect`
+#[test]
+fn a_client_that_is_to_survive_its_terminal_does() {
+    let host = Host::new();
+    let server = RunningServer::pushing(&host.ns, PUSH);
+    let program = Client::command(&host, &server);
+    let mut command = host.ns.command("sh");
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]);
+    command.arg(program.get_program()).args(program.get_args());
+    let mut client = Client::spawn(&mut command);
+    client.expect("\"code_minor\":7,");
+    client.signal(Signal::SIGHUP);
+    client.signal(Signal::SIGUSR2);
+    client.expect("\"Statistics\"");
+    client.signal(Signal::SIGTERM);
+    assert_eq!(client.end().0, Some(0));
+}
+
+/// The terminal is closed, or the connection to it lost: it gets SIGHUP, and cannot write any more.
+#[test]
+fn a_client_whose_terminal_goes_leaves_nothing() {
+    use std::os::unix::process::CommandExt as _;
+    let host = Host::new();
+    let before = host.state();
+    let server = RunningServer::pushing(&host.ns, PUSH);
+    // No process that another test starts meanwhile may have the terminal's other end.
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let master = nix::pty::posix_openpt(flags).unwrap();
+    nix::pty::grantpt(&master).unwrap();
+    nix::pty::unlockpt(&master).unwrap();
+    let name = nix::pty::ptsname_r(&master).unwrap();
+    let slave = || fs::File::options().read(true).write(true).open(&name).unwrap();
+    let program = Client::command(&host, &server);
+    let mut command = host.ns.command(program.get_program());
+    // In words, so that there is a live line.
+    command.args(program.get_args().filter(|word| *word != "--output" && *word != "json"));
+    command.stdin(slave()).stdout(slave()).stderr(slave());
+    let own_terminal = || {
+        nix::unistd::setsid()?;
+        // SAFETY: the terminal is the standard input by now; the request takes no pointer.
+        nix::errno::Errno::result(unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) })?;
+        Ok(())
+    };
+    // SAFETY: the closure makes two system calls, both async-signal-safe.
+    unsafe { command.pre_exec(own_terminal) };
+    let process = command.spawn().unwrap();
+    drop(command);
+    let (_, lines) = channel();
+    let client = Client { process, lines, seen: Vec::new() };
+    wait_for("not connected", || host.resolv_conf().contains("nameserver 10.8.0.1"));
+    drop(master);
+    let (code, said, _) = client.end();
+    assert_eq!(code, Some(0), "{said}");
+    host.assert_is(&before);
+}
+
+/// A program that reacts to a change of DNS and takes longer for it than anybody waits.
+#[test]
+fn a_slow_subscriber_of_resolvconf_is_waited_for() {
+    let host = Host::new();
+    let before = host.ns.settled_snapshot();
+    let server = RunningServer::pushing(&host.ns, PUSH);
+    let path = |name: &str| host.directory.path().join(name);
+    let (resolv_conf, program) = (path("resolv.conf"), path("resolvconf"));
+    let original = "# Generated by resolvconf\nnameserver 192.0.2.53\n";
+    fs::write(&resolv_conf, original).unwrap();
+    // As Debian's: the record changes at once, the file when the subscribers have run.
+    let script = format!(
+        "#!/bin/sh\ncase $1 in\n-a) {{ echo '# Generated by resolvconf'; cat; }} >{file} ;;\n\
+         -d) [ -e {record} ] && exit; touch {record}; sleep 6; printf '{original}' >{file} ;;\nesac\n",
+        file = resolv_conf.display(),
+        record = path("deleted").display(),
+        original = original.replace('\n', "\\n"),
+    );
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let client = Client::command(&host, &server);
+    let mut command = host.ns.command("unshare");
+    let prepare = "mount --bind \"$1\" /etc/resolv.conf
+        mount -t tmpfs none /usr/local/sbin
+        touch /usr/local/sbin/resolvconf
+        for place in /usr/sbin /usr/bin /usr/local/sbin; do
+            [ ! -e $place/resolvconf ] || mount --bind \"$2\" $place/resolvconf
+        done
+        shift 2
+        exec \"$@\"";
+    command.args(["--mount", "sh", "-ec", prepare, "sh"]).arg(&resolv_conf).arg(&program);
+    command.arg(client.get_program()).args(client.get_args());
+    let mut client = Client::spawn(&mut command);
+    client.expect("\"code_minor\":7,");
+    let now = || fs::read_to_string(&resolv_conf).unwrap();
+    assert!(now().contains("nameserver 10.8.0.1"), "{}", client.seen.join("\n"));
+    client.signal(Signal::SIGTERM);
+    let (code, said, took) = client.end();
+    assert_eq!(now(), original, "{said}");
+    assert_eq!(code, Some(0), "{said}");
+    before.assert_same(&host.ns.settled_snapshot());
+    assert!(took < Duration::from_secs(25), "{took:?}");
+}
+
+/// A pipe that has no room left.
+fn full_pipe() -> (OwnedFd, OwnedFd) {
+    let (reader, writer) = nix::unistd::pipe().unwrap();
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    while nix::unistd::write(&writer, b"x").is_ok() {}
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    (reader, writer)
+}
+
+/// Pipes that nobody reads (a stopped pager), that nobody will ever read, and a full disk.
+#[test]
+fn output_that_goes_nowhere_keeps_nothing_waiting() {
+    type Sink = fn() -> (Stdio, Option<fs::File>);
+    let stuck: Sink = || {
+        let (reader, writer) = full_pipe();
+        (writer.into(), Some(reader.into()))
+    };
+    let closed: Sink = || (nix::unistd::pipe().unwrap().1.into(), None);
+    let full: Sink = || (fs::File::options().write(true).open("/dev/full").unwrap().into(), None);
+    for (name, sink) in [("stuck", stuck), ("closed", closed), ("full", full)] {
+        for output in [["--output", "json"], ["--output", "text"]] {
+            let host = Host::new();
+            let before = host.state();
+            let server = RunningServer::pushing(&host.ns, PUSH);
+            let mut command = Client::command(&host, &server);
+            let words: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
+            let words = words.iter().filter(|word| *word != "--output" && *word != "json");
+            command = host.ns.command(program());
+            command.args(words).args(output);
+            let ((out, _out), (err, _err)) = (sink(), sink());
+            let client = Client::spawn_with(&mut command, out, err);
+            drop(command);
+            wait_for(name, || host.resolv_conf().contains("nameserver 10.8.0.1"));
+            client.signal(Signal::SIGTERM);
+            let (code, ..) = client.end();
+            assert_eq!(code, Some(0), "{name} {output:?}");
+            host.assert_is(&before);
+        }
+    }
+}
+
+/// Not even the last complaint.
+#[test]
+fn a_complaint_that_nobody_reads_keeps_nothing_waiting() {
+    let host = Host::new();
+    fs::create_dir(host.runtime_dir()).unwrap();
+    fs::set_permissions(host.runtime_dir(), fs::Permissions::from_mode(0o777)).unwrap();
+    let server = RunningServer::pushing(&host.ns, PUSH);
+    let (_reader, writer) = full_pipe();
+    let mut command = Client::command(&host, &server);
+    let client = Client::spawn_with(&mut command, Stdio::null(), writer.into());
+    assert_eq!(client.end().0, Some(4));
 }

@@ -12,14 +12,10 @@ use tokio::runtime;
 use tracing::warn;
 use zbus::Connection;
 
+use crate::ending;
 use crate::network::{DirectNetwork, NetcfgConfig, NetcfgNetwork};
 use crate::session::NetworkMode;
 
-/// How long a session has to end by itself after `ForceShutdown`.
-const GRACE: Duration = Duration::from_secs(1);
-/// How long undoing may take. It takes milliseconds where nothing hangs that must not, and leaving
-/// earlier would leave a host without DNS.
-const DIRECT_LIMIT: Duration = Duration::from_secs(30);
 /// The same where the service is asked to do it: it does, also after this process has gone.
 const NETCFG_LIMIT: Duration = Duration::from_secs(1);
 
@@ -41,7 +37,7 @@ impl Traces {
 
 /// Undoes it all, and returns when that is done or takes too long. Blocks.
 pub(super) fn undo(traces: Traces) {
-    let limit = if traces.are_of_netcfg() { NETCFG_LIMIT } else { DIRECT_LIMIT };
+    let limit = if traces.are_of_netcfg() { NETCFG_LIMIT } else { ending::LAST_RESORT };
     let (sender, done) = mpsc::channel();
     thread::spawn(move || {
         clean_up(traces);
@@ -55,7 +51,7 @@ pub(super) fn undo(traces: Traces) {
 /// Ends the process soon, unless it ends by itself before.
 pub(crate) fn end_process(traces: Traces) {
     thread::spawn(move || {
-        thread::sleep(GRACE);
+        thread::sleep(ending::GRACE);
         warn!("The session hangs; tidying up without it");
         undo(traces);
         std::process::exit(0);
@@ -66,11 +62,10 @@ fn clean_up(traces: Traces) {
     let Ok(runtime) = runtime::Builder::new_current_thread().enable_all().build() else { return };
     runtime.block_on(async {
         match traces.network {
-            NetworkMode::Direct => {
-                if let Err(error) = DirectNetwork::undo_abandoned(&traces.runtime_dir).await {
-                    warn!("{error}");
-                }
-            }
+            NetworkMode::Direct => match DirectNetwork::undo_abandoned(&traces.runtime_dir).await {
+                Ok(undone) => undone.iter().for_each(|process| warn!("{process}")),
+                Err(error) => warn!("{error}"),
+            },
             // netcfg knows its callers by process, so another connection will do.
             NetworkMode::Netcfg(netcfg) => match Connection::system().await {
                 Ok(connection) => {

@@ -16,18 +16,14 @@ use tracing::error;
 use super::allowance::Allowances;
 use super::driver::{Command, Running, StartSession};
 use super::last_resort::{self, Traces};
+use crate::ending;
 use crate::session::{NetworkMode, Outcome, SessionConfig, SessionEvent, SessionHandle};
 
 /// Commands that wait for a session. Answers and wishes are few; a queue that is full is one of a
 /// session that hangs.
 const COMMANDS: usize = 64;
-/// How long a session that was told to end may take, once the process does. After that its
-/// changes are undone without it.
-const SESSION_LIMIT: Duration = Duration::from_secs(10);
 /// The same where the netcfg service makes the changes: it was asked to undo them already.
 const NETCFG_SESSION_LIMIT: Duration = Duration::from_millis(500);
-/// How long a thread may take to drop what is left on it.
-const LAST_MOMENT: Duration = Duration::from_millis(500);
 
 /// The threads of a backend process: the calling one for D-Bus, another for the session, so that
 /// nothing a session does can keep a method call from being answered.
@@ -73,12 +69,12 @@ impl Threads {
         thread::Builder::new().name("session".to_owned()).spawn(move || {
             // Nothing is ever sent.
             let _ = runtime.block_on(stopped);
-            runtime.shutdown_timeout(LAST_MOMENT);
+            runtime.shutdown_timeout(ending::THREADS);
             drop(end);
         })?;
         let (alive, all_ended) = blocking::channel();
         let watch = Watch { alive, traces: Arc::default() };
-        let session_limit = SESSION_LIMIT;
+        let session_limit = ending::SESSION;
         Ok(Self { calls, sessions, watch, all_ended, stop, thread_ended, session_limit })
     }
 
@@ -122,7 +118,7 @@ impl Threads {
         let late = self.all_ended.recv_timeout(limit) == Err(blocking::RecvTimeoutError::Timeout);
         drop(self.stop);
         // Closed or late: either way it is over.
-        let _ = self.thread_ended.recv_timeout(LAST_MOMENT);
+        let _ = self.thread_ended.recv_timeout(ending::THREADS);
         if let (Some(traces), true) = (traces, late) {
             last_resort::undo(traces);
         }

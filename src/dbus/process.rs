@@ -20,7 +20,8 @@ use crate::logging::{LogFile, LogLevel, LogLine};
 use crate::network::{NetcfgConfig, NetcfgNetwork};
 use crate::posture::DevicePosture;
 use crate::session::NetworkMode;
-use crate::{logging, privileges};
+use crate::stop::Stop;
+use crate::{logging, privileges, stop};
 
 /// Exit status: usage, where an option is fine but the token is missing.
 pub const EXIT_USAGE: u8 = 1;
@@ -92,17 +93,23 @@ pub fn run_process(options: ProcessOptions) -> Result<(), u8> {
     let direct = privileges::can_configure_network();
     // Threads come into being with the runtime and inherit what is left.
     let restricted = if direct { privileges::restrict() } else { privileges::forbid_dumps() };
-    let served = logging::init(&log_level, file, options.colour)
-        .map_err(|error| error.to_string())
-        .and_then(|lines| {
-            let threads = Threads::new().map_err(|error| error.to_string())?;
-            if let Err(error) = restricted {
-                warn!("{error}");
-            }
-            let start = threads.starter();
-            let served = threads.run(serve(options, direct, start, log_level, lines));
-            served.map_err(|error| error.to_string())
-        });
+    let served =
+        file.map(|file| file.start()).transpose().map_err(|error| error.to_string()).and_then(
+            |file| {
+                let lines = logging::init(&log_level, file.clone(), options.colour)
+                    .map_err(|error| error.to_string())?;
+                let threads = Threads::new().map_err(|error| error.to_string())?;
+                if let Err(error) = restricted {
+                    warn!("{error}");
+                }
+                let start = threads.starter();
+                let served = threads.run(serve(options, direct, start, log_level, lines));
+                if let Some(file) = file {
+                    file.flush();
+                }
+                served.map_err(|error| error.to_string())
+            },
+        );
     // As upstream's: whoever started this process does not look at it any more.
     if let Err(error) = served {
         complain("D-Bus", &error);
@@ -144,7 +151,7 @@ async fn serve(
         token: options.token,
         log_level,
         lines,
-        stop: stop_signals()?,
+        stop: stop_reasons()?,
     };
     let service = Service::new(connection.clone(), bus_peers(manager), config);
     service.request_registration(&name).await?;
@@ -216,19 +223,11 @@ fn warm_up(netcfg: NetcfgConfig) {
     });
 }
 
-/// SIGTERM, SIGINT and SIGHUP end the session in order.
-fn stop_signals() -> std::io::Result<mpsc::Receiver<()>> {
-    let (sender, receiver) = mpsc::channel(1);
-    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()] {
-        let mut signals = signal(kind)?;
-        let sender = sender.clone();
-        tokio::spawn(async move {
-            while signals.recv().await.is_some() {
-                if sender.send(()).await.is_err() {
-                    break;
-                }
-            }
-        });
+/// A signal that would end the process, and a panic in it, end the session in order.
+fn stop_reasons() -> std::io::Result<mpsc::Receiver<Stop>> {
+    // They mean nothing here, and would end it.
+    for kind in [SignalKind::user_defined1(), SignalKind::user_defined2()] {
+        drop(signal(kind)?);
     }
-    Ok(receiver)
+    stop::reasons()
 }

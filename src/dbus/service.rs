@@ -21,6 +21,7 @@ use crate::backend::last_resort::{self, Traces};
 use crate::backend::{Backend, Dialect, Error, Registration, Request, Settings, StartSession};
 use crate::logging::{LogLevel, LogLine};
 use crate::secret::Secret;
+use crate::stop::Stop;
 
 /// How long a session manager may take to confirm the registration.
 const REGISTRATION_LIMIT: Duration = Duration::from_secs(30);
@@ -60,7 +61,7 @@ pub(super) struct ServiceConfig {
     pub(super) log_level: LogLevel,
     pub(super) lines: mpsc::Receiver<LogLine>,
     /// A message here, or its closing, ends the session and the service.
-    pub(super) stop: mpsc::Receiver<()>,
+    pub(super) stop: mpsc::Receiver<Stop>,
 }
 
 /// An answer of a front end in this process to a question of the user-input queue, as
@@ -97,7 +98,7 @@ pub(super) struct Service {
     profile: Option<OwnProfile>,
     answers: Option<mpsc::UnboundedReceiver<Answer>>,
     lines: mpsc::Receiver<LogLine>,
-    stop: mpsc::Receiver<()>,
+    stop: mpsc::Receiver<Stop>,
     internal: mpsc::UnboundedSender<Internal>,
     internal_receiver: mpsc::UnboundedReceiver<Internal>,
     disconnects: Vec<Message>,

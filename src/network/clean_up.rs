@@ -1,12 +1,12 @@
 //! Undoing what dead processes have left, wherever they left it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use tracing::{info, warn};
 
 use super::direct::HostAccess;
 use super::dns::HostResolver;
@@ -25,6 +25,17 @@ pub struct Undone {
     pub failed: Vec<StillThere>,
     /// Changes that had gone by themselves, with the kernel or the network namespace they were in.
     pub gone: usize,
+}
+
+impl fmt::Display for Undone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let number = self.undone.len();
+        write!(f, "undid {number} changes of process {}", self.pid)?;
+        for StillThere { what, why } in &self.failed {
+            write!(f, "; still there: {what}: {why}")?;
+        }
+        Ok(())
+    }
 }
 
 /// A change that could not be undone.
@@ -180,16 +191,4 @@ pub(super) async fn undo_all(
         done.push(process);
     }
     Ok(done)
-}
-
-/// For the log of a process that goes on to do something else.
-pub(super) fn log(done: &[Undone]) {
-    for Undone { pid, undone, failed, .. } in done {
-        for StillThere { what, why } in failed {
-            warn!("cleaning up after process {pid}: {what}: {why}");
-        }
-        if !undone.is_empty() {
-            info!("undid {} changes that process {pid} had left", undone.len());
-        }
-    }
 }

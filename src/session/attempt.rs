@@ -23,6 +23,7 @@ use crate::control::{
     TransportKind,
 };
 use crate::data_path::Decision;
+use crate::ending;
 use crate::network::RouteQuery;
 use crate::profile::{
     Family, PeerInfoExtra, Protocol, PushError, Remote, SessionOptions, loggable, occ_string,
@@ -33,8 +34,6 @@ use crate::transport::{SocketOptions, Transport, TransportError};
 
 /// Between one exit notification that nobody acknowledges and the next.
 const EXIT_INTERVAL: Duration = Duration::from_millis(100);
-/// How long a disconnect waits for the server to acknowledge the exit notification.
-const EXIT_GRACE: Duration = Duration::from_millis(300);
 /// Packets that are read after the transport broke, at most.
 const LAST_WORDS: usize = 512;
 /// `IV_SSL`
@@ -578,7 +577,7 @@ impl Session {
             }
             return;
         }
-        let until = now + EXIT_GRACE;
+        let until = now + ending::GOODBYE;
         let mut packet = Vec::new();
         while self.drain(link).await.is_ok() && link.control.has_unacknowledged() {
             tokio::select! {

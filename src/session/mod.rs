@@ -159,7 +159,7 @@ impl SessionHandle {
         self.send(Command::Restart).await;
     }
 
-    /// Ends the session; [`SessionEvent::Ended`] follows within a second or two.
+    /// Ends the session; [`SessionEvent::Ended`] follows, usually within a fraction of a second.
     pub async fn disconnect(&self) {
         self.send(Command::Disconnect).await;
     }

@@ -39,6 +39,7 @@ use super::attention::{AttentionGroup, Dialect};
 use super::credentials::{self, DynamicChallenge, Login};
 use super::queue::Queue;
 use super::status::{Status, StatusMinor};
+use crate::ending;
 use crate::profile::{DnsScope, Options};
 use crate::secret::{Credentials, Secret};
 use crate::session::ConnectionInfo;
@@ -53,9 +54,6 @@ const LAST_WORD_DELAY: Duration = Duration::from_secs(3);
 /// the answer which the server then refused: it has not seen the (2,11). So the questions for another
 /// try open only when it has had the time to.
 const QUESTIONS_DELAY: Duration = Duration::from_secs(3);
-
-/// How long `Disconnect` waits for the connection to wind up. Session managers wait 5 s.
-const WIND_UP_LIMIT: Duration = Duration::from_secs(4);
 
 const LOGIN_NEEDED: &str = "Username/password credentials needed";
 
@@ -311,7 +309,7 @@ impl Machine {
     fn wind_up(&mut self, farewell: Farewell) {
         self.state = State::Ending(farewell);
         self.effects.push(Effect::Disconnect);
-        self.effects.push(Effect::Timer(WIND_UP_LIMIT));
+        self.effects.push(Effect::Timer(ending::ANSWER));
     }
 
     fn say_farewell(&mut self) {

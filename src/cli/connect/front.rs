@@ -1,26 +1,24 @@
 //! The front end's loop: registers, answers questions, connects, shows what happens, ends.
 
 use std::io::ErrorKind;
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use std::os::unix::net::UnixStream;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
 use super::browser::Browser;
 use super::login::LoginFile;
-use super::output::Printer;
+use super::output::{Console, Printer};
 use super::peer::{Backend, News, guid};
-use super::{
-    ConnectArgs, Dco, EXIT_AUTH, EXIT_FAILED, EXIT_PRIVILEGE, Output, prompt, stdout_is_terminal,
-};
+use super::{ConnectArgs, Dco, EXIT_AUTH, EXIT_FAILED, EXIT_PRIVILEGE, Output, prompt};
 use crate::cli::EXIT_USAGE;
 use crate::control::WebAddress;
 use crate::dbus::{Answer, PrivateService, serve_private};
+use crate::ending;
 use crate::secret::Secret;
+use crate::stop::{self, Stop};
 
-/// How long an orderly end may take. The backend's own limit is a little shorter.
-const END_LIMIT: Duration = Duration::from_secs(5);
 const LIVE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Status minors of OpenVPN 3 that the front end acts on.
@@ -55,9 +53,19 @@ impl From<zbus::Error> for End {
     }
 }
 
+impl From<Option<Stop>> for End {
+    fn from(reason: Option<Stop>) -> Self {
+        match reason {
+            Some(Stop::Asked) => Self::AS_ASKED,
+            Some(Stop::Broken) | None => {
+                Self::failed("internal error, the log says where: please report it", EXIT_FAILED)
+            }
+        }
+    }
+}
+
 struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
+    stop: mpsc::Receiver<Stop>,
     restart: Signal,
     statistics: Signal,
 }
@@ -66,6 +74,7 @@ struct Front {
     backend: Backend,
     news: mpsc::UnboundedReceiver<News>,
     printer: Printer,
+    console: Console,
     login: Option<LoginFile>,
     browser: Browser,
     signals: Signals,
@@ -85,8 +94,10 @@ pub(super) async fn run(
     service: PrivateService,
     answers: mpsc::UnboundedSender<Answer>,
     browser: Browser,
+    console: Console,
 ) -> u8 {
-    let end = match start(args, login, verbosity, service, answers, browser).await {
+    let errors = console.clone();
+    let end = match start(args, login, verbosity, service, answers, browser, console).await {
         Ok(mut front) => {
             let end = front.drive().await;
             front.shut_down().await;
@@ -95,7 +106,7 @@ pub(super) async fn run(
         Err(end) => end,
     };
     if let Some(text) = end.text {
-        super::complain(&text, end.status);
+        errors.complain(&text);
     }
     end.status
 }
@@ -107,11 +118,11 @@ async fn start(
     service: PrivateService,
     answers: mpsc::UnboundedSender<Answer>,
     browser: Browser,
+    console: Console,
 ) -> Result<Front, End> {
     let io = |error: std::io::Error| End::failed(error, EXIT_FAILED);
     let signals = Signals {
-        terminate: signal(SignalKind::terminate()).map_err(io)?,
-        interrupt: signal(SignalKind::interrupt()).map_err(io)?,
+        stop: stop::reasons().map_err(io)?,
         restart: signal(SignalKind::user_defined1()).map_err(io)?,
         statistics: signal(SignalKind::user_defined2()).map_err(io)?,
     };
@@ -127,7 +138,8 @@ async fn start(
     Ok(Front {
         backend,
         news,
-        printer: Printer::new(args.output == Output::Json, stdout_is_terminal()),
+        printer: Printer::new(args.output == Output::Json, console.out.clone()),
+        console,
         login,
         browser,
         signals,
@@ -147,8 +159,7 @@ impl Front {
             let showing = self.connected.is_some() && self.printer.is_live();
             let result = tokio::select! {
                 biased;
-                _ = self.signals.terminate.recv() => Err(End::AS_ASKED),
-                _ = self.signals.interrupt.recv() => Err(End::AS_ASKED),
+                reason = self.signals.stop.recv() => Err(reason.into()),
                 _ = self.signals.restart.recv() => self.restart().await,
                 _ = self.signals.statistics.recv() => self.show_statistics().await,
                 news = self.news.recv() => match news {
@@ -222,17 +233,14 @@ impl Front {
     /// Answers what is asked and connects; connecting has no effect on a running attempt.
     async fn answer_and_connect(&mut self) -> Result<(), End> {
         self.printer.leave_live();
-        let answered = tokio::select! {
+        tokio::select! {
             biased;
-            _ = self.signals.terminate.recv() => None,
-            _ = self.signals.interrupt.recv() => None,
-            result = answer(&self.backend, self.login.as_ref()) => Some(result),
-        };
-        let Some(result) = answered else {
-            prompt::leave();
-            return Err(End::AS_ASKED);
-        };
-        result?;
+            reason = self.signals.stop.recv() => {
+                prompt::leave(&self.console);
+                return Err(reason.into());
+            }
+            result = answer(&self.backend, self.login.as_ref()) => result?,
+        }
         self.backend.request("Connect").await?;
         Ok(())
     }
@@ -271,7 +279,7 @@ impl Front {
             return;
         }
         let backend = self.backend.clone();
-        let disconnect = tokio::time::timeout(END_LIMIT, backend.request("Disconnect"));
+        let disconnect = tokio::time::timeout(ending::LAST_WORD, backend.request("Disconnect"));
         let news = async {
             // The reply to the request may overtake the last signals.
             while let Some(news) = self.news.recv().await {
@@ -293,8 +301,8 @@ impl Front {
                 }
             }
         };
-        // One limit for all of it; what is printed by then is printed.
-        let _ = tokio::time::timeout(END_LIMIT, both).await;
+        // One limit for all of it; what is told by then is told.
+        let _ = tokio::time::timeout(ending::LAST_WORD, both).await;
     }
 }
 

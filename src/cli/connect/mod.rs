@@ -8,7 +8,7 @@ mod output;
 mod peer;
 mod prompt;
 
-use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use self::browser::Browser;
 use self::login::LoginFile;
+use self::output::Console;
 use super::cleanup::RUNTIME_DIR;
 use super::{EXIT_FAILED, EXIT_PRIVILEGE, EXIT_USAGE, complain};
 use crate::backend::{Settings, Threads};
@@ -111,14 +112,20 @@ fn prepare(args: ConnectArgs) -> Result<ExitCode, (String, u8)> {
     if let Err(error) = restricted {
         tracing::warn!("{error}");
     }
-    let threads = Threads::new().map_err(|error| (error.to_string(), EXIT_FAILED))?;
+    let failed = |error: std::io::Error| (error.to_string(), EXIT_FAILED);
+    let threads = Threads::new().map_err(failed)?;
     let terminal = prompt::Terminal::new();
+    let console = Console::new(args.output == Output::Json).map_err(failed)?;
     let (answers, receiver) = mpsc::unbounded_channel();
     let service = backend(&args, profile, receiver, &threads, log_level.clone(), lines);
+    let front =
+        front::run(&args, login, log_level.get(), service, answers, browser, console.clone());
+    // A panic is in the log, and all is undone.
+    let status = catch_unwind(AssertUnwindSafe(|| threads.run(front)));
     // A prompt that nobody answers keeps its thread, and the terminal silent.
-    let status = threads.run(front::run(&args, login, log_level.get(), service, answers, browser));
     terminal.restore();
-    Ok(ExitCode::from(status))
+    console.flush();
+    Ok(ExitCode::from(status.unwrap_or(EXIT_FAILED)))
 }
 
 /// Opens every file, before the rights to them go. Nothing of their text stays.
@@ -166,9 +173,4 @@ fn backend(
         log_level: level,
         lines,
     }
-}
-
-/// Where prompts and the live line may go.
-fn stdout_is_terminal() -> bool {
-    io::IsTerminal::is_terminal(&io::stdout())
 }

@@ -1,16 +1,61 @@
-//! What the user sees: steps and a live line, or JSON.
+//! What the user sees: steps and a live line, or JSON. Nothing waits for it to be read.
 
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::peer::News;
+use crate::ending;
+use crate::line_writer::{LineWriter, Weight};
 use crate::text::printable_json;
+
+/// Standard output and standard error, neither of which anything waits for.
+#[derive(Clone, Debug)]
+pub(super) struct Console {
+    pub(super) out: LineWriter,
+    pub(super) err: LineWriter,
+}
+
+impl Console {
+    /// # Errors
+    /// As [`LineWriter::new`].
+    pub(super) fn new(json: bool) -> io::Result<Self> {
+        let dropped = if json { dropped_json } else { dropped_text };
+        Ok(Self {
+            out: LineWriter::new(&io::stdout(), dropped)?,
+            err: LineWriter::new(&io::stderr(), dropped_text)?,
+        })
+    }
+
+    /// Says what is wrong.
+    pub(super) fn complain(&self, text: &str) {
+        self.err.put(format!("ovpn-client: {text}\n"), Weight::Heavy);
+    }
+
+    /// The end: what is not read by then is lost.
+    pub(super) fn flush(&self) {
+        let end = Instant::now() + ending::OUTPUT;
+        self.out.flush(ending::OUTPUT);
+        self.err.flush(end.saturating_duration_since(Instant::now()));
+    }
+}
+
+fn dropped_json(lines: u64) -> String {
+    format!("{}\n", json!({ "signal": "OutputDropped", "lines": lines }))
+}
+
+fn dropped_text(lines: u64) -> String {
+    format!("[{lines} lines are missing here: they were not read in time]\n")
+}
+
+/// Clears the line of a terminal.
+const CLEAR: &str = "\r\x1b[2K";
 
 /// How the front end talks.
 pub(super) struct Printer {
+    out: LineWriter,
     json: bool,
     live: bool,
     live_shown: bool,
@@ -19,10 +64,11 @@ pub(super) struct Printer {
 }
 
 impl Printer {
-    pub(super) fn new(json: bool, terminal: bool) -> Self {
+    pub(super) fn new(json: bool, out: LineWriter) -> Self {
         Self {
+            out,
             json,
-            live: terminal && !json,
+            live: !json && io::stdout().is_terminal(),
             live_shown: false,
             started: Instant::now(),
             last: None,
@@ -42,7 +88,11 @@ impl Printer {
             }
             // Numbers and strings: nothing that cannot be written as JSON.
             if let Ok(object) = serde_json::to_string(news) {
-                self.line(&printable_json(&object));
+                let log = matches!(news, News::Log { .. });
+                self.line(
+                    &printable_json(&object),
+                    if log { Weight::Light } else { Weight::Heavy },
+                );
             }
         } else if let News::Log { level, message, .. } = news {
             let label = match level {
@@ -51,28 +101,34 @@ impl Printer {
                 5 => "warning: ",
                 _ => "error: ",
             };
-            self.step(&format!("{label}{message}"));
+            let weight = if *level < 4 { Weight::Light } else { Weight::Heavy };
+            self.timed(&format!("{label}{message}"), weight);
         }
     }
 
     /// A step of the front end itself. JSON output has no place for it.
     pub(super) fn step(&mut self, text: &str) {
         if !self.json {
-            let elapsed = self.started.elapsed().as_secs_f64();
-            self.line(&format!("[{elapsed:9.3}] {text}"));
+            self.timed(text, Weight::Heavy);
         }
+    }
+
+    fn timed(&mut self, text: &str, weight: Weight) {
+        let elapsed = self.started.elapsed().as_secs_f64();
+        self.line(&format!("[{elapsed:9.3}] {text}"), weight);
     }
 
     /// The counters, on request.
     pub(super) fn statistics(&mut self, counters: &HashMap<String, i64>) {
         if self.json {
-            self.line(&json!({ "signal": "Statistics", "counters": counters }).to_string());
+            let line = json!({ "signal": "Statistics", "counters": counters }).to_string();
+            self.line(&line, Weight::Light);
             return;
         }
         let mut names: Vec<_> = counters.iter().collect();
         names.sort();
         for (name, count) in names {
-            self.line(&format!("{name:.<24}{count:.>20}"));
+            self.line(&format!("{name:.<24}{count:.>20}"), Weight::Light);
         }
     }
 
@@ -105,33 +161,27 @@ impl Printer {
             scaled(up, "bit/s"),
             scaled_bytes(sent),
         );
-        let mut out = io::stdout().lock();
-        // Without standard output the tunnel still works.
-        let _ = write!(out, "\r\x1b[2K{text}").and_then(|()| out.flush());
+        self.out.put_if_idle(format!("{CLEAR}{text}"));
         self.live_shown = true;
     }
 
     /// Takes the live line away: something else is about to be shown.
     pub(super) fn leave_live(&mut self) {
         if std::mem::take(&mut self.live_shown) {
-            let mut out = io::stdout().lock();
-            // Without standard output the tunnel still works.
-            let _ = write!(out, "\r\x1b[2K").and_then(|()| out.flush());
+            self.out.put_if_idle(CLEAR);
         }
     }
 
-    fn line(&mut self, text: &str) {
-        self.leave_live();
-        let mut out = io::stdout().lock();
-        // Without standard output the tunnel still works.
-        let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+    fn line(&mut self, text: &str, weight: Weight) {
+        let clear = if std::mem::take(&mut self.live_shown) { CLEAR } else { "" };
+        self.out.put(format!("{clear}{text}\n"), weight);
     }
 }
 
 impl Drop for Printer {
     fn drop(&mut self) {
         if self.live_shown {
-            let _ = writeln!(io::stdout());
+            self.out.put("\n", Weight::Heavy);
         }
     }
 }

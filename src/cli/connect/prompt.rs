@@ -6,7 +6,9 @@ use std::os::fd::AsFd as _;
 
 use nix::sys::termios::{SetArg, Termios, tcgetattr, tcsetattr};
 
+use super::output::Console;
 use super::peer::Question;
+use crate::line_writer::Weight;
 use crate::secret::Secret;
 
 /// The state of the terminal at the start, to come back to when a prompt is left unanswered.
@@ -31,10 +33,9 @@ pub(super) fn possible() -> bool {
 }
 
 /// Ends the line of a prompt that is left unanswered.
-pub(super) fn leave() {
+pub(super) fn leave(console: &Console) {
     if possible() {
-        // Without a terminal there is no line to end.
-        let _ = writeln!(io::stderr());
+        console.err.put("\n", Weight::Heavy);
     }
 }
 

@@ -16,7 +16,7 @@ pub use self::apply::Applied;
 use self::held::{Entries, Entry, Held, OwnRoutes, Reading};
 use self::host::Host;
 pub(super) use self::host::HostAccess;
-use super::clean_up;
+use super::clean_up::{self, Undone};
 use super::dns::HostResolver;
 use super::error::NetworkError;
 use super::fib::{FibRoute, RouteKind, Target};
@@ -65,7 +65,13 @@ impl DirectNetwork {
     ) -> Result<Self, NetworkError> {
         let host = HostAccess::open(resolver)?;
         let (journal, leftovers) = Journal::open(runtime_dir)?;
-        clean_up::log(&clean_up::undo_all(&host, leftovers).await?);
+        for process in clean_up::undo_all(&host, leftovers).await? {
+            if process.failed.is_empty() {
+                info!("{process}");
+            } else {
+                warn!("{process}");
+            }
+        }
         match host.resolver.restore_after_reboot() {
             Ok(true) => info!("restored resolv.conf as it was before the last boot"),
             Ok(false) => {}
@@ -86,16 +92,15 @@ impl DirectNetwork {
     /// thing before the process ends: they must not come back to life.
     ///
     /// # Errors
-    /// When there is no journal or netlink cannot be opened. What cannot be undone is logged, and
-    /// kept for the next start.
-    pub async fn undo_abandoned(runtime_dir: &FsPath) -> Result<(), NetworkError> {
+    /// When the journals cannot be read or netlink cannot be opened. What cannot be undone is in the
+    /// result, and kept for the next start.
+    pub async fn undo_abandoned(runtime_dir: &FsPath) -> Result<Vec<Undone>, NetworkError> {
         let own = Journal::of_this_process(runtime_dir)?;
         if own.iter().all(|leftover| leftover.undo.is_empty()) {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let host = HostAccess::open(HostResolver::default())?;
-        clean_up::log(&clean_up::undo_all(&host, own).await?);
-        Ok(())
+        clean_up::undo_all(&host, own).await
     }
 
     /// Notes a link that was just made and outlives this process (kernel data channel). If the

@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::plan::{DnsPlan, NameServer};
 use super::namespace::{netns_name, shares_netns};
+use crate::ending;
 pub use crate::profile::DnsScope;
 
 /// This host's resolver: where its parts are. [`Default`] is right everywhere but in tests.
@@ -165,6 +166,12 @@ impl HostResolver {
 
     /// Takes a change back. What somebody else has changed since is left alone.
     pub(super) async fn revert(&self, undo: &DnsUndo) -> Result<(), String> {
+        tokio::time::timeout(ending::DNS, self.try_revert(undo))
+            .await
+            .unwrap_or_else(|_| Err(format!("{undo}: no answer")))
+    }
+
+    async fn try_revert(&self, undo: &DnsUndo) -> Result<(), String> {
         match undo {
             DnsUndo::Resolved { index } => {
                 match resolved::Resolved::connect(self.bus.as_deref()).await {

@@ -11,6 +11,7 @@ use tokio::process::Command;
 use super::file::Present;
 use super::{DnsUndo, PlainPlan};
 
+/// Adding a record must not hold a connection up for longer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The program, if this host's `resolv.conf` is made by it. `Err`: why not.
@@ -52,7 +53,10 @@ impl Input {
     /// Adds the record: first (`-m 0`) and exclusive (`-x`) where the program knows such things;
     /// Debian's ignores words after the name.
     pub(super) async fn run(&self) -> Result<(), String> {
-        call(&self.program, &["-a", &self.record, "-m", "0", "-x"], &self.lines).await
+        let arguments = ["-a", &self.record, "-m", "0", "-x"];
+        tokio::time::timeout(TIMEOUT, call(&self.program, &arguments, &self.lines, true))
+            .await
+            .unwrap_or_else(|_| Err(failure(&self.program, &arguments, "does not end")))
     }
 }
 
@@ -61,31 +65,34 @@ pub(super) async fn remove(directories: &[PathBuf], record: &str) -> Result<(), 
     // Uninstalled meanwhile, it has taken its records along.
     let Some(program) = program(directories) else { return Ok(()) };
     // `-f` for openresolv; Debian's never minds.
-    call(&program, &["-d", record, "-f"], "").await
+    // Given up on, it still comes to its end: killed, it would leave the change half taken back.
+    call(&program, &["-d", record, "-f"], "", false).await
 }
 
-async fn call(program: &Path, arguments: &[&str], input: &str) -> Result<(), String> {
-    let fail = |reason: String| format!("{} {}: {reason}", program.display(), arguments.join(" "));
+fn failure(program: &Path, arguments: &[&str], reason: &str) -> String {
+    format!("{} {}: {reason}", program.display(), arguments.join(" "))
+}
+
+/// `kill`: when it is given up on.
+async fn call(program: &Path, arguments: &[&str], input: &str, kill: bool) -> Result<(), String> {
     let run = async {
         let mut child = Command::new(program)
             .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
-            .kill_on_drop(true)
+            .kill_on_drop(kill)
             .spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
             stdin.write_all(input.as_bytes()).await?;
         }
         child.wait_with_output().await
     };
-    let output = tokio::time::timeout(TIMEOUT, run)
-        .await
-        .map_err(|_| fail("does not end".to_owned()))?
-        .map_err(|e| fail(e.to_string()))?;
+    let output =
+        run.await.map_err(|e: std::io::Error| failure(program, arguments, &e.to_string()))?;
     if output.status.success() {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr);
-    Err(fail(format!("{} {}", output.status, said.trim())))
+    Err(failure(program, arguments, &format!("{} {}", output.status, said.trim())))
 }
