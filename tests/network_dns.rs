@@ -125,7 +125,7 @@ fn split() -> DnsOptions {
 /// private bus, and the file in which it notes what it is told, one line a call.
 struct Resolved {
     process: Child,
-    _bus: Bus,
+    bus: Bus,
     log: PathBuf,
 }
 
@@ -135,18 +135,7 @@ impl Resolved {
         let bus = Bus::start();
         host.resolver.bus = Some(bus.address().to_owned());
         let log = host.directory.path().join("resolved.log");
-        let program = std::env::current_exe().unwrap();
-        let mut command =
-            if inside { host.ns.command(program) } else { std::process::Command::new(program) };
-        let process = command
-            .args(["--ignored", "--exact", "resolved_process", "--nocapture"])
-            .env("TEST_BUS", bus.address())
-            .env("TEST_LOG", &log)
-            .env("TEST_MANNER", manner)
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        let resolved = Self { process, _bus: bus, log };
+        let resolved = Self { process: Self::launch(host, &bus, &log, manner, inside), bus, log };
         for _ in 0..1000 {
             if resolved.log.exists() {
                 return resolved;
@@ -154,6 +143,31 @@ impl Resolved {
             std::thread::sleep(Duration::from_millis(10));
         }
         panic!("the service does not start");
+    }
+
+    fn launch(host: &Host, bus: &Bus, log: &Path, manner: &str, inside: bool) -> Child {
+        let program = std::env::current_exe().unwrap();
+        let mut command =
+            if inside { host.ns.command(program) } else { std::process::Command::new(program) };
+        command
+            .args(["--ignored", "--exact", "resolved_process", "--nocapture"])
+            .env("TEST_BUS", bus.address())
+            .env("TEST_LOG", log)
+            .env("TEST_MANNER", manner)
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap()
+    }
+
+    /// As `systemctl restart` does.
+    fn restart(&mut self, host: &Host) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+        self.process = Self::launch(host, &self.bus, &self.log, "normal", true);
+    }
+
+    fn noted(&self) -> String {
+        fs::read_to_string(&self.log).unwrap()
     }
 
     /// The calls since the last time.
@@ -182,7 +196,7 @@ fn resolved_process() {
         let _service = bus::serve(&variable("TEST_BUS"), RESOLVED, move |call| {
             let line = describe(call);
             let new = line.starts_with("SetLinkDNSEx") || line.contains("DefaultRoute");
-            let mut file = fs::OpenOptions::new().append(true).open(&file).unwrap();
+            let mut file = fs::OpenOptions::new().append(true).create(true).open(&file).unwrap();
             writeln!(file, "{line}").unwrap();
             match manner.as_str() {
                 "hang" => Answer::Nothing,
@@ -198,7 +212,8 @@ fn resolved_process() {
             }
         })
         .await;
-        fs::write(log, "").unwrap();
+        // Calls may have come already.
+        fs::OpenOptions::new().append(true).create(true).open(log).unwrap();
         std::future::pending::<()>().await;
     });
 }
@@ -233,7 +248,7 @@ fn describe(call: &Message) -> String {
 #[test]
 fn resolved_gets_everything_and_is_reverted() {
     let mut host = Host::new("nameserver 127.0.0.53\noptions edns0 trust-ad\n");
-    let resolved = Resolved::start(&mut host, "normal", true);
+    let mut resolved = Resolved::start(&mut host, "normal", true);
     host.ns.block_on(async || {
         let mut network = host.open().await;
         let warnings = host.apply(&mut network, &old_form(), DnsScope::Global).await;
@@ -248,9 +263,14 @@ fn resolved_gets_everything_and_is_reverted() {
                 "FlushCaches",
             ]
         );
-        // The same again: nothing.
+        // The same again, in case somebody has taken it away unnoticed.
         host.apply(&mut network, &old_form(), DnsScope::Global).await;
-        assert_eq!(resolved.take(), [""; 0]);
+        assert_eq!(resolved.take().len(), 4);
+
+        // It is told again when it has started anew.
+        resolved.restart(&host);
+        wait_for("the service to be told again", || resolved.noted().contains("FlushCaches")).await;
+        assert_eq!(resolved.take().len(), 4);
 
         let warnings = host.apply(&mut network, &split(), DnsScope::Global).await;
         assert_eq!(warnings, [""; 0]);
@@ -327,6 +347,42 @@ fn a_resolved_of_another_namespace_is_not_asked() {
     });
     assert!(warnings[0].contains("another network namespace"), "{warnings:?}");
     assert_eq!(resolved.take(), [""; 0]);
+}
+
+/// Waits for what another task does; it looks every few seconds.
+async fn wait_for(what: &str, done: impl Fn() -> bool) {
+    for _ in 0..1500 {
+        if done() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("waited in vain for {what}");
+}
+
+#[test]
+fn tunnels_come_and_go_in_any_order_and_others_write_meanwhile() {
+    let host = Host::new("nameserver 192.0.2.53\n");
+    let second = DnsOptions {
+        dhcp_servers: vec!["10.9.0.1".parse().unwrap()],
+        dhcp_domains: vec!["lab.example".parse().unwrap()],
+        ..DnsOptions::default()
+    };
+    host.ns.block_on(async || {
+        let (mut a, mut b) = (host.open().await, host.open().await);
+        host.apply(&mut a, &old_form(), DnsScope::Global).await;
+        let warnings = host.apply(&mut b, &second, DnsScope::Global).await;
+        assert_eq!(warnings, [""; 0]);
+        assert_eq!(host.resolv_conf(), "nameserver 10.9.0.1\nsearch lab.example corp.example");
+        a.undo().await.unwrap();
+        assert_eq!(host.resolv_conf(), "nameserver 10.9.0.1\nsearch lab.example");
+        // DHCP: another network, another server.
+        fs::write(&host.path, "nameserver 192.0.2.99\nsearch cafe.example\n").unwrap();
+        let taken_up = "nameserver 10.9.0.1\nsearch lab.example cafe.example";
+        wait_for("the tunnel's servers in front", || host.resolv_conf() == taken_up).await;
+        b.undo().await.unwrap();
+        assert_eq!(host.resolv_conf(), "nameserver 192.0.2.99\nsearch cafe.example");
+    });
 }
 
 #[test]
@@ -478,9 +534,17 @@ fn a_shared_resolv_conf_is_not_touched_from_a_nested_namespace() {
 
 #[test]
 fn a_bind_mounted_resolv_conf_is_rewritten_in_place() {
+    for locked in [false, true] {
+        bind_mounted(locked);
+    }
+}
+
+fn bind_mounted(locked: bool) {
     let host = Host::new("");
-    let (source, target) =
-        (host.directory.path().join("source"), host.resolver.resolv_conf.clone());
+    let run = host.directory.path().join("run");
+    fs::create_dir(&run).unwrap();
+    // Where it can be written: a bind mount of a read-only file system is read-only, too.
+    let (source, target) = (run.join("source"), host.resolver.resolv_conf.clone());
     for file in [&source, &target] {
         fs::write(file, "nameserver 192.0.2.53\n").unwrap();
     }
@@ -490,6 +554,15 @@ fn a_bind_mounted_resolv_conf_is_rewritten_in_place() {
         nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+        // In a directory that cannot be written, too.
+        let read_only = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        let directory = target.parent().unwrap();
+        if locked {
+            mount(Some(directory), directory, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+                .unwrap();
+            mount(Some(&run), &run, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+            mount(None::<&str>, directory, None::<&str>, read_only, None::<&str>).unwrap();
+        }
         mount(Some(&source), &target, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
@@ -499,8 +572,14 @@ fn a_bind_mounted_resolv_conf_is_rewritten_in_place() {
             assert!(fs::read_to_string(&source).unwrap().contains("nameserver 10.8.0.1"));
             network.undo().await.unwrap();
         });
+        // Nothing is kept for another try.
+        assert_eq!(fs::read_dir(&run).unwrap().filter(is_journal).count(), 0);
     });
     for file in [&source, &target] {
         assert_eq!(fs::read_to_string(file).unwrap(), "nameserver 192.0.2.53\n");
     }
+}
+
+fn is_journal(entry: &std::io::Result<fs::DirEntry>) -> bool {
+    entry.as_ref().unwrap().path().extension().is_some_and(|extension| extension == "journal")
 }

@@ -75,6 +75,9 @@ impl DirectNetwork {
         self.forget_refused();
         self.converge(interface, &wanted, &mut applied).await?;
         self.unguard().await?;
+        if !applied.steps.iter().any(|step| matches!(step, Step::Add(Item::Dns(_)))) {
+            applied.warnings.extend(self.host.resolver.renew().await);
+        }
         for entry in self.entries.values_mut() {
             entry.provisional = false;
             if let Held::Refused(why) = &entry.held {

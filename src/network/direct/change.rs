@@ -192,13 +192,14 @@ impl DirectNetwork {
             Ok(prepared) => prepared,
             Err(reason) => return Ok(unused(reason)),
         };
-        let id = self.journal.record(Undo::Dns(prepared.undo.clone()))?;
-        let Err(reason) = self.host.resolver.apply(&prepared, plan, interface).await else {
-            debug!("DNS set through {}", prepared.backend());
+        let (undo, backend) = (prepared.undo.clone(), prepared.backend());
+        let id = self.journal.record(Undo::Dns(undo.clone()))?;
+        let Err(reason) = self.host.resolver.apply(prepared, plan, interface).await else {
+            debug!("DNS set through {backend}");
             return Ok(Held::Ours(id));
         };
         // A part of it may be in place.
-        match self.host.resolver.revert(&prepared.undo).await {
+        match self.host.resolver.revert(&undo).await {
             Ok(()) => self.journal.done(id).map(|()| unused(reason)),
             Err(second) => {
                 warnings.push(format!("the tunnel's DNS is not used: {reason}"));

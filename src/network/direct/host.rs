@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::super::dns::HostResolver;
+use super::super::dns::{HostResolver, Resolver};
 use super::super::error::NetworkError;
 use super::super::fib::{Fib, FibRoute, Selectors};
 use super::super::journal::Undo;
@@ -51,14 +51,14 @@ impl Host {
 #[derive(Debug)]
 pub(in crate::network) struct HostAccess {
     pub(super) netlink: Netlink,
-    pub(super) resolver: HostResolver,
+    pub(super) resolver: Resolver,
 }
 
 impl HostAccess {
     /// Opens netlink in the network namespace of the calling thread. Inside a tokio runtime.
     pub(in crate::network) fn open(resolver: HostResolver) -> Result<Self, NetworkError> {
         let netlink = Netlink::open().map_err(|e| NetworkError::netlink("open netlink", e))?;
-        Ok(Self { netlink, resolver })
+        Ok(Self { netlink, resolver: Resolver::new(resolver) })
     }
 
     /// Undoes changes, in this order. One result for each. What is gone already is no error: a link

@@ -6,12 +6,17 @@
 //!
 //! 1. systemd-resolved over D-Bus: per interface, split DNS, DNSSEC, DNS over TLS.
 //! 2. `resolvconf` (Debian's or openresolv).
-//! 3. `/etc/resolv.conf` itself, replaced as a whole and put back.
+//! 3. `/etc/resolv.conf` itself, where the tunnels of this host lie in layers on what others wrote.
+//!
+//! What others change meanwhile does not put the tunnel's DNS out of use: a restarted
+//! systemd-resolved is told again, a rewritten file is taken as what lies below; and all of it is set
+//! again with every connection ([`Resolver::renew`]).
 //!
 //! A tunnel works without DNS: nothing here is ever a reason to end it. Failures are texts for a
 //! warning.
 
 mod file;
+mod kept;
 mod plan;
 mod resolvconf;
 mod resolved;
@@ -23,10 +28,11 @@ use std::path::{Path, PathBuf};
 use ovpn_dco::Interface;
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::kept::Resolver;
 pub use self::plan::{DnsPlan, NameServer};
 use super::namespace::{netns_name, shares_netns};
-use crate::ending;
 pub use crate::profile::DnsScope;
+use crate::profile::DomainName;
 
 /// This host's resolver: where its parts are. [`Default`] is right everywhere but in tests.
 #[derive(Clone, Debug)]
@@ -63,8 +69,8 @@ pub(super) enum DnsUndo {
     Resolved { index: u32 },
     /// `resolvconf -d RECORD`. The program is found anew: what is written down is never executed.
     Resolvconf { record: String },
-    /// Put the file back.
-    File(file::Original),
+    /// Take the layer away.
+    File { path: PathBuf, layer: file::LayerId },
 }
 
 /// Where the tunnel's DNS is.
@@ -73,7 +79,7 @@ impl fmt::Display for DnsUndo {
         match self {
             Self::Resolved { .. } => f.write_str("DNS (systemd-resolved)"),
             Self::Resolvconf { .. } => f.write_str("DNS (resolvconf)"),
-            Self::File(_) => f.write_str("DNS (resolv.conf)"),
+            Self::File { .. } => f.write_str("DNS (resolv.conf)"),
         }
     }
 }
@@ -89,7 +95,7 @@ pub(super) struct Prepared {
 enum Change {
     Resolved(resolved::Resolved),
     Resolvconf(resolvconf::Input),
-    File(file::Content),
+    File(file::Placed),
 }
 
 impl Prepared {
@@ -106,14 +112,15 @@ impl Prepared {
 impl HostResolver {
     /// Chooses the backend and finds out how to undo it. Changes nothing. `Err`: why the tunnel's
     /// DNS cannot be used on this host.
-    pub(super) async fn prepare(
+    async fn prepare(
         &self,
         plan: &DnsPlan,
         interface: &Interface,
         notes: &mut Vec<String>,
     ) -> Result<Prepared, String> {
         let resolv_conf = self.visible_resolv_conf()?;
-        let present = file::Present::read(&resolv_conf);
+        let present = file::Present::read(&resolv_conf)
+            .map_err(|reason| format!("{}: {reason}", resolv_conf.display()))?;
         let mut reasons = Vec::new();
         match self.try_resolved(&present).await {
             Ok(service) => {
@@ -132,9 +139,10 @@ impl HostResolver {
             }
             Err(reason) => reasons.push(format!("resolvconf: {reason}")),
         }
-        match file::Content::new(&resolv_conf, present, &plain) {
-            Ok((content, original)) => {
-                Ok(Prepared { undo: DnsUndo::File(original), change: Change::File(content) })
+        match file::Placed::new(&resolv_conf, &present, plain) {
+            Ok(placed) => {
+                let undo = DnsUndo::File { path: resolv_conf, layer: placed.id() };
+                Ok(Prepared { undo, change: Change::File(placed) })
             }
             Err(reason) => {
                 reasons.push(format!("{}: {reason}", resolv_conf.display()));
@@ -147,34 +155,18 @@ impl HostResolver {
         if !present.is_of_resolved() && !uses_nss_resolve() {
             return Err("programs on this host do not ask it".to_owned());
         }
+        self.connect().await
+    }
+
+    async fn connect(&self) -> Result<resolved::Resolved, String> {
         resolved::Resolved::connect(self.bus.as_deref()).await
     }
 
-    /// Makes a prepared change.
-    pub(super) async fn apply(
-        &self,
-        prepared: &Prepared,
-        plan: &DnsPlan,
-        interface: &Interface,
-    ) -> Result<(), String> {
-        match &prepared.change {
-            Change::Resolved(service) => service.set(plan, interface.index).await,
-            Change::Resolvconf(input) => input.run().await,
-            Change::File(content) => content.write(),
-        }
-    }
-
     /// Takes a change back. What somebody else has changed since is left alone.
-    pub(super) async fn revert(&self, undo: &DnsUndo) -> Result<(), String> {
-        tokio::time::timeout(ending::DNS, self.try_revert(undo))
-            .await
-            .unwrap_or_else(|_| Err(format!("{undo}: no answer")))
-    }
-
-    async fn try_revert(&self, undo: &DnsUndo) -> Result<(), String> {
+    async fn revert(&self, undo: &DnsUndo) -> Result<(), String> {
         match undo {
             DnsUndo::Resolved { index } => {
-                match resolved::Resolved::connect(self.bus.as_deref()).await {
+                match self.connect().await {
                     Ok(service) => service.revert(*index).await,
                     // A service that has gone has forgotten the link, too.
                     Err(_) => Ok(()),
@@ -183,7 +175,7 @@ impl HostResolver {
             DnsUndo::Resolvconf { record } => {
                 resolvconf::remove(&self.program_directories, record).await
             }
-            DnsUndo::File(original) => original.restore(),
+            DnsUndo::File { path, layer } => file::take_away(path, *layer),
         }
     }
 
@@ -194,7 +186,9 @@ impl HostResolver {
 
     /// Whether [`Self::restore_after_reboot`] would do something.
     pub(super) fn is_from_before_boot(&self) -> bool {
-        self.visible_resolv_conf().is_ok_and(|path| file::is_from_before_boot(&path))
+        self.visible_resolv_conf().is_ok_and(|path| {
+            file::Present::read(&path).is_ok_and(|present| present.is_left_over())
+        })
     }
 
     /// The `resolv.conf` of the programs in this network namespace.
@@ -242,10 +236,10 @@ fn uses_nss_resolve() -> bool {
 }
 
 /// What `resolv.conf` can say of a plan.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct PlainPlan {
     servers: Vec<std::net::IpAddr>,
-    search: Vec<String>,
+    search: Vec<DomainName>,
 }
 
 impl PlainPlan {
@@ -255,7 +249,8 @@ impl PlainPlan {
             text.push_str(&format!("nameserver {server}\n"));
         }
         if !self.search.is_empty() {
-            text.push_str(&format!("search {}\n", self.search.join(" ")));
+            let search: Vec<_> = self.search.iter().map(DomainName::as_str).collect();
+            text.push_str(&format!("search {}\n", search.join(" ")));
         }
         text
     }
@@ -286,6 +281,6 @@ fn plain_plan(plan: &DnsPlan, notes: &mut Vec<String>) -> Result<PlainPlan, Stri
     }
     Ok(PlainPlan {
         servers: usable.iter().map(|server| server.address).collect(),
-        search: plan.search_domains.iter().map(ToString::to_string).collect(),
+        search: plan.search_domains.clone(),
     })
 }

@@ -5,14 +5,16 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::{ChildStderr, Command};
 
 use super::file::Present;
 use super::{DnsUndo, PlainPlan};
 
-/// Adding a record must not hold a connection up for longer.
+/// For adding a record, with all that starts: a subscriber that hangs must not hold a connection up.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// Most that is kept of what it complains of.
+const MAX_COMPLAINT: usize = 1000;
 
 /// The program, if this host's `resolv.conf` is made by it. `Err`: why not.
 pub(super) fn find(directories: &[PathBuf], present: &Present) -> Result<PathBuf, String> {
@@ -33,7 +35,7 @@ fn program(directories: &[PathBuf]) -> Option<PathBuf> {
 }
 
 /// What to tell it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Input {
     program: PathBuf,
     record: String,
@@ -75,6 +77,7 @@ fn failure(program: &Path, arguments: &[&str], reason: &str) -> String {
 
 /// `kill`: when it is given up on.
 async fn call(program: &Path, arguments: &[&str], input: &str, kill: bool) -> Result<(), String> {
+    let mut said = Vec::new();
     let run = async {
         let mut child = Command::new(program)
             .args(arguments)
@@ -84,15 +87,30 @@ async fn call(program: &Path, arguments: &[&str], input: &str, kill: bool) -> Re
             .kill_on_drop(kill)
             .spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(input.as_bytes()).await?;
+            // It may end without reading, and then says why.
+            let _ = stdin.write_all(input.as_bytes()).await;
         }
-        child.wait_with_output().await
+        let Some(stderr) = child.stderr.take() else { return child.wait().await };
+        // A service that it has started may keep the pipe: the end of the program counts.
+        tokio::select! {
+            biased;
+            () = read(stderr, &mut said) => child.wait().await,
+            status = child.wait() => status,
+        }
     };
-    let output =
-        run.await.map_err(|e: std::io::Error| failure(program, arguments, &e.to_string()))?;
-    if output.status.success() {
+    let status = run.await.map_err(|e| failure(program, arguments, &e.to_string()))?;
+    if status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(failure(program, arguments, &format!("{} {}", output.status, said.trim())))
+    let said = String::from_utf8_lossy(&said);
+    Err(failure(program, arguments, &format!("{status} {}", said.trim())))
+}
+
+/// Reads to the end, and keeps the beginning.
+async fn read(mut pipe: ChildStderr, kept: &mut Vec<u8>) {
+    let mut buffer = [0; 1024];
+    while let Ok(length @ 1..) = pipe.read(&mut buffer).await {
+        let room = MAX_COMPLAINT.saturating_sub(kept.len()).min(length);
+        kept.extend_from_slice(&buffer[..room]);
+    }
 }

@@ -3,9 +3,10 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use serde::Serialize;
-use tracing::debug;
-use zbus::{Connection, DynamicType, fdo};
+use tracing::{debug, info, warn};
+use zbus::{Connection, DynamicType, Message, MessageStream, fdo};
 
 use super::plan::DnsPlan;
 use crate::network::namespace::shares_netns;
@@ -15,12 +16,13 @@ const SERVICE: &str = "org.freedesktop.resolve1";
 const PATH: &str = "/org/freedesktop/resolve1";
 const INTERFACE: &str = "org.freedesktop.resolve1.Manager";
 const BUS: &str = "org.freedesktop.DBus";
+const BUS_PATH: &str = "/org/freedesktop/DBus";
 
 /// For each call: a service that hangs must not hold a connection up.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A connection to a running systemd-resolved of this network namespace.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Resolved {
     connection: Connection,
 }
@@ -39,13 +41,7 @@ impl Resolved {
             .map_err(|e| format!("no system bus ({e})"))?;
         // Asking the bus starts nothing, unlike asking the service.
         let reply = connection
-            .call_method(
-                Some(BUS),
-                "/org/freedesktop/DBus",
-                Some(BUS),
-                "GetConnectionUnixProcessID",
-                &SERVICE,
-            )
+            .call_method(Some(BUS), BUS_PATH, Some(BUS), "GetConnectionUnixProcessID", &SERVICE)
             .await
             .map_err(|_| "it is not running".to_owned())?;
         let pid: u32 = reply.body().deserialize().map_err(|e| e.to_string())?;
@@ -103,6 +99,30 @@ impl Resolved {
         Ok(())
     }
 
+    /// Tells the service again whenever it has started anew, as long as the bus lives.
+    pub(super) async fn keep(self, plan: DnsPlan, index: u32) {
+        let mut messages = MessageStream::from(&self.connection);
+        let rule = format!(
+            "type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged',\
+             arg0='{SERVICE}'"
+        );
+        let watched =
+            self.connection.call_method(Some(BUS), BUS_PATH, Some(BUS), "AddMatch", &rule);
+        if let Err(error) = watched.await {
+            debug!("systemd-resolved, AddMatch: {error}");
+            return;
+        }
+        while let Some(Ok(message)) = messages.next().await {
+            if !has_started(&message) {
+                continue;
+            }
+            match self.set(&plan, index).await {
+                Ok(()) => info!("systemd-resolved has started anew; it has the tunnel's DNS again"),
+                Err(reason) => warn!("the tunnel's DNS is not used any more: {reason}"),
+            }
+        }
+    }
+
     async fn set_servers(&self, plan: &DnsPlan, link: i32) -> zbus::Result<()> {
         let servers: Vec<(i32, Vec<u8>, u16, &str)> = plan
             .servers
@@ -158,6 +178,17 @@ impl Resolved {
             debug!("systemd-resolved, FlushCaches: {error}");
         }
     }
+}
+
+/// Whether the bus says that there is a new service of the name.
+fn has_started(message: &Message) -> bool {
+    let header = message.header();
+    let body = message.body();
+    header.sender().is_some_and(|sender| sender == BUS)
+        && header.member().is_some_and(|member| member == "NameOwnerChanged")
+        && body
+            .deserialize::<(&str, &str, &str)>()
+            .is_ok_and(|(name, _, owner)| name == SERVICE && !owner.is_empty())
 }
 
 fn raw(address: IpAddr) -> (i32, Vec<u8>) {

@@ -46,7 +46,7 @@ impl Undo {
     /// Whether the change is on disk. Everything else ends with the kernel or the network namespace
     /// that it was made in, and the numbers in it mean something else, or nothing, in another.
     pub(super) const fn is_on_disk(&self) -> bool {
-        matches!(self, Self::Dns(DnsUndo::File(_)))
+        matches!(self, Self::Dns(DnsUndo::File { .. }))
     }
 }
 
@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn a_link_is_not_on_disk_and_resolv_conf_is() {
         assert!(!parse(undo(0).as_bytes()).open[0].is_on_disk());
-        let file = r#"{"undo":{"id":0,"what":{"dns":{"file":{"path":"/etc/resolv.conf","kind":"missing"}}}}}"#;
+        let file = r#"{"undo":{"id":0,"what":{"dns":{"file":{"path":"/etc/resolv.conf","layer":{"since":1,"pid":1}}}}}}"#;
         assert!(parse(file.as_bytes()).open[0].is_on_disk());
     }
 }
