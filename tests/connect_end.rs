@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests end by panicking")]
 
+mod confined;
 mod netns;
 #[path = "sim/running.rs"]
 mod running;
@@ -20,6 +21,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
+use caps::Capability::{CAP_NET_ADMIN, CAP_NET_BIND_SERVICE, CAP_NET_RAW};
 use netns::{NetNs, Snapshot};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
@@ -593,4 +595,13 @@ fn a_complaint_that_nobody_reads_keeps_nothing_waiting() {
     let mut command = Client::command(&host, &server);
     let client = Client::spawn_with(&mut command, Stdio::null(), writer.into());
     assert_eq!(client.end().0, Some(4));
+}
+
+#[test]
+fn a_connected_client_can_do_little_and_shows_nobody_its_memory() {
+    let host = Host::new();
+    let server = RunningServer::pushing(&host.ns, PUSH);
+    let client = Client::connected(&host, &server);
+    let pid = client.process.id().cast_signed();
+    confined::assert_confined(pid, &[CAP_NET_ADMIN, CAP_NET_RAW, CAP_NET_BIND_SERVICE]);
 }

@@ -92,7 +92,7 @@ pub fn run_process(options: ProcessOptions) -> Result<(), u8> {
     let log_level = LogLevel::new(options.log_level);
     let direct = privileges::can_configure_network();
     // Threads come into being with the runtime and inherit what is left.
-    let restricted = if direct { privileges::restrict() } else { privileges::forbid_dumps() };
+    let restricted = privileges::restrict();
     let served =
         file.map(|file| file.start()).transpose().map_err(|error| error.to_string()).and_then(
             |file| {

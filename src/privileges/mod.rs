@@ -2,11 +2,9 @@
 
 mod caller;
 mod memory;
-
-use std::collections::BTreeMap;
+mod system_calls;
 
 use caps::{CapSet, Capability, CapsHashSet};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
 pub use caller::{Caller, files_of_caller};
 pub use memory::{WipingAllocator, forbid_dumps};
@@ -58,67 +56,8 @@ pub fn restrict() -> Result<(), PrivilegeError> {
     caps::set(None, CapSet::Effective, &kept)?;
     caps::set(None, CapSet::Permitted, &kept)?;
     forbid_dumps()?;
-    nix::sys::prctl::set_no_new_privs()?;
-    let program = filter().map_err(|error| PrivilegeError::Filter(error.to_string()))?;
-    seccompiler::apply_filter(&program).map_err(|error| PrivilegeError::Filter(error.to_string()))
+    system_calls::close()
 }
-
-/// A filter that fails what could only be an attacker's call with EPERM. It lists what is
-/// forbidden: a list of what is allowed would break with the next C library.
-fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
-    let rules: BTreeMap<_, _> = FORBIDDEN.iter().map(|number| (*number, Vec::new())).collect();
-    let architecture = TargetArch::try_from(std::env::consts::ARCH)?;
-    let refuse = SeccompAction::Errno(libc::EPERM.cast_unsigned());
-    SeccompFilter::new(rules, SeccompAction::Allow, refuse, architecture)?.try_into()
-}
-
-const FORBIDDEN: &[libc::c_long] = &[
-    // Other processes' memory and fate.
-    libc::SYS_ptrace,
-    libc::SYS_process_vm_readv,
-    libc::SYS_process_vm_writev,
-    libc::SYS_pidfd_getfd,
-    libc::SYS_kcmp,
-    // The kernel itself.
-    libc::SYS_bpf,
-    libc::SYS_delete_module,
-    libc::SYS_finit_module,
-    libc::SYS_init_module,
-    libc::SYS_kexec_load,
-    libc::SYS_perf_event_open,
-    libc::SYS_reboot,
-    libc::SYS_swapoff,
-    libc::SYS_swapon,
-    libc::SYS_syslog,
-    libc::SYS_userfaultfd,
-    // File systems and namespaces.
-    libc::SYS_chroot,
-    libc::SYS_fsconfig,
-    libc::SYS_fsmount,
-    libc::SYS_fsopen,
-    libc::SYS_mount,
-    libc::SYS_mount_setattr,
-    libc::SYS_move_mount,
-    libc::SYS_open_by_handle_at,
-    libc::SYS_open_tree,
-    libc::SYS_pivot_root,
-    libc::SYS_quotactl,
-    libc::SYS_setns,
-    libc::SYS_umount2,
-    libc::SYS_unshare,
-    // Time, identity, keys.
-    libc::SYS_acct,
-    libc::SYS_add_key,
-    libc::SYS_adjtimex,
-    libc::SYS_clock_adjtime,
-    libc::SYS_clock_settime,
-    libc::SYS_keyctl,
-    libc::SYS_personality,
-    libc::SYS_request_key,
-    libc::SYS_setdomainname,
-    libc::SYS_sethostname,
-    libc::SYS_settimeofday,
-];
 
 #[cfg(test)]
 mod tests {

@@ -4,6 +4,8 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests")]
 
 mod bus;
+#[path = "../confined/mod.rs"]
+mod confined;
 mod connected;
 mod lifecycle;
 mod process;
