@@ -28,4 +28,5 @@ mod floods;
 mod forged;
 mod pages;
 mod streams;
+mod stress;
 mod tokens;
