@@ -23,6 +23,8 @@ mod data_packet;
 mod dbus;
 #[path = "fuzz/targets/http_proxy.rs"]
 mod http_proxy;
+#[path = "fuzz/targets/journal.rs"]
+mod journal;
 #[path = "fuzz/targets/key_method.rs"]
 mod key_method;
 #[path = "fuzz/targets/netlink.rs"]
@@ -82,6 +84,7 @@ replayed! {
     data_packet,
     dbus,
     http_proxy,
+    journal,
     key_method,
     netlink,
     offload_coalesce,
