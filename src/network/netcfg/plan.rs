@@ -1,6 +1,7 @@
 //! What the service is told. Pure; comparable, so that a reconnect with the same push keeps the
 //! device.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::network::error::PlanError;
@@ -31,7 +32,7 @@ pub(super) struct NetcfgAddress {
     pub(super) gateway: Option<IpAddr>,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct NetcfgNetworkEntry {
     pub(super) network: Network,
     /// −1: the service's default.
@@ -125,6 +126,7 @@ impl NetcfgPlan {
     }
 
     fn add_routes(&mut self, options: &NetworkOptions, vpn_gateway: Option<Ipv4Addr>) {
+        let mut seen = HashSet::new();
         for route in &options.routes {
             let address = match route.destination {
                 RouteDestination::Net(address) => Some(address),
@@ -176,7 +178,7 @@ impl NetcfgPlan {
             let metric = route.metric.or(options.route_metric);
             let metric = metric.and_then(|metric| i32::try_from(metric).ok()).unwrap_or(-1);
             let entry = NetcfgNetworkEntry { network, metric, exclude };
-            if !self.networks.contains(&entry) {
+            if seen.insert(entry.clone()) {
                 self.networks.push(entry);
             }
         }
@@ -254,6 +256,6 @@ fn ipv4_address(
 }
 
 fn deduplicate(list: &mut Vec<String>) {
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     list.retain(|item| seen.insert(item.clone()));
 }
