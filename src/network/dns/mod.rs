@@ -10,7 +10,7 @@
 //!
 //! What others change meanwhile does not put the tunnel's DNS out of use: a restarted
 //! systemd-resolved is told again, a rewritten file is taken as what lies below; and all of it is set
-//! again with every connection ([`Resolver::renew`]).
+//! again with every connection (`Resolver::renew`).
 //!
 //! A tunnel works without DNS: nothing here is ever a reason to end it. Failures are texts for a
 //! warning.

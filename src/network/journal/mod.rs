@@ -5,7 +5,7 @@
 //! synced. The file is locked (`flock`) as long as its process lives, which also tells across PID
 //! namespaces whether it still does. The next process to start in the same network namespace
 //! undoes what dead ones left; other namespaces' files are left to processes there, and to
-//! [`super::clean_up`], which goes there.
+//! [`mod@super::clean_up`], which goes there.
 //!
 //! What a journal says is done with root's rights, so it must be ours: see [`directory`]. It holds
 //! names and numbers, never a program to run.
