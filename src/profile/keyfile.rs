@@ -3,6 +3,7 @@
 use zeroize::Zeroize;
 
 use super::options::StaticKey;
+use super::values::pem_damage;
 use super::verdict::Problem;
 use crate::secret::Secret;
 
@@ -67,8 +68,9 @@ pub(super) fn static_key(text: &str) -> Result<StaticKey, Problem> {
 
 /// A tls-crypt-v2 client key: the key Kc and the wrapped key, opaque.
 pub(super) fn tls_crypt_v2(text: &str) -> Result<(StaticKey, Vec<u8>), Problem> {
-    let blocks = pem::parse_many(text)
-        .map_err(|e| Problem::new(format!("the tls-crypt-v2 key is not valid PEM: {e}")))?;
+    let blocks = pem::parse_many(text).map_err(|e| {
+        Problem::new(format!("the tls-crypt-v2 key is damaged: {}", pem_damage(&e)))
+    })?;
     let mut server = false;
     for block in blocks {
         if block.tag() != V2_CLIENT {

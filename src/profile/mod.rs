@@ -36,4 +36,5 @@ pub use parse::Profile;
 pub use peer_info::{IV_PROTO, PeerInfoExtra, peer_info};
 pub use push::*;
 pub use source::{DirFiles, FileSource, NoFiles, Opener, OwnRights, ProfileFile};
+pub(crate) use values::pem_damage;
 pub use verdict::{ProfileError, ProfileErrors, Verdict, VerdictKind};

@@ -80,6 +80,22 @@ pub(super) fn one_of(text: &str, allowed: &str) -> Problem {
     Problem::new(format!("'{text}' is not one of {allowed}"))
 }
 
+/// What is wrong with PEM text, without quoting it: a damaged block of a private key has parts of the
+/// key where a label should be.
+pub(crate) fn pem_damage(error: &pem::PemError) -> &'static str {
+    use pem::PemError;
+    match error {
+        PemError::MismatchedTags(..) => "a BEGIN and its END line have different labels",
+        PemError::MalformedFraming => "a BEGIN or END line is cut off",
+        PemError::MissingBeginTag => "a BEGIN line has no label",
+        PemError::MissingEndTag => "a BEGIN line has no END line",
+        PemError::MissingData => "a block is empty",
+        PemError::InvalidData(_) => "a block is not base64",
+        PemError::InvalidHeader(_) => "a block has a header without a value",
+        PemError::NotUtf8(_) => "a block is not text",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

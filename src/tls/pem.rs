@@ -4,6 +4,7 @@ use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use super::session::{TlsError, TlsErrorKind};
+use crate::profile::pem_damage;
 
 /// Labels under which certificates are found.
 const CERTIFICATE: [&str; 3] = ["CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE"];
@@ -75,8 +76,9 @@ pub(super) fn crls(text: &str) -> Result<Vec<Vec<u8>>, TlsError> {
 /// All blocks of `text`, in order.
 pub(super) fn sections(option: &str, text: &str) -> Result<Vec<Section>, TlsError> {
     let tidy = tidy(text);
-    let parsed = pem::parse_many(tidy.as_bytes())
-        .map_err(|error| config(format!("{option}: the PEM text is damaged ({error})")))?;
+    let parsed = pem::parse_many(tidy.as_bytes()).map_err(|error| {
+        config(format!("{option}: the PEM text is damaged ({})", pem_damage(&error)))
+    })?;
     // The parser stops at a block without end: what follows must not vanish silently.
     if parsed.len() != tidy.matches("-----BEGIN ").count() {
         return Err(config(format!(

@@ -9,7 +9,7 @@ use crate::profile::keyfile::{fingerprint, fingerprints};
 use crate::profile::options::{
     CertProfile, CertUsage, KeySource, TlsVersion, VerifyHash, X509Name,
 };
-use crate::profile::values::one_of;
+use crate::profile::values::{one_of, pem_damage};
 use crate::profile::verdict::{Done, Outcome, Problem};
 use crate::secret::Secret;
 
@@ -119,7 +119,7 @@ pub(super) const TABLE: &[Entry] = &[
 fn pem_text(call: &Call<'_>, tag: &str) -> Result<String, Problem> {
     let text = call.text()?;
     let found = pem::parse_many(text.expose().as_str())
-        .map_err(|e| Problem::new(format!("not valid PEM: {e}")))?;
+        .map_err(|e| Problem::new(format!("the PEM text is damaged: {}", pem_damage(&e))))?;
     let wanted = |block: &pem::Pem| match tag {
         "CERTIFICATE" => {
             matches!(block.tag(), "CERTIFICATE" | "X509 CERTIFICATE" | "TRUSTED CERTIFICATE")

@@ -69,7 +69,7 @@ fn plan(host: u8, options: &NetworkOptions, tun_mtu: u16) -> Option<NetworkPlan>
     }
     // The tunnel's own packets stay outside, whatever was pushed.
     if let RemotePath::Via(_) = gateways.remote
-        && let Some(way) = way(&routes, remote)
+        && let Some(way) = way(&routes, remote.to_canonical())
     {
         assert!(
             matches!(way.target, RouteTarget::Outside(_) | RouteTarget::Gateway(_)),
@@ -86,7 +86,7 @@ fn plan(host: u8, options: &NetworkOptions, tun_mtu: u16) -> Option<NetworkPlan>
                 let way = way(&routes, target).expect("a route");
                 assert!(
                     matches!(way.target, RouteTarget::Tunnel | RouteTarget::Unreachable)
-                        || target == remote,
+                        || target == remote.to_canonical(),
                     "redirected, but {way}"
                 );
             }

@@ -1,7 +1,7 @@
 //! The transport: batches of packets to and from the server.
 //!
-//! Packets are written where they will be sent from ([`Transport::reserve`], seal in place,
-//! [`Transport::commit`]) and opened where they were received ([`Transport::received`]).
+//! Packets are written where they will be sent from (`Transport::reserve`, seal in place,
+//! `Transport::commit`) and opened where they were received (`Transport::received`).
 
 mod send_queue;
 mod tcp;
