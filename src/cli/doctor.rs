@@ -12,8 +12,9 @@ use serde::Serialize;
 
 use super::check::ReportFormat;
 use super::cleanup::RUNTIME_DIR;
-use crate::data_path::{Decision, Reason, decide_for_machine};
+use crate::data_path::{Decision, Inputs, Reason, decide, decide_for_machine};
 use crate::network::Leftovers;
+use crate::profile::Options;
 
 /// Exit status: only the userspace path can serve.
 const EXIT_USERSPACE: u8 = 1;
@@ -172,14 +173,44 @@ pub(super) fn run(args: &DoctorArgs, out: &mut dyn Write) -> ExitCode {
     if report.reasons.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_USERSPACE) }
 }
 
+/// Why the kernel cannot serve a profile on this machine, and what helps; `None` if it can as far as
+/// can be told before a server has answered.
+pub(super) fn why_not_kernel(options: &Options) -> Option<String> {
+    let probe = kernel::probe();
+    let inputs = Inputs {
+        wanted: true,
+        options,
+        remote: None,
+        session: None,
+        kernel: &probe,
+        netcfg: false,
+        kernel_failure: None,
+    };
+    let Decision::Userspace { reasons } = decide(&inputs) else { return None };
+    let interfaces = interfaces(&probe);
+    let texts: Vec<_> = reasons
+        .iter()
+        .map(|reason| match reason {
+            reason if reason.is_about_machine() => {
+                format!("{reason} ({})", advice(reason, &interfaces))
+            }
+            reason => reason.to_string(),
+        })
+        .collect();
+    Some(texts.join("; "))
+}
+
+fn interfaces(probe: &kernel::Report) -> Vec<Interface> {
+    let modules = installed_modules(&probe.kernel);
+    probe.apis.iter().map(|api| Interface::new(api, &modules)).collect()
+}
+
 impl Report {
     fn new(runtime_dir: &Path) -> Self {
         let probe = kernel::probe();
         let decision = decide_for_machine(&probe);
         let data_path = decision.name();
-        let modules = installed_modules(&probe.kernel);
-        let interfaces: Vec<_> =
-            probe.apis.iter().map(|api| Interface::new(api, &modules)).collect();
+        let interfaces = interfaces(&probe);
         let reasons = match decision {
             Decision::Kernel(_) => Vec::new(),
             Decision::Userspace { reasons } => reasons

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use super::directives::{self, Action, Call, Entry, INLINE};
 use super::draft::{Draft, Finished};
-use super::lexer::{Directive, lex};
+use super::lexer::{Directive, Lexed, lex};
 use super::options::Options;
 use super::source::FileSource;
 use super::verdict::{Done, Outcome, Problem, ProfileError, ProfileErrors, Verdict, VerdictKind};
@@ -32,6 +32,11 @@ impl Profile {
     /// Everything that is wrong with the profile, not only the first error.
     pub fn parse(text: &str, name: &str, files: &dyn FileSource) -> Result<Self, ProfileErrors> {
         let lexed = lex(text);
+        if let Some(Problem { reason, hint }) = no_profile(text, &lexed) {
+            let error =
+                ProfileError { file: name.to_owned(), line: None, directive: None, reason, hint };
+            return Err(ProfileErrors { errors: vec![error], verdicts: Vec::new() });
+        }
         let mut reader = Reader {
             file: name,
             files,
@@ -56,6 +61,19 @@ impl Profile {
         }
         reader.finish()
     }
+}
+
+/// What is wrong with a text that is no profile at all, in one sentence instead of one for each line.
+fn no_profile(text: &str, lexed: &Lexed) -> Option<Problem> {
+    const HINT: &str = "a profile is a text file with lines such as 'client' and 'remote HOST', \
+                        usually called .ovpn or .conf";
+    if text.contains('\0') {
+        return Some(Problem::with_hint("this is no text but a binary file, or UTF-16", HINT));
+    }
+    let lines = lexed.directives.len() + lexed.errors.len();
+    let known = lexed.directives.iter().any(|d| directives::find(&d.name).is_some());
+    (lines > 1 && !known && lexed.meta.is_empty())
+        .then(|| Problem::with_hint("no line of this is a directive of a profile", HINT))
 }
 
 /// Names that `ignore-unknown-option` lists.

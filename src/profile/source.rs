@@ -109,7 +109,7 @@ impl ProfileFile {
     /// Reads a profile. It and the files it names are opened with the rights of this process.
     ///
     /// # Errors
-    /// As opening and reading a file; larger than any profile may be.
+    /// As opening and reading a file; larger than any profile may be; UTF-16.
     pub fn read(path: &Path) -> io::Result<Self> {
         Self::read_with(path, Arc::new(OwnRights))
     }
@@ -122,6 +122,12 @@ impl ProfileFile {
         let directory = path.parent().unwrap_or_else(|| Path::new("")).to_owned();
         let files = DirFiles::new(directory, opener);
         let bytes = read_limited(files.open(path)?, MAX_PROFILE_SIZE as u64)?;
+        // A byte order mark tells what would otherwise be a binary file.
+        if let [0xff, 0xfe, ..] | [0xfe, 0xff, ..] = bytes.expose()[..] {
+            let text = "this is UTF-16 text, and profiles are UTF-8; convert it with \
+                        'iconv -f UTF-16 -t UTF-8 OLD >NEW'";
+            return Err(io::Error::new(ErrorKind::InvalidData, text));
+        }
         let text = Secret::new(String::from_utf8_lossy(bytes.expose()).into_owned());
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         Ok(Self { text, name, files })

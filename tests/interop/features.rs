@@ -242,7 +242,8 @@ fn counters_across_a_reconnect() {
             let (device, own) = (device[n] - device_before[n], own[n] - own_before[n]);
             assert!(
                 (device..=device + pings).contains(&own),
-                "connection {connection}, direction {n}: {device}, {own}: {counters}"
+                "connection {connection}, direction {n}: {device}, {own}: {counters}\n{}",
+                lab.client_ns.sh("ip -d address show dev tun0; cat /proc/net/dev_snmp6/tun0")
             );
             assert!(own >= 50, "{own}");
         }

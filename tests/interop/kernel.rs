@@ -192,20 +192,23 @@ fn module_unloaded() {
 #[test]
 #[ignore = "runs in a guest: ci/vm/run"]
 fn module_absent() {
-    let (auto, on) = without_module(|| {
+    let (auto, on, attempts) = without_module(|| {
         let lab = Lab::new();
         let config = plain(version(), Transport::Udp4);
-        let _server = lab.start_server(&config);
+        let server = lab.start_server(&config);
         let profile = lab.profile(&config, "");
         let mut client = lab.start_client(&profile, &["--dco", "auto"]);
         client.wait(CONNECTED, SOON).unwrap();
         lab.ping("10.8.0.1").unwrap();
         let auto = client.stop(Signal::SIGTERM);
-        (auto, lab.start_client(&profile, &["--dco", "on"]).finish(SOON))
+        let on = lab.start_client(&profile, &["--dco", "on"]).finish(SOON);
+        (auto, on, server.log_count("TLS: Initial packet"))
     });
     assert!(auto.transcript.contains("neither the module"), "{}", auto.transcript);
-    assert_ne!(on.code, Some(0));
-    assert!(on.transcript.contains("insisted on"), "{}", on.transcript);
+    assert_eq!(on.code, Some(4));
+    assert!(on.transcript.contains("--dco on: kernel "), "{}", on.transcript);
+    assert!(on.transcript.contains("modprobe"), "the remedy: {}", on.transcript);
+    assert_eq!(attempts, 1, "insisting on offload asks no server");
 }
 
 /// Connect and disconnect, again and again: no link, socket, or memory of the kernel stays.

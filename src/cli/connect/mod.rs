@@ -19,6 +19,7 @@ use self::browser::Browser;
 use self::login::LoginFile;
 use self::output::Console;
 use super::cleanup::RUNTIME_DIR;
+use super::doctor;
 use super::{EXIT_FAILED, EXIT_PRIVILEGE, EXIT_USAGE, complain};
 use crate::backend::{Settings, Threads};
 use crate::dbus::{Answer, OwnProfile, PrivateService};
@@ -100,6 +101,12 @@ fn prepare(args: ConnectArgs) -> Result<ExitCode, (String, u8)> {
     }
     if let Some(name) = &args.netns {
         enter_netns(name).map_err(|error| (error.to_string(), EXIT_PRIVILEGE))?;
+    }
+    // Before a packet leaves. What only the server can tell is looked at again when connected.
+    if args.dco == Dco::On
+        && let Some(why) = doctor::why_not_kernel(&profile.profile.options)
+    {
+        return Err((format!("--dco on: {why}"), EXIT_PRIVILEGE));
     }
     // Threads come into being with the runtime and inherit what is left.
     let restricted = privileges::restrict();
