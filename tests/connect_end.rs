@@ -352,25 +352,16 @@ fn cleanup_goes_to_the_namespace_where_something_was_left() {
 
     // One that has gone took its routes along.
     host.with_killed_client();
-    let (directory, etc) = (host.runtime_dir(), host.etc.clone());
-    let kept = host.directory.path().to_owned();
-    fs::rename(directory, elsewhere_directory(&kept)).unwrap();
-    let _ = fs::remove_dir_all(etc);
+    let kept = TempDir::new().unwrap();
+    let journals = kept.path().join("run");
+    fs::rename(host.runtime_dir(), &journals).unwrap();
     let inode = host.ns.run(|| fs::read_link("/proc/thread-self/ns/net").unwrap());
     drop(host);
-    let told = {
-        let mut command = elsewhere.command(program());
-        command.args(["cleanup", "--output", "json", "--runtime-dir"]);
-        command.arg(elsewhere_directory(&kept)).output().unwrap()
-    };
-    let report: Value = serde_json::from_slice(&told.stdout).unwrap();
+    let mut command = elsewhere.command(program());
+    command.args(["cleanup", "--output", "json", "--runtime-dir"]).arg(&journals);
+    let report: Value = serde_json::from_slice(&command.output().unwrap().stdout).unwrap();
     assert!(report["processes"][0]["gone"].as_u64().unwrap() > 0, "{inode:?} {report}");
-    assert_eq!(names(&elsewhere_directory(&kept)), [""; 0]);
-    let _ = fs::remove_dir_all(elsewhere_directory(&kept));
-}
-
-fn elsewhere_directory(of: &Path) -> PathBuf {
-    of.with_extension("kept")
+    assert_eq!(names(&journals), [""; 0]);
 }
 
 /// What stands in a journal is done by root. One that somebody else can write is not even looked at.
