@@ -47,6 +47,8 @@ mod profile;
 mod push;
 #[path = "fuzz/targets/replay_window.rs"]
 mod replay_window;
+#[path = "fuzz/targets/resolv_conf.rs"]
+mod resolv_conf;
 #[path = "fuzz/targets/rtnetlink.rs"]
 mod rtnetlink;
 #[path = "fuzz/targets/tcp_framing.rs"]
@@ -96,6 +98,7 @@ replayed! {
     profile,
     push,
     replay_window,
+    resolv_conf,
     rtnetlink,
     tcp_framing,
     wrapping,

@@ -10,6 +10,7 @@
 //! and is only read. Where the file cannot be replaced (a bind mount, a read-only directory), it is
 //! rewritten in place.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, symlink};
@@ -198,7 +199,7 @@ fn render(state: &State, base_content: &str) -> Result<String, String> {
 
 /// Layers of this process that were taken away: whoever keeps one and has not heard of it must not
 /// bring it back.
-static RETIRED: Mutex<Vec<LayerId>> = Mutex::new(Vec::new());
+static RETIRED: Mutex<BTreeSet<LayerId>> = Mutex::new(BTreeSet::new());
 
 /// A layer and its file.
 #[derive(Clone, Debug)]
@@ -268,7 +269,7 @@ impl Placed {
 
 /// Takes a layer away. One that is not there is no error.
 pub(super) fn take_away(path: &Path, id: LayerId) -> Result<(), String> {
-    RETIRED.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+    RETIRED.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
     change(path, |layers| layers.retain(|layer| layer.id != id)).map(drop)
 }
 

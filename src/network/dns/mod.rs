@@ -235,6 +235,25 @@ fn uses_nss_resolve() -> bool {
     })
 }
 
+/// For fuzzing: `resolv.conf` at `path` with a tunnel's layer, which is then taken away again.
+///
+/// # Errors
+///
+/// Why the file is not to be touched.
+#[doc(hidden)]
+pub fn with_layer(
+    path: &Path,
+    servers: Vec<std::net::IpAddr>,
+    search: Vec<DomainName>,
+) -> Result<Vec<u8>, String> {
+    let present = file::Present::read(path)?;
+    let placed = file::Placed::new(path, &present, PlainPlan { servers, search })?;
+    placed.place()?;
+    let text = fs::read(path).map_err(|e| e.to_string());
+    file::take_away(path, placed.id())?;
+    text
+}
+
 /// What `resolv.conf` can say of a plan.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 struct PlainPlan {
