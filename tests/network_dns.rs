@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use bus::{Answer, Bus};
 use netns::NetNs;
 use ovpn_client::network::dns::{DnsScope, HostResolver};
-use ovpn_client::network::{DirectNetwork, NetworkPlan, PlanInput, RouteQuery};
+use ovpn_client::network::{DirectNetwork, NetcfgConfig, NetworkPlan, PlanInput, RouteQuery};
 use ovpn_client::profile::{DnsOptions, DnsSec, DnsServer, DnsTransport, NetworkOptions};
 use ovpn_dco::Interface;
 use tempfile::TempDir;
@@ -582,4 +582,116 @@ fn bind_mounted(locked: bool) {
 
 fn is_journal(entry: &std::io::Result<fs::DirEntry>) -> bool {
     entry.as_ref().unwrap().path().extension().is_some_and(|extension| extension == "journal")
+}
+
+/// Answers as the netcfg service does.
+fn netcfg(call: &Message) -> Answer {
+    let path = "/net/openvpn/v3/netcfg/4711_token";
+    match call.header().member().unwrap().as_str() {
+        "CreateVirtualInterface" => {
+            Answer::value(call, &(zbus::ObjectPath::try_from(path).unwrap(),))
+        }
+        "Establish" => Answer::Descriptors(vec![fs::File::open("/dev/null").unwrap().into()]),
+        _ => Answer::Done,
+    }
+}
+
+#[test]
+fn what_this_process_may_not_set_the_netcfg_service_sets_with_every_connection() {
+    const SERVICE: &str = "net.openvpn.v3.netcfg";
+    const SET: [&str; 8] = [
+        "CreateVirtualInterface",
+        "Set",
+        "AddDNSSearch",
+        "AddDNS",
+        "SetRemoteAddress",
+        "Set",
+        "Set",
+        "Establish",
+    ];
+    let mut host = Host::new("");
+    // A namespace without a resolv.conf of its own.
+    fs::remove_dir_all(host.path.parent().unwrap()).unwrap();
+    let bus = Bus::start();
+    host.resolver.bus = Some(bus.address().to_owned());
+    host.ns.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let config = NetcfgConfig {
+                connection: bus.connect().await,
+                token: "token".to_owned(),
+                without_socket: false,
+            };
+            let service = bus.serve(SERVICE, netcfg).await;
+            let called = |service: &bus::Service| {
+                service.take().iter().map(bus::Call::member).collect::<Vec<_>>()
+            };
+            let mut network = host.open().await.with_dns_service(config);
+            let none = [""; 0];
+            let mut apply = async || host.apply(&mut network, &old_form(), DnsScope::Global).await;
+
+            assert_eq!(apply().await, none);
+            assert_eq!(called(&service), SET);
+            // The next connection.
+            assert_eq!(apply().await, none);
+            assert_eq!(called(&service), [&["Destroy"][..], &SET].concat());
+
+            // Without it the tunnel works, and it is asked again with the next connection.
+            drop(service);
+            let warnings = apply().await;
+            assert_eq!(warnings.len(), 1, "{warnings:?}");
+            assert!(warnings[0].contains(SERVICE), "{warnings:?}");
+            let service = bus.serve(SERVICE, netcfg).await;
+            assert_eq!(apply().await, none);
+            assert_eq!(called(&service), SET);
+
+            // One without a resolver.
+            let resolverless = |call: &Message| match call.header().member().unwrap().as_str() {
+                "Set" => Answer::Error(
+                    "org.freedesktop.DBus.Error.Failed",
+                    "No DNS resolver configured".to_owned(),
+                ),
+                _ => netcfg(call),
+            };
+            drop(service);
+            let service = bus.serve(SERVICE, resolverless).await;
+            let warnings = apply().await;
+            assert!(warnings[0].contains("No DNS resolver configured"), "{warnings:?}");
+            assert_eq!(called(&service), ["Destroy", "CreateVirtualInterface", "Set", "Destroy"]);
+
+            drop(service);
+            let service = bus.serve(SERVICE, netcfg).await;
+            assert_eq!(apply().await, none);
+            called(&service);
+            network.undo().await.unwrap();
+            assert_eq!(called(&service), ["Destroy"]);
+        });
+    });
+    let run = host.directory.path().join("run");
+    assert_eq!(fs::read_dir(run).unwrap().filter(is_journal).count(), 0);
+}
+
+#[test]
+fn a_hanging_netcfg_service_keeps_no_connection_up() {
+    let mut host = Host::new("");
+    fs::remove_dir_all(host.path.parent().unwrap()).unwrap();
+    let bus = Bus::start();
+    host.resolver.bus = Some(bus.address().to_owned());
+    host.ns.run(|| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let config = NetcfgConfig {
+                connection: bus.connect().await,
+                token: "token".to_owned(),
+                without_socket: false,
+            };
+            let _service = bus.serve("net.openvpn.v3.netcfg", |_| Answer::Nothing).await;
+            let mut network = host.open().await.with_dns_service(config);
+            let options = old_form();
+            let apply = host.apply(&mut network, &options, DnsScope::Global);
+            let warnings = tokio::time::timeout(Duration::from_secs(20), apply).await.unwrap();
+            assert!(warnings[0].contains("no answer within 6 s"), "{warnings:?}");
+            network.undo().await.unwrap();
+        });
+    });
 }

@@ -62,10 +62,12 @@ fn clean_up(traces: Traces) {
     let Ok(runtime) = runtime::Builder::new_current_thread().enable_all().build() else { return };
     runtime.block_on(async {
         match traces.network {
-            NetworkMode::Direct => match DirectNetwork::undo_abandoned(&traces.runtime_dir).await {
-                Ok(undone) => undone.iter().for_each(|process| warn!("{process}")),
-                Err(error) => warn!("{error}"),
-            },
+            NetworkMode::Direct | NetworkMode::DirectWith(_) => {
+                match DirectNetwork::undo_abandoned(&traces.runtime_dir).await {
+                    Ok(undone) => undone.iter().for_each(|process| warn!("{process}")),
+                    Err(error) => warn!("{error}"),
+                }
+            }
             // netcfg knows its callers by process, so another connection will do.
             NetworkMode::Netcfg(netcfg) => match Connection::system().await {
                 Ok(connection) => {

@@ -128,15 +128,13 @@ async fn serve(
     let connection = Connection::from(&messages);
     let (name, manager) = introduce(&connection, &messages).await?;
 
-    let network = if direct {
-        NetworkMode::Direct
-    } else {
-        NetworkMode::Netcfg(NetcfgConfig {
-            connection: connection.clone(),
-            token: options.token.clone(),
-            without_socket: options.disable_protect_socket,
-        })
+    let netcfg = NetcfgConfig {
+        connection: connection.clone(),
+        token: options.token.clone(),
+        without_socket: options.disable_protect_socket,
     };
+    let network =
+        if direct { NetworkMode::DirectWith(netcfg) } else { NetworkMode::Netcfg(netcfg) };
     let settings = Settings {
         network: network.clone(),
         runtime_dir: options.runtime_dir.unwrap_or_else(default_runtime_dir),

@@ -124,6 +124,9 @@ impl SessionConfig {
 pub enum NetworkMode {
     /// This process, over netlink; DNS through the host's resolver.
     Direct,
+    /// The same, but for DNS where this process may not set it: that does the service
+    /// `net.openvpn.v3.netcfg`.
+    DirectWith(crate::network::NetcfgConfig),
     /// The service `net.openvpn.v3.netcfg`.
     Netcfg(crate::network::NetcfgConfig),
 }

@@ -37,11 +37,18 @@ pub(super) struct Wanted<'a> {
 }
 
 impl Network {
-    pub(super) async fn direct(runtime_dir: &Path) -> Result<Self, Outcome> {
-        DirectNetwork::open(runtime_dir)
+    /// `dns_service`: sets DNS where this process cannot.
+    pub(super) async fn direct(
+        runtime_dir: &Path,
+        dns_service: Option<NetcfgConfig>,
+    ) -> Result<Self, Outcome> {
+        let direct = DirectNetwork::open(runtime_dir)
             .await
-            .map(|direct| Self::Direct(Box::new(direct)))
-            .map_err(|e| Outcome::Privilege { message: e.to_string() })
+            .map_err(|e| Outcome::Privilege { message: e.to_string() })?;
+        Ok(Self::Direct(Box::new(match dns_service {
+            Some(service) => direct.with_dns_service(service),
+            None => direct,
+        })))
     }
 
     pub(super) fn netcfg(config: NetcfgConfig) -> Self {

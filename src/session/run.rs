@@ -155,7 +155,10 @@ impl Session {
             .await
             .map_err(|e| Outcome::Failed { message: e.to_string() })?;
         let network = match &config.network {
-            NetworkMode::Direct => Network::direct(&config.runtime_dir).await?,
+            NetworkMode::Direct => Network::direct(&config.runtime_dir, None).await?,
+            NetworkMode::DirectWith(service) => {
+                Network::direct(&config.runtime_dir, Some(service.clone())).await?
+            }
             NetworkMode::Netcfg(netcfg) => Network::netcfg(netcfg.clone()),
         };
         Ok(Self {

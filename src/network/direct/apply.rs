@@ -73,6 +73,11 @@ impl DirectNetwork {
         }
         self.interface = Some(interface.clone());
         self.forget_refused();
+        if self.host.resolver.is_set_by_service() {
+            // Which may be another one by now; what it has set cannot be looked at.
+            let taken_back = self.remove_where(|item, _| matches!(item, Item::Dns(_))).await;
+            applied.warnings.extend(taken_back.err().map(|error| error.to_string()));
+        }
         self.converge(interface, &wanted, &mut applied).await?;
         self.unguard().await?;
         if !applied.steps.iter().any(|step| matches!(step, Step::Add(Item::Dns(_)))) {

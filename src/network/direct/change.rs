@@ -5,7 +5,7 @@ use std::io;
 use ovpn_dco::Interface;
 use tracing::debug;
 
-use super::super::dns::DnsPlan;
+use super::super::dns::{DnsPlan, DnsUndo};
 use super::super::error::NetworkError;
 use super::super::journal::{EntryId, Undo};
 use super::super::plan::{Item, LinkSettings, PlannedRoute, RouteTarget, TunnelAddress};
@@ -188,24 +188,30 @@ impl DirectNetwork {
         warnings: &mut Vec<String>,
     ) -> Result<Held, NetworkError> {
         let unused = |reason| Held::Refused(format!("the tunnel's DNS is not used: {reason}"));
-        let prepared = match self.host.resolver.prepare(plan, interface, warnings).await {
-            Ok(prepared) => prepared,
-            Err(reason) => return Ok(unused(reason)),
-        };
-        let (undo, backend) = (prepared.undo.clone(), prepared.backend());
-        let id = self.journal.record(Undo::Dns(undo.clone()))?;
-        let Err(reason) = self.host.resolver.apply(prepared, plan, interface).await else {
-            debug!("DNS set through {backend}");
-            return Ok(Held::Ours(id));
-        };
-        // A part of it may be in place.
-        match self.host.resolver.revert(&undo).await {
-            Ok(()) => self.journal.done(id).map(|()| unused(reason)),
-            Err(second) => {
+        let mut way = self.host.resolver.prepare(plan, interface, warnings).await;
+        loop {
+            let prepared = match way {
+                Ok(prepared) => prepared,
+                Err(reason) => return Ok(unused(reason)),
+            };
+            let (undo, backend) = (prepared.undo.clone(), prepared.backend());
+            let id = self.journal.record(Undo::Dns(undo.clone()))?;
+            let applied = self.host.resolver.apply(prepared, plan, interface, warnings).await;
+            let Err(reason) = applied else {
+                debug!("DNS set through {backend}");
+                return Ok(Held::Ours(id));
+            };
+            // A part of it may be in place.
+            if let Err(second) = self.host.resolver.revert(&undo).await {
                 warnings.push(format!("the tunnel's DNS is not used: {reason}"));
                 warnings.push(second);
-                Ok(Held::Ours(id))
+                return Ok(Held::Ours(id));
             }
+            self.journal.done(id)?;
+            way = match undo {
+                DnsUndo::Netcfg { .. } => Err(reason),
+                _ => self.host.resolver.prepare_service(reason).await,
+            };
         }
     }
 }

@@ -21,6 +21,7 @@ use super::dns::HostResolver;
 use super::error::NetworkError;
 use super::fib::{FibRoute, RouteKind, Target};
 use super::journal::{EntryId, Journal, Undo};
+use super::netcfg::NetcfgConfig;
 use super::netlink::{LinkState, ipv6_enabled};
 use super::plan::{Item, PlannedRoute, RouteTarget};
 use super::types::{Gateways, Network, RemotePath, RouteQuery};
@@ -86,6 +87,13 @@ impl DirectNetwork {
             guards: BTreeMap::new(),
             link: None,
         })
+    }
+
+    /// Has the netcfg service set the tunnel's DNS where this process cannot.
+    #[must_use]
+    pub fn with_dns_service(mut self, service: NetcfgConfig) -> Self {
+        self.host.resolver.set_service(service);
+        self
     }
 
     /// Undoes what this process has done by way of values of this type whose owners hang. The last

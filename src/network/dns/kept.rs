@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use super::plan::DnsPlan;
 use super::{Change, DnsUndo, HostResolver, Prepared};
 use crate::ending;
+use crate::network::netcfg::{DnsDevice, NetcfgConfig};
 
 /// For everything that setting DNS asks of other programs. What is not done by then is told, and
 /// taken back.
@@ -18,6 +19,8 @@ const LIMIT: Duration = Duration::from_secs(6);
 #[derive(Debug)]
 pub(in crate::network) struct Resolver {
     host: HostResolver,
+    /// Sets DNS where this process cannot.
+    service: Option<NetcfgConfig>,
     kept: Mutex<Option<Kept>>,
 }
 
@@ -40,36 +43,69 @@ impl Drop for Kept {
 
 impl Resolver {
     pub(in crate::network) fn new(host: HostResolver) -> Self {
-        Self { host, kept: Mutex::new(None) }
+        Self { host, service: None, kept: Mutex::new(None) }
     }
 
-    /// As [`HostResolver::prepare`].
+    /// Has the netcfg service set DNS where this process cannot.
+    pub(in crate::network) fn set_service(&mut self, service: NetcfgConfig) {
+        self.service = Some(service);
+    }
+
+    /// As [`HostResolver::prepare`], and by the service where that fails.
     pub(in crate::network) async fn prepare(
         &self,
         plan: &DnsPlan,
         interface: &Interface,
         notes: &mut Vec<String>,
     ) -> Result<Prepared, String> {
-        bounded(LIMIT, self.host.prepare(plan, interface, notes)).await
+        match bounded(LIMIT, self.host.prepare(plan, interface, notes)).await {
+            Err(reason) => self.prepare_service(reason).await,
+            prepared => prepared,
+        }
+    }
+
+    /// A change that the service makes, because this process cannot for that reason. `Err`: that
+    /// and why the service cannot either.
+    pub(in crate::network) async fn prepare_service(
+        &self,
+        reason: String,
+    ) -> Result<Prepared, String> {
+        let Some(service) = &self.service else { return Err(reason) };
+        let create = async { DnsDevice::create(service).await.map_err(|error| error.to_string()) };
+        match bounded(LIMIT, create).await {
+            Ok(device) => {
+                let undo = DnsUndo::Netcfg { device: device.path().to_owned() };
+                Ok(Prepared { undo, change: Change::Netcfg(device) })
+            }
+            Err(second) => Err(format!("{reason}; {second}")),
+        }
+    }
+
+    /// Whether it is the service that has set what is set.
+    pub(in crate::network) fn is_set_by_service(&self) -> bool {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.as_ref().is_some_and(|kept| matches!(kept.prepared.change, Change::Netcfg(_)))
     }
 
     /// Makes a prepared change, and has it looked after.
     pub(in crate::network) async fn apply(
         &self,
-        prepared: Prepared,
+        mut prepared: Prepared,
         plan: &DnsPlan,
         interface: &Interface,
+        notes: &mut Vec<String>,
     ) -> Result<(), String> {
-        bounded(LIMIT, make(&prepared.change, plan, interface)).await?;
+        bounded(LIMIT, make(&mut prepared.change, plan, interface, notes)).await?;
         let task = watch(&prepared.change, plan, interface);
         let kept = Kept { prepared, plan: plan.clone(), interface: interface.clone(), task };
         self.put(Some(kept));
         Ok(())
     }
 
-    /// Sets again what is set, in case somebody has changed it unnoticed. The problem, if any.
-    pub(in crate::network) async fn renew(&self) -> Option<String> {
-        let mut kept = self.put(None)?;
+    /// Sets again what is set, in case somebody has changed it unnoticed. What there is to say.
+    pub(in crate::network) async fn renew(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        let Some(mut kept) = self.put(None) else { return notes };
         stop(&mut kept).await;
         let change = &mut kept.prepared.change;
         let renewed = bounded(LIMIT, async {
@@ -77,23 +113,27 @@ impl Resolver {
                 // The bus may be another one by now.
                 *service = self.host.connect().await?;
             }
-            make(change, &kept.plan, &kept.interface).await
+            make(change, &kept.plan, &kept.interface, &mut notes).await
         });
-        let problem = renewed.await.err();
+        if let Err(reason) = renewed.await {
+            notes.push(format!("the tunnel's DNS may not be in use: {reason}"));
+        }
         kept.task = watch(&kept.prepared.change, &kept.plan, &kept.interface);
         self.put(Some(kept));
-        problem.map(|reason| format!("the tunnel's DNS may not be in use: {reason}"))
+        notes
     }
 
     /// Takes a change back. What somebody else has changed since is left alone.
     pub(in crate::network) async fn revert(&self, undo: &DnsUndo) -> Result<(), String> {
-        match self.put(None) {
-            Some(mut kept) if kept.prepared.undo == *undo => stop(&mut kept).await,
-            other => drop(self.put(other)),
+        let mut kept = self.put(None);
+        match &mut kept {
+            Some(kept) if kept.prepared.undo == *undo => stop(kept).await,
+            _ => drop(self.put(kept.take())),
         }
-        bounded(ending::DNS, self.host.revert(undo))
-            .await
-            .map_err(|reason| format!("{undo}: {reason}"))
+        let reverted = bounded(ending::DNS, self.host.revert(undo)).await;
+        // The service looks for its device by a name, which another one could have otherwise.
+        drop(kept);
+        reverted.map_err(|reason| format!("{undo}: {reason}"))
     }
 
     /// As [`HostResolver::restore_after_reboot`].
@@ -114,21 +154,29 @@ async fn bounded<T>(
     tokio::time::timeout(limit, step).await.unwrap_or_else(late)
 }
 
-async fn make(change: &Change, plan: &DnsPlan, interface: &Interface) -> Result<(), String> {
+async fn make(
+    change: &mut Change,
+    plan: &DnsPlan,
+    interface: &Interface,
+    notes: &mut Vec<String>,
+) -> Result<(), String> {
     match change {
         Change::Resolved(service) => service.set(plan, interface.index).await,
         Change::Resolvconf(input) => input.run().await,
         Change::File(placed) => placed.place().map(drop),
+        Change::Netcfg(device) => {
+            device.set(plan, notes).await.map_err(|error| error.to_string())
+        }
     }
 }
 
-/// `resolvconf` keeps its records itself.
+/// `resolvconf` keeps its records itself, and the service what it has set.
 fn watch(change: &Change, plan: &DnsPlan, interface: &Interface) -> Option<JoinHandle<()>> {
     match change {
         Change::Resolved(service) => {
             Some(tokio::spawn(service.clone().keep(plan.clone(), interface.index)))
         }
-        Change::Resolvconf(_) => None,
+        Change::Resolvconf(_) | Change::Netcfg(_) => None,
         Change::File(placed) => Some(tokio::spawn(placed.clone().keep())),
     }
 }

@@ -7,6 +7,8 @@
 //! 1. systemd-resolved over D-Bus: per interface, split DNS, DNSSEC, DNS over TLS.
 //! 2. `resolvconf` (Debian's or openresolv).
 //! 3. `/etc/resolv.conf` itself, where the tunnels of this host lie in layers on what others wrote.
+//! 4. The netcfg service of OpenVPN 3 Linux, for a backend that may do none of these
+//!    ([`Resolver::set_service`]).
 //!
 //! What others change meanwhile does not put the tunnel's DNS out of use: a restarted
 //! systemd-resolved is told again, a rewritten file is taken as what lies below; and all of it is set
@@ -30,6 +32,7 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use self::kept::Resolver;
 pub use self::plan::{DnsPlan, NameServer};
+use super::netcfg::DnsDevice;
 use super::namespace::{netns_name, shares_netns};
 pub use crate::profile::DnsScope;
 use crate::profile::DomainName;
@@ -37,7 +40,8 @@ use crate::profile::DomainName;
 /// This host's resolver: where its parts are. [`Default`] is right everywhere but in tests.
 #[derive(Clone, Debug)]
 pub struct HostResolver {
-    /// Address of the bus that systemd-resolved is on; `None`: the system bus.
+    /// Address of the bus that systemd-resolved and the netcfg service are on; `None`: the system
+    /// bus.
     pub bus: Option<String>,
     /// Where to look for the program `resolvconf`.
     pub program_directories: Vec<PathBuf>,
@@ -71,6 +75,8 @@ pub(super) enum DnsUndo {
     Resolvconf { record: String },
     /// Take the layer away.
     File { path: PathBuf, layer: file::LayerId },
+    /// Have the netcfg service destroy the device that it has set the DNS with.
+    Netcfg { device: String },
 }
 
 /// Where the tunnel's DNS is.
@@ -80,6 +86,7 @@ impl fmt::Display for DnsUndo {
             Self::Resolved { .. } => f.write_str("DNS (systemd-resolved)"),
             Self::Resolvconf { .. } => f.write_str("DNS (resolvconf)"),
             Self::File { .. } => f.write_str("DNS (resolv.conf)"),
+            Self::Netcfg { .. } => f.write_str("DNS (netcfg service)"),
         }
     }
 }
@@ -96,6 +103,7 @@ enum Change {
     Resolved(resolved::Resolved),
     Resolvconf(resolvconf::Input),
     File(file::Placed),
+    Netcfg(DnsDevice),
 }
 
 impl Prepared {
@@ -105,6 +113,7 @@ impl Prepared {
             Change::Resolved(_) => "systemd-resolved",
             Change::Resolvconf(_) => "resolvconf",
             Change::File(_) => "resolv.conf",
+            Change::Netcfg(_) => "the netcfg service",
         }
     }
 }
@@ -176,6 +185,9 @@ impl HostResolver {
                 resolvconf::remove(&self.program_directories, record).await
             }
             DnsUndo::File { path, layer } => file::take_away(path, *layer),
+            DnsUndo::Netcfg { device } => DnsDevice::destroy(self.bus.as_deref(), device)
+                .await
+                .map_err(|error| error.to_string()),
         }
     }
 

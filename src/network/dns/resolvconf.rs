@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use nix::unistd::Uid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStderr, Command};
 
@@ -26,6 +27,9 @@ pub(super) fn find(directories: &[PathBuf], present: &Present) -> Result<PathBuf
     }
     if !present.is_of_resolvconf() {
         return Err("it does not manage resolv.conf on this host".to_owned());
+    }
+    if !Uid::effective().is_root() {
+        return Err("only root may use it".to_owned());
     }
     Ok(program)
 }

@@ -84,7 +84,7 @@ impl NetcfgError {
         Self::Bus { method: method.to_owned(), reason: format!("unexpected answer: {error}") }
     }
 
-    fn new(method: &str, error: zbus::Error) -> Self {
+    pub(super) fn new(method: &str, error: zbus::Error) -> Self {
         let method = method.to_owned();
         match CallFailure::from(error) {
             CallFailure::Unavailable { reason, startable } => {

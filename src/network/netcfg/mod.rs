@@ -6,6 +6,7 @@
 //! service".
 
 mod call;
+mod dns;
 mod plan;
 
 use std::net::IpAddr;
@@ -17,8 +18,9 @@ use zbus::{Connection, OwnedObjectPath, Variant};
 
 use self::call::Caller;
 pub use self::call::NetcfgError;
-use self::plan::NetcfgNetworkEntry;
+pub(super) use self::dns::DnsDevice;
 pub use self::plan::NetcfgPlan;
+use self::plan::{NetcfgDns, NetcfgNetworkEntry};
 use crate::profile::{DnsScope, DnsSec, DnsTransport};
 
 const MANAGER: &str = "/net/openvpn/v3/netcfg";
@@ -202,7 +204,9 @@ impl NetcfgNetwork {
                 device.set(property, Variant::from(true)).await?;
             }
         }
-        device.set_dns(plan, &mut warnings).await;
+        if let Some(dns) = &plan.dns {
+            device.set_dns(dns, &mut warnings).await;
+        }
         let remote = (plan.remote.to_string(), plan.remote.is_ipv6());
         device.call("SetRemoteAddress", &remote).await?;
         device.set("layer", Variant::from(LAYER)).await?;
@@ -212,13 +216,7 @@ impl NetcfgNetwork {
         }
         self.add_networks(path.as_str(), &plan.networks).await?;
 
-        let reply = self.caller.call(path.as_str(), "Establish", &()).await?;
-        let tun = match reply.data().fds() {
-            [tun, ..] => {
-                std::os::fd::AsFd::as_fd(tun).try_clone_to_owned().map_err(NetcfgError::Socket)?
-            }
-            [] => return Err(NetcfgError::NoDevice),
-        };
+        let tun = device.establish().await?;
         let device_name = device.name().await?;
         Ok(Established { tun, device_path: path.to_string(), device_name, warnings })
     }
@@ -318,6 +316,13 @@ impl NetcfgNetwork {
     }
 }
 
+const fn scope_word(scope: DnsScope) -> &'static str {
+    match scope {
+        DnsScope::Global => "global",
+        DnsScope::Tunnel => "tunnel",
+    }
+}
+
 /// One device while it is being configured.
 struct Configuring<'a> {
     caller: &'a Caller,
@@ -338,18 +343,13 @@ impl Configuring<'_> {
 
     /// A service without a resolver refuses the scope, which then means nothing.
     async fn set_dns_scope(&self, scope: DnsScope) {
-        let scope = match scope {
-            DnsScope::Global => "global",
-            DnsScope::Tunnel => "tunnel",
-        };
-        if let Err(error) = self.set("dns_scope", Variant::from(scope)).await {
+        if let Err(error) = self.set("dns_scope", Variant::from(scope_word(scope))).await {
             debug!("netcfg: {error}");
         }
     }
 
     /// DNS that is refused is a warning: the tunnel works without.
-    async fn set_dns(&self, plan: &NetcfgPlan, warnings: &mut Vec<String>) {
-        let Some(dns) = &plan.dns else { return };
+    async fn set_dns(&self, dns: &NetcfgDns, warnings: &mut Vec<String>) {
         let mut results = Vec::new();
         if !dns.domains.is_empty() {
             results.push(self.call("AddDNSSearch", &(&dns.domains,)).await);
@@ -382,6 +382,16 @@ impl Configuring<'_> {
                 .filter_map(Result::err)
                 .map(|error| format!("the tunnel's DNS is not complete: {error}")),
         );
+    }
+
+    async fn establish(&self) -> Result<OwnedFd, NetcfgError> {
+        let reply = self.caller.call(self.path, "Establish", &()).await?;
+        match reply.data().fds() {
+            [tun, ..] => {
+                std::os::fd::AsFd::as_fd(tun).try_clone_to_owned().map_err(NetcfgError::Socket)
+            }
+            [] => Err(NetcfgError::NoDevice),
+        }
     }
 
     async fn name(&self) -> Result<String, NetcfgError> {
