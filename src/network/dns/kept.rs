@@ -164,9 +164,7 @@ async fn make(
         Change::Resolved(service) => service.set(plan, interface.index).await,
         Change::Resolvconf(input) => input.run().await,
         Change::File(placed) => placed.place().map(drop),
-        Change::Netcfg(device) => {
-            device.set(plan, notes).await.map_err(|error| error.to_string())
-        }
+        Change::Netcfg(device) => device.set(plan, notes).await.map_err(|error| error.to_string()),
     }
 }
 

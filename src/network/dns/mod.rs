@@ -32,8 +32,8 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use self::kept::Resolver;
 pub use self::plan::{DnsPlan, NameServer};
-use super::netcfg::DnsDevice;
 use super::namespace::{netns_name, shares_netns};
+use super::netcfg::DnsDevice;
 pub use crate::profile::DnsScope;
 use crate::profile::DomainName;
 

@@ -22,6 +22,10 @@ const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 /// The service may have to be started; its own time limits are of this size.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How often, and how long apart, a service is asked that has no object yet.
+const OBJECT_TRIES: u32 = 20;
+const OBJECT_INTERVAL: Duration = Duration::from_millis(100);
+
 /// What the service could not do.
 #[derive(Debug, thiserror::Error)]
 pub enum NetcfgError {
@@ -262,6 +266,25 @@ impl Caller {
         let body = (INTERFACE, property, value);
         let call = self.connection.call_method(Some(SERVICE), path, Some(PROPERTIES), "Set", &body);
         limited(property, call).await.map(drop)
+    }
+}
+
+/// With a service that was just started: it takes its name before it has its object.
+#[derive(Debug, Default)]
+pub(super) struct Patience {
+    tries: u32,
+}
+
+impl Patience {
+    /// Waits a moment, if calling again may help.
+    pub(super) async fn allows_again(&mut self, error: &NetcfgError) -> bool {
+        let unknown = matches!(error, NetcfgError::Refused { name, .. } if means_unknown(name));
+        if !unknown || self.tries >= OBJECT_TRIES {
+            return false;
+        }
+        self.tries += 1;
+        tokio::time::sleep(OBJECT_INTERVAL).await;
+        true
     }
 }
 

@@ -16,8 +16,8 @@ use std::time::Duration;
 use tracing::{debug, warn};
 use zbus::{Connection, OwnedObjectPath, Variant};
 
-use self::call::Caller;
 pub use self::call::NetcfgError;
+use self::call::{Caller, Patience};
 pub(super) use self::dns::DnsDevice;
 pub use self::plan::NetcfgPlan;
 use self::plan::{NetcfgDns, NetcfgNetworkEntry};
@@ -124,16 +124,25 @@ impl NetcfgNetwork {
             Some(device) => device.path.as_ref(),
             None => zbus::ObjectPath::from_static_str_unchecked("/"),
         };
-        let descriptors = if self.without_socket {
-            Vec::new()
-        } else {
-            vec![socket.try_clone_to_owned().map_err(NetcfgError::Socket)?]
-        };
         let arguments = (remote.to_string(), remote.is_ipv6(), device);
-        let reply = self
-            .caller
-            .call_with_descriptors(MANAGER, "ProtectSocket", &arguments, descriptors)
-            .await?;
+        let mut patience = Patience::default();
+        let reply = loop {
+            let descriptors = if self.without_socket {
+                Vec::new()
+            } else {
+                vec![socket.try_clone_to_owned().map_err(NetcfgError::Socket)?]
+            };
+            let call = self.caller.call_with_descriptors(
+                MANAGER,
+                "ProtectSocket",
+                &arguments,
+                descriptors,
+            );
+            match call.await {
+                Err(error) if patience.allows_again(&error).await => {}
+                answer => break answer?,
+            }
+        };
         let protected: bool =
             reply.body().deserialize().map_err(|e| NetcfgError::reply("ProtectSocket", &e))?;
         if protected { Ok(()) } else { Err(NetcfgError::NotProtected { remote }) }
@@ -171,8 +180,10 @@ impl NetcfgNetwork {
     async fn create(&self) -> Result<OwnedObjectPath, NetcfgError> {
         const METHOD: &str = "CreateVirtualInterface";
         let mut tries = 0;
+        let mut patience = Patience::default();
         let reply = loop {
             match self.caller.call(MANAGER, METHOD, &(&self.token,)).await {
+                Err(error) if patience.allows_again(&error).await => {}
                 Err(NetcfgError::Timeout { .. }) if tries < 2 => {
                     tries += 1;
                     tokio::time::sleep(Duration::from_millis(100)).await;
