@@ -2,6 +2,7 @@
 
 use std::panic;
 
+use nix::sys::signal::{SigHandler, Signal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::error;
@@ -62,6 +63,15 @@ pub(crate) fn reasons() -> std::io::Result<mpsc::Receiver<Stop>> {
         let _ = sender.try_send(Stop::Broken);
     }));
     Ok(receiver)
+}
+
+/// Until somebody listens to them, the signals that ask something of a connection ask for nothing.
+/// By themselves they would end the process.
+pub(crate) fn ignore_requests() {
+    for request in [Signal::SIGUSR1, Signal::SIGUSR2] {
+        // SAFETY: no handler comes with it that could run at a wrong time. It cannot fail.
+        let _ = unsafe { nix::sys::signal::signal(request, SigHandler::SigIgn) };
+    }
 }
 
 /// Whether a signal was ignored when the process started, see `proc_pid_status(5)`.

@@ -2,9 +2,9 @@
 //! behind (nothing) and may use (little), whatever the server does.
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::{Child, Stdio};
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
@@ -70,7 +70,7 @@ impl Host {
     pub(crate) fn start_with(&self, profile: &str, arguments: &[&str]) -> Run<'_> {
         let before = self.client_ns.snapshot();
         let client = Client::start(&self.client_ns, self.directory.path(), profile, arguments);
-        Run { host: self, before, client }
+        Run { host: self, before, resolv_conf: self.resolv_conf(), client }
     }
 
     /// The same with environment variables.
@@ -78,7 +78,28 @@ impl Host {
         let before = self.client_ns.snapshot();
         let (ns, profile) = (&self.client_ns, self.profile(""));
         let client = Client::start_in(environment, ns, self.directory.path(), &profile, &[]);
-        Run { host: self, before, client }
+        Run { host: self, before, resolv_conf: self.resolv_conf(), client }
+    }
+
+    /// Starts a client by this command, which ends with the program's name, with this standard input.
+    pub(crate) fn spawn(&self, command: Command, stdin: Stdio, profile: &str) -> Run<'_> {
+        let before = self.client_ns.snapshot();
+        let (resolv_conf, directory) = (self.resolv_conf(), self.directory.path());
+        let client = Client::spawn(command, stdin, directory, profile, &[]);
+        Run { host: self, before, resolv_conf, client }
+    }
+
+    /// The same with a profile that is there.
+    pub(crate) fn spawn_with_file(
+        &self,
+        command: Command,
+        stdin: Stdio,
+        profile: &Path,
+    ) -> Run<'_> {
+        let before = self.client_ns.snapshot();
+        let (resolv_conf, directory) = (self.resolv_conf(), self.directory.path());
+        let client = Client::spawn_with_file(command, stdin, directory, profile, &[]);
+        Run { host: self, before, resolv_conf, client }
     }
 
     /// Starts a client whose output nobody reads. It is killed when dropped.
@@ -103,6 +124,20 @@ impl Host {
         let mut run = self.start(extra);
         run.connected();
         (server, run)
+    }
+
+    /// Of this machine, for a test's own files.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Where clients note what is to be undone.
+    pub(crate) fn runtime_dir(&self) -> PathBuf {
+        self.directory.path().join("run")
+    }
+
+    pub(crate) fn resolv_conf_path(&self) -> &Path {
+        &self.resolv_conf
     }
 
     pub(crate) fn resolv_conf(&self) -> String {
@@ -134,6 +169,7 @@ impl Drop for Host {
 pub(crate) struct Run<'a> {
     host: &'a Host,
     before: Snapshot,
+    resolv_conf: String,
     pub(crate) client: Client,
 }
 
@@ -168,10 +204,48 @@ impl Run<'_> {
         ending
     }
 
-    fn assert_nothing_left(&self) {
+    /// After its end.
+    pub(crate) fn assert_nothing_left(&self) {
         self.before.assert_same(&self.host.client_ns.snapshot());
-        assert_eq!(self.host.resolv_conf(), RESOLV_CONF);
+        assert_eq!(self.host.resolv_conf(), self.resolv_conf);
         assert_eq!(self.host.processes(), [0; 0], "processes left in the namespace");
+        let runtime_dir = fs::read_dir(self.host.runtime_dir()).expect("runtime directory");
+        assert_eq!(runtime_dir.count(), 0, "journals");
+    }
+
+    /// What it has started may outlive it for a moment.
+    pub(crate) fn wait_for_processes(&self) {
+        let end = Instant::now() + CONNECT_LIMIT;
+        while !self.host.processes().is_empty() {
+            assert!(Instant::now() < end, "{:?} do not end", self.host.processes());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until a signal does not wait for the process any more.
+    pub(crate) fn wait_until_taken(&self, signal: Signal) {
+        let waits = || {
+            let mask = self.status("ShdPnd:");
+            u64::from_str_radix(&mask, 16).is_ok_and(|mask| mask >> (signal as i32 - 1) & 1 == 1)
+        };
+        let end = Instant::now() + CONNECT_LIMIT;
+        while waits() {
+            assert!(Instant::now() < end, "{signal} is not taken");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// It waits for something.
+    pub(crate) fn is_asleep(&self) -> bool {
+        self.status("State:").starts_with('S')
+    }
+
+    /// A line of the process's status; empty if it has ended.
+    fn status(&self, name: &str) -> String {
+        let path = format!("/proc/{}/status", self.client.id());
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_default().trim().to_owned()
     }
 }
 

@@ -27,6 +27,7 @@ mod server;
 mod floods;
 mod forged;
 mod pages;
+mod signals;
 mod streams;
 mod stress;
 mod tokens;

@@ -27,6 +27,7 @@ const PUSH: &str = "route-gateway 10.66.0.1,topology subnet,ping 10,ping-restart
 
 type Hook = Box<dyn FnMut(&mut Peer) + Send>;
 type PacketHook = Box<dyn FnMut(&mut Peer, &[u8]) + Send>;
+type PacketFilter = Box<dyn FnMut(&Peer, &[u8]) -> bool + Send>;
 
 /// What a server does besides serving. By itself nothing.
 pub(crate) struct Scenario {
@@ -36,6 +37,7 @@ pub(crate) struct Scenario {
     keyed: Hook,
     tick: Hook,
     received: PacketHook,
+    serves: PacketFilter,
     reads: Box<dyn Fn(&Peer) -> bool + Send>,
 }
 
@@ -44,14 +46,20 @@ impl Scenario {
     /// An honest server that pushes `options` before the usual ones; each ends with a comma.
     pub(crate) fn new(options: &str) -> Self {
         Self {
-            push: vec![format!("PUSH_REPLY,{options}{PUSH}")],
+            push: vec![Self::reply(options)],
             tcp: false,
             impostors: 0,
             keyed: Box::new(|_| {}),
             tick: Box::new(|_| {}),
             received: Box::new(|_, _| {}),
+            serves: Box::new(|_, _| true),
             reads: Box::new(|_| true),
         }
+    }
+
+    /// What such a server pushes.
+    pub(crate) fn reply(options: &str) -> String {
+        format!("PUSH_REPLY,{options}{PUSH}")
     }
 
     /// Pushes as many options as there are, in as many messages as they need.
@@ -110,6 +118,15 @@ impl Scenario {
         self
     }
 
+    /// Whether a packet is served, or lost on its way.
+    pub(crate) fn serves(
+        mut self,
+        when: impl FnMut(&Peer, &[u8]) -> bool + Send + 'static,
+    ) -> Self {
+        self.serves = Box::new(when);
+        self
+    }
+
     /// Over TCP: whether what the client sends is read.
     pub(crate) fn reads(mut self, when: impl Fn(&Peer) -> bool + Send + 'static) -> Self {
         self.reads = Box::new(when);
@@ -124,6 +141,8 @@ pub(crate) struct Peer {
     pub(crate) raw: Vec<Vec<u8>>,
     /// The connection shall end (TCP).
     pub(crate) close: bool,
+    /// How many came before.
+    pub(crate) number: usize,
     keyed: bool,
     asked: Option<Instant>,
     done: BTreeSet<&'static str>,
@@ -147,6 +166,7 @@ impl Peer {
             server: Server::new(config, rand::random(), tls),
             raw: Vec::new(),
             close: false,
+            number,
             keyed: false,
             asked: None,
             done: BTreeSet::new(),
@@ -271,7 +291,7 @@ fn serve_packet(peer: &mut Peer, scenario: &mut Scenario, packet: &[u8]) {
     (scenario.received)(peer, packet);
     // Nobody is at the other end of the tunnel.
     let data = packet.first().is_none_or(|byte| ovpn_dco::is_data_packet(*byte));
-    if !data {
+    if !data && (scenario.serves)(peer, packet) {
         peer.server.handle_packet(packet.to_vec(), Instant::now());
     }
 }

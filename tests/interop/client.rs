@@ -81,7 +81,7 @@ impl Client {
     ) -> Self {
         let mut command = ns.command(program());
         command.envs(environment.iter().copied());
-        Self::spawn(command, directory, profile, arguments)
+        Self::spawn(command, Stdio::null(), directory, profile, arguments)
     }
 
     /// The same where `/dev/net/tun` is missing.
@@ -94,7 +94,7 @@ impl Client {
         let mut command = ns.command("unshare");
         let hide = "mount -t tmpfs none /dev/net && exec \"$@\"";
         command.args(["--mount", "sh", "-c", hide, "sh"]).arg(program());
-        Self::spawn(command, directory, profile, arguments)
+        Self::spawn(command, Stdio::null(), directory, profile, arguments)
     }
 
     /// The same where `/etc/resolv.conf` is this file.
@@ -107,22 +107,40 @@ impl Client {
         let mut command = ns.command("unshare");
         let replace = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
         command.args(["--mount", "sh", "-c", replace, resolv_conf]).arg(program());
-        Self::spawn(command, directory, profile, &[])
+        Self::spawn(command, Stdio::null(), directory, profile, &[])
     }
 
-    fn spawn(mut command: Command, directory: &Path, profile: &str, arguments: &[&str]) -> Self {
+    /// The same by this command, which ends with the program's name, and with this standard input.
+    pub(crate) fn spawn(
+        command: Command,
+        stdin: Stdio,
+        directory: &Path,
+        profile: &str,
+        arguments: &[&str],
+    ) -> Self {
         let path = directory.join("client.ovpn");
         std::fs::write(&path, profile).expect("profile");
+        Self::spawn_with_file(command, stdin, directory, &path, arguments)
+    }
+
+    /// The same with a profile that is there.
+    pub(crate) fn spawn_with_file(
+        mut command: Command,
+        stdin: Stdio,
+        directory: &Path,
+        profile: &Path,
+        arguments: &[&str],
+    ) -> Self {
         let default = (!arguments.contains(&"--dco")).then(|| ["--dco", dco()]);
         let mut process = command
             .arg("connect")
-            .arg(&path)
+            .arg(profile)
             .args(["--output", "json"])
             .args(default.iter().flatten())
             .args(arguments)
             .arg("--runtime-dir")
             .arg(runtime_directory(directory))
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -149,7 +167,7 @@ impl Client {
         let left = deadline.saturating_duration_since(Instant::now());
         let line = self.lines.recv_timeout(left)?;
         let value: Value = serde_json::from_str(&line)
-            .unwrap_or_else(|e| panic!("not JSON ({e}): {line}\n{}", self.transcript.join("\n")));
+            .unwrap_or_else(|e| panic!("not JSON ({e}): {line}\n{}", self.transcript()));
         if value["signal"] == "StatusChange" {
             let code = |name: &str| value[name].as_u64().expect("a number");
             let message = value["message"].as_str().expect("a text").to_owned();
@@ -165,6 +183,22 @@ impl Client {
         while self.step(deadline).is_ok() {}
     }
 
+    /// Waits until it has said `number` lines that contain `text`.
+    #[allow(dead_code, reason = "shared with another test program")]
+    pub(crate) fn wait_lines(&mut self, text: &str, number: usize, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        while self.count(text) < number {
+            if let Err(error) = self.step(deadline) {
+                panic!("no {text} ({error}):\n{}", self.transcript());
+            }
+        }
+    }
+
+    /// All that it has said so far.
+    pub(crate) fn transcript(&self) -> String {
+        self.transcript.join("\n")
+    }
+
     /// How many lines so far contain `text`.
     pub(crate) fn count(&self, text: &str) -> usize {
         self.transcript.iter().filter(|line| line.contains(text)).count()
@@ -178,10 +212,7 @@ impl Client {
             match self.step(deadline) {
                 Ok(()) => {}
                 Err(RecvTimeoutError::Timeout) => {
-                    return Err(format!(
-                        "no {status:?} in {limit:?}:\n{}",
-                        self.transcript.join("\n")
-                    ));
+                    return Err(format!("no {status:?} in {limit:?}:\n{}", self.transcript()));
                 }
                 Err(RecvTimeoutError::Disconnected) => {
                     let ended = self.finish(Duration::from_secs(1));
@@ -204,7 +235,7 @@ impl Client {
         let deadline = Instant::now() + Duration::from_secs(5);
         loop {
             self.step(deadline)
-                .unwrap_or_else(|e| panic!("no counters: {e}\n{}", self.transcript.join("\n")));
+                .unwrap_or_else(|e| panic!("no counters: {e}\n{}", self.transcript()));
             let line = self.transcript.last().expect("a line");
             let mut line: Value = serde_json::from_str(line).expect("JSON");
             if line["signal"] == "Statistics" {
@@ -240,7 +271,7 @@ impl Client {
             assert!(
                 Instant::now() < deadline,
                 "the client has not ended in {limit:?}:\n{}",
-                self.transcript.join("\n")
+                self.transcript()
             );
             std::thread::sleep(Duration::from_millis(5));
         };
@@ -248,12 +279,7 @@ impl Client {
         if let Some(errors) = self.errors.take() {
             self.transcript.push(format!("stderr: {}", errors.join().expect("its errors")));
         }
-        Ending {
-            code,
-            statuses: self.statuses.clone(),
-            transcript: self.transcript.join("\n"),
-            took,
-        }
+        Ending { code, statuses: self.statuses.clone(), transcript: self.transcript(), took }
     }
 }
 

@@ -29,6 +29,7 @@ use crate::privileges;
 use crate::profile::{Profile, ProfileFile};
 use crate::secret::Secret;
 use crate::session::NetworkMode;
+use crate::stop;
 
 /// Exit status: the server refused the credentials.
 const EXIT_AUTH: u8 = 3;
@@ -93,6 +94,8 @@ fn prepare(args: ConnectArgs) -> Result<ExitCode, (String, u8)> {
     let _ = privileges::forbid_dumps();
     // Before the profile is in memory, and before the right to become another user goes.
     let browser = Browser::start();
+    // Not before: programs would inherit it.
+    stop::ignore_requests();
     let (profile, login) = read_files(&args).map_err(usage)?;
     if !privileges::can_configure_network() {
         let text = "CAP_NET_ADMIN is missing: a tunnel needs a network device, addresses and \
