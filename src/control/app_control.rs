@@ -119,14 +119,15 @@ pub fn cut(
         .ok_or_else(|| AppControlError::NotAgreed(protocol.clone()))?;
     // Two flags, four commas, a length of five digits.
     let header = "ACC".len() + 2 + protocol.len() + 4 + 5;
-    let room = agreed.max_message.saturating_sub(header).min(99_999);
+    let no_room = || AppControlError::NoRoom(agreed.max_message);
+    let room = agreed.max_message.checked_sub(header).ok_or_else(no_room)?.min(99_999);
     let printable = str::from_utf8(payload).ok().filter(|text| !text.chars().any(char::is_control));
     let (flag, parts) = match printable {
         Some(text) if agreed.text => ('A', cut_text(text, room)),
         _ if agreed.base64 => ('6', cut_base64(payload, room)),
         _ => return Err(AppControlError::NoEncoding),
     };
-    let parts = parts.ok_or(AppControlError::NoRoom(agreed.max_message))?;
+    let parts = parts.ok_or_else(no_room)?;
     let last = parts.len().saturating_sub(1);
     Ok(parts
         .iter()
@@ -234,6 +235,9 @@ mod tests {
             let error = cut(&hello, Some(&agreed(max, text, true))).unwrap_err();
             assert_eq!(error, AppControlError::NoRoom(max));
         }
+        // Nothing at all needs the header nevertheless.
+        let nothing = cut(&message("fortune", b""), Some(&agreed(20, true, true)));
+        assert_eq!(nothing, Err(AppControlError::NoRoom(20)));
     }
 
     #[test]

@@ -104,7 +104,8 @@ fn data_stays_in_the_kernel() {
     let busy = cpu_time(client.id());
     lab.transfer("10.8.0.1", 20_000_000).unwrap();
     let busy = cpu_time(client.id()) - busy;
-    assert!(busy <= Duration::from_millis(50), "{busy:?} for 40 MB that are not its business");
+    // In user space these are seconds, in a guest that is interpreted.
+    assert!(busy <= Duration::from_millis(300), "{busy:?} for 40 MB that are not its business");
     let ending = client.stop(Signal::SIGTERM);
     assert_eq!(ending.code, Some(0), "{}", ending.transcript);
     assert_eq!(links(&lab), [""; 0]);
@@ -202,7 +203,7 @@ fn module_absent() {
         lab.ping("10.8.0.1").unwrap();
         let auto = client.stop(Signal::SIGTERM);
         let on = lab.start_client(&profile, &["--dco", "on"]).finish(SOON);
-        (auto, on, server.log_count("TLS: Initial packet"))
+        (auto, on, server.log_count("Peer Connection Initiated"))
     });
     assert!(auto.transcript.contains("neither the module"), "{}", auto.transcript);
     assert_eq!(on.code, Some(4));

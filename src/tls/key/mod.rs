@@ -200,10 +200,17 @@ fn key_section(text: &str) -> Result<Section, TlsError> {
     match section.label.as_str() {
         "PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY" | ENCRYPTED_PKCS8 => Ok(section),
         other => Err(config(format!(
-            "key: a key of the form \"{other}\" is not supported; convert it with `openssl pkcs8 \
-             -topk8 -in OLD -out NEW` (RSA, ECDSA or Ed25519)"
+            "key: a key of the form \"{}\" is not supported; convert it with `openssl pkcs8 \
+             -topk8 -in OLD -out NEW` (RSA, ECDSA or Ed25519)",
+            name(other).unwrap_or("?")
         ))),
     }
+}
+
+/// `text` if it can be the name of a cipher or a form. Anything may stand there, parts of a key too.
+fn name(text: &str) -> Option<&str> {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b" -".contains(&byte);
+    (!text.is_empty() && text.len() <= 24 && text.bytes().all(fits)).then_some(text)
 }
 
 fn is_encrypted(section: &Section) -> bool {

@@ -9,7 +9,7 @@ use des::{Des, TdesEde3};
 use md5::{Digest, Md5};
 use zeroize::Zeroizing;
 
-use super::{config, looks_like_der, wrong_passphrase};
+use super::{config, looks_like_der, name, wrong_passphrase};
 use crate::tls::pem::Section;
 use crate::tls::session::TlsError;
 
@@ -27,6 +27,7 @@ pub(super) fn decrypt(section: &Section, passphrase: &str) -> Result<Zeroizing<V
         "DES-EDE3-CBC" | "AES-192-CBC" => 24,
         "AES-256-CBC" => 32,
         other => {
+            let other = name(other).unwrap_or("an unknown cipher");
             return Err(config(format!(
                 "key: the private key is encrypted with {other}, which is not supported; convert \
                  it with `openssl pkcs8 -topk8 -in OLD -out NEW`"

@@ -34,6 +34,9 @@ const NAMES: [&str; 24] = [
 const WAYS: [&str; 6] =
     ["server-override", "port-override", "proto-override", "ipv6", "proxy-host", "proxy-port"];
 
+/// Ends every password.
+const SECRET: &str = "hunter2";
+
 /// Input: lines, each a byte that picks the name (or, from 0xc0, one that starts the text), and the
 /// value; `+` and `-` alone are yes and no.
 pub fn run(data: &[u8]) {
@@ -43,13 +46,7 @@ pub fn run(data: &[u8]) {
     for error in &refused {
         let text = error.to_string();
         assert!(text.starts_with("Unsupported override: "), "{text}");
-        // Another override may have the same value, and says so.
-        let secret = values.iter().any(|(name, value)| {
-            name == "proxy-password"
-                && error.name == *name
-                && matches!(value, OverrideValue::Text(v) if v.len() > 24 && text.contains(v.as_str()))
-        });
-        assert!(!secret, "{text}");
+        assert!(error.name != "proxy-password" || !text.contains(SECRET), "{text}");
         assert_eq!(error.misdirects, WAYS.contains(&error.name.as_str()), "{text}");
     }
     assert!(refused.len() <= values.len());
@@ -102,6 +99,7 @@ fn value(line: &[u8]) -> Option<(String, OverrideValue)> {
     let value = match &*text {
         "+" => OverrideValue::Flag(true),
         "-" => OverrideValue::Flag(false),
+        _ if name == "proxy-password" => OverrideValue::Text(text + SECRET),
         _ => OverrideValue::Text(text),
     };
     Some((name, value))

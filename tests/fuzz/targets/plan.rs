@@ -67,9 +67,16 @@ fn plan(host: u8, options: &NetworkOptions, tun_mtu: u16) -> Option<NetworkPlan>
     if routes.len() > MAX_ROUTES {
         return Some(plan);
     }
-    // The tunnel's own packets stay outside, whatever was pushed.
-    if let RemotePath::Via(_) = gateways.remote
+    // The tunnel's own packets stay outside, whatever was pushed. The host has a route to each local
+    // network, too.
+    let local = |way: &PlannedRoute| {
+        let networks = gateways.local_networks.iter();
+        let longer = networks.filter(|network| network.prefix() > way.destination.prefix());
+        longer.into_iter().any(|network| network.contains(remote.to_canonical()))
+    };
+    if let RemotePath::Via(path) = &gateways.remote
         && let Some(way) = way(&routes, remote.to_canonical())
+        && !(path.gateway.is_none() && local(way))
     {
         assert!(
             matches!(way.target, RouteTarget::Outside(_) | RouteTarget::Gateway(_)),
