@@ -27,6 +27,7 @@ mod server;
 mod floods;
 mod forged;
 mod pages;
+mod panics;
 mod signals;
 mod streams;
 mod stress;
