@@ -31,6 +31,7 @@ pub(crate) const ANSWER: Duration = Duration::from_secs(4);
 pub(crate) const LAST_WORD: Duration = Duration::from_secs(5);
 
 /// `ForceShutdown` gives the session this long before it is left behind.
+#[cfg(feature = "dbus")]
 pub(crate) const GRACE: Duration = Duration::from_secs(1);
 
 /// What a session that hangs has left is undone without it.

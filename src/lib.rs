@@ -51,7 +51,7 @@ pub mod secret;
 pub mod session;
 #[cfg(feature = "dbus")]
 mod stop;
-mod text;
+pub mod text;
 pub mod tls;
 #[cfg(feature = "session")]
 pub mod transport;

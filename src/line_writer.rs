@@ -86,6 +86,7 @@ impl LineWriter {
     }
 
     /// Writes a text unless something else waits to be written: it is worth nothing later.
+    #[cfg(feature = "cli")]
     pub(crate) fn put_if_idle(&self, text: impl Into<Vec<u8>>) {
         let idle = {
             let state = self.0.lock();
@@ -301,6 +302,7 @@ mod tests {
         assert_eq!(said, (text + "\n").into_bytes());
     }
 
+    #[cfg(feature = "cli")]
     #[test]
     fn a_live_text_is_worth_nothing_later() {
         let (writer, _reader, _) = stuck();

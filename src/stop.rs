@@ -2,7 +2,6 @@
 
 use std::panic;
 
-use nix::sys::signal::{SigHandler, Signal};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::error;
@@ -67,7 +66,10 @@ pub(crate) fn reasons() -> std::io::Result<mpsc::Receiver<Stop>> {
 
 /// Until somebody listens to them, the signals that ask something of a connection ask for nothing.
 /// By themselves they would end the process.
+#[cfg(feature = "cli")]
 pub(crate) fn ignore_requests() {
+    use nix::sys::signal::{SigHandler, Signal};
+
     for request in [Signal::SIGUSR1, Signal::SIGUSR2] {
         // SAFETY: no handler comes with it that could run at a wrong time. It cannot fail.
         let _ = unsafe { nix::sys::signal::signal(request, SigHandler::SigIgn) };

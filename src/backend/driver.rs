@@ -9,11 +9,12 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::Error;
 use super::machine::{Attempt, Effect, Machine, Registration, Request, Signal};
-use super::{Error, printable};
 use crate::posture::DevicePosture;
 use crate::secret::{Credentials, Secret};
 use crate::session::{NetworkMode, Outcome, SessionConfig, SessionEvent, Statistics};
+use crate::text::printable;
 
 /// What a running session is told.
 #[derive(Debug)]

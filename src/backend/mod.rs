@@ -17,7 +17,6 @@ mod signing;
 mod status;
 mod threads;
 
-pub use crate::text::printable;
 pub use attention::{AttentionGroup, AttentionType, Dialect};
 pub use driver::{Backend, Command, Running, Settings, StartSession};
 pub use error::{Domain, Error};

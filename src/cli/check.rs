@@ -9,14 +9,13 @@ use ovpn_dco::kernel::{self, Api, ApiReport, Features, Status};
 use serde::Serialize;
 
 use super::EXIT_USAGE;
-use crate::backend::printable;
 use crate::data_path::{Decision, Inputs, Reason, decide};
 use crate::privileges::files_of_caller;
 use crate::profile::{
     DirFiles, Family, KeySource, Options, Profile, ProfileError, ProfileFile, Protocol, Remote,
     Verdict, VerdictKind,
 };
-use crate::text::{printable_json, printable_lines};
+use crate::text::{printable, printable_json, printable_lines};
 use crate::tls::{TlsConfig, TlsErrorKind};
 
 /// Arguments of `check`.

@@ -12,7 +12,8 @@ use super::introspection::introspect;
 use super::properties::statistics;
 use super::service::{Registering, Service};
 use super::{INTERFACE, OBJECT, PROPERTIES, in_time};
-use crate::backend::{Dialect, Error, Request, printable};
+use crate::backend::{Dialect, Error, Request};
+use crate::text::printable;
 
 /// How long the session may take to show that it is alive. Session managers wait 5 s.
 const PING_LIMIT: Duration = Duration::from_secs(4);

@@ -4,8 +4,9 @@ use zbus::names::{OwnedUniqueName, UniqueName};
 use zbus::{Connection, Message};
 
 use super::{INTERFACE, LOG, OBJECT, SESSIONS, in_time};
-use crate::backend::{Signal, printable};
+use crate::backend::Signal;
 use crate::logging::LogLine;
+use crate::text::printable;
 
 /// Signals kept for a log service that is still starting.
 const BACKLOG: usize = 256;

@@ -8,7 +8,7 @@
 //! 2. `resolvconf` (Debian's or openresolv).
 //! 3. `/etc/resolv.conf` itself, where the tunnels of this host lie in layers on what others wrote.
 //! 4. The netcfg service of OpenVPN 3 Linux, for a backend that may do none of these
-//!    ([`Resolver::set_service`]).
+//!    (`Resolver::set_service`).
 //!
 //! What others change meanwhile does not put the tunnel's DNS out of use: a restarted
 //! systemd-resolved is told again, a rewritten file is taken as what lies below; and all of it is set
