@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use ovpn_client::control::packet::{AckList, Body, Header, Opcode, SessionId};
 use ovpn_client::control::wrap::{Side, Wrapper};
-use ovpn_client::control::{ControlChannel, Event};
+use ovpn_client::control::{ControlChannel, Event, Output};
 use ovpn_dco::KeyId;
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
@@ -78,10 +78,13 @@ fn sent(
             assert!(!client.handle_packet(&mut packet, now), "{packet:?}");
         }
         client.handle_timeout(now);
-        while client.poll_transmit(now, &mut out) {
-            out.clear();
+        loop {
+            match client.poll_output(now, Some(&mut out)) {
+                Output::Transmit => {}
+                Output::Event(event) => panic!("{event:?}"),
+                Output::Wait(_) => break,
+            }
         }
-        assert!(client.poll_event().is_none());
     }
     (client.stats().packets_out, client.stats().bytes_out)
 }

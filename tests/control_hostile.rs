@@ -8,7 +8,7 @@ mod sim;
 use std::time::Duration;
 
 use ovpn_client::control::packet::{AckList, Body, Header, Opcode, SessionId};
-use ovpn_client::control::{ControlError, ErrorCounter, Event};
+use ovpn_client::control::{ControlError, ErrorCounter, Event, Output};
 use ovpn_client::profile::Digest;
 use ovpn_client::tls::TlsErrorKind;
 use ovpn_dco::KeyId;
@@ -53,7 +53,8 @@ fn body(acks: &[u32], of: SessionId, message_id: Option<u32>, payload: &[u8]) ->
 /// The client's session id, from its first packet.
 fn client_id(sim: &mut Sim) -> SessionId {
     let mut packet = Vec::new();
-    assert!(sim.client.poll_transmit(sim.now, &mut packet));
+    let first = sim.client.poll_output(sim.now, Some(&mut packet));
+    assert!(matches!(first, Output::Transmit), "{first:?}");
     sim.up.send(packet.clone(), sim.now);
     Header::parse(&packet).unwrap().session_id
 }
@@ -318,7 +319,7 @@ fn garbage_in_tls_ends_with_an_alert() {
         other => sim.fail(&format!("{other:?}")),
     }
     assert_eq!(sim.server.errors, ["bad record mac"], "the alert arrived");
-    assert_eq!(sim.client.poll_timeout(), None);
+    assert_eq!(sim.client_deadline, None);
     assert_eq!(sim.client.stats().error(ErrorCounter::Ssl), 1);
 }
 

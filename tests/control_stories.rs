@@ -76,6 +76,41 @@ fn a_connection_takes_no_needless_time() {
     }
 }
 
+/// Renegotiates on a network without delay; the keys under which data came too early.
+fn too_early(mode: Mode, seed: u64, careless: bool) -> Vec<KeyId> {
+    let mut setup = Setup::new(mode, seed).at_once();
+    if seed.is_multiple_of(2) {
+        setup = setup.tcp();
+    }
+    setup.server.dynamic_tls_crypt = seed.is_multiple_of(3);
+    setup.careless = careless;
+    let mut sim = setup.start();
+    sim.connect();
+    for key in 1..=4 {
+        if key % 2 == 0 {
+            sim.client.renegotiate(sim.now)
+        } else {
+            sim.server.renegotiate(sim.now)
+        }
+        sim.wait_for_key(key);
+        sim.run_for(secs(100));
+    }
+    sim.assert_equal_keys();
+    sim.too_early
+}
+
+/// A server sends with a new key once its last message is acknowledged: the key comes first.
+#[test]
+fn a_key_is_there_before_its_data() {
+    for mode in Mode::ALL {
+        for seed in 0..6 {
+            assert_eq!(too_early(mode, seed, false), [], "{mode:?} {seed}");
+            let lost = too_early(mode, seed, true);
+            assert_eq!(lost.len(), 4, "{mode:?} {seed}: the wrong order was not noticed: {lost:?}");
+        }
+    }
+}
+
 #[test]
 fn an_unsolicited_push_needs_no_request() {
     let mut setup = Setup::new(Mode::TlsCrypt, 2);

@@ -17,10 +17,7 @@ use super::event::{ControlConfig, ControlError, Event, NegotiatedParameters, Tra
 use super::key_method::ClientRandoms;
 use super::key_schedule::{DYNAMIC_TLS_CRYPT_LABEL, KEY_BLOCK_LEN};
 use super::messages;
-use super::packet::{
-    AckList, Body, HEADER_LEN, Header, MAX_ACKS, MAX_PIGGYBACK_ACKS, Opcode, SESSION_ID_LEN,
-    SessionId,
-};
+use super::packet::{Body, Header, Opcode, SESSION_ID_LEN, SessionId};
 use super::rekey::Renegotiation;
 use super::session::{Hello, KeySession, SessionError, Sessions, Stage};
 use super::slots::{KeySlots, SlotChange};
@@ -32,12 +29,6 @@ use crate::tls::{TlsFactory, TlsSession};
 
 /// Control packets may come late, but not so late that the window of data packets fits them.
 const MIN_REPLAY_WINDOW: u32 = 64;
-
-/// Payload of a control packet, at least, whatever `max-packet-size` says.
-const MIN_PAYLOAD: usize = 16;
-
-/// Acknowledgements that very old and foreign servers take in one packet.
-const LEGACY_MAX_ACKS: usize = 4;
 
 /// Messages of the server that are told or answered: so many at once, so many a second.
 const TALK: (u32, f64) = (32, 1.0);
@@ -51,8 +42,7 @@ const ALERT_DELAY: Duration = Duration::from_secs(2);
 /// One connection attempt's control channel. Client role.
 ///
 /// Call [`Self::handle_packet`], [`Self::handle_timeout`] and the commands as things happen; after
-/// each call drain [`Self::poll_transmit`] and [`Self::poll_event`], then wait for a packet or for
-/// [`Self::poll_timeout`], whichever comes first.
+/// each call do what [`Self::poll_output`] says until it says to wait.
 pub struct ControlChannel {
     pub(super) options: ControlOptions,
     pub(super) phase: Phase,
@@ -79,16 +69,16 @@ pub struct ControlChannel {
     occ: String,
     peer_info: String,
     rng: StdRng,
-    started: Instant,
-    unix_time: u64,
-    wrapper: Wrapper,
+    pub(super) started: Instant,
+    pub(super) unix_time: u64,
+    pub(super) wrapper: Wrapper,
     /// Dynamic tls-crypt: for every key but the first.
-    dynamic_wrapper: Option<Wrapper>,
-    local: SessionId,
-    peer: Option<SessionId>,
+    pub(super) dynamic_wrapper: Option<Wrapper>,
+    pub(super) local: SessionId,
+    pub(super) peer: Option<SessionId>,
     last_received: Option<Instant>,
-    events: VecDeque<Event>,
-    scratch: Zeroizing<Vec<u8>>,
+    pub(super) events: VecDeque<Event>,
+    pub(super) scratch: Zeroizing<Vec<u8>>,
 }
 
 /// An alert in clear text that waits for something else in its place.
@@ -226,83 +216,6 @@ impl ControlChannel {
         if self.sessions.failed.as_ref().is_some_and(|s| s.is_spent(now)) {
             self.sessions.failed = None;
         }
-    }
-
-    /// Appends the next packet to send; false if there is none. Call until then, also after
-    /// [`Event::Closed`] (a TLS alert may be left).
-    pub fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
-        let elapsed = now.saturating_duration_since(self.started).as_secs();
-        // Replay ids hold 32 bits of unix time on the wire.
-        let unix_time = self.unix_time.wrapping_add(elapsed) as u32;
-        let limit = self.options.max_packet_size.saturating_sub(self.lower_headers());
-        let exporter = matches!(&self.phase, Phase::Up(up) if up.parameters.tls_ekm);
-        let mut exhausted = false;
-        for session in self.sessions.iter_mut() {
-            let key_id = session.key_id();
-            let wrapper = match &mut self.dynamic_wrapper {
-                Some(dynamic) if key_id != KeyId::FIRST => dynamic,
-                _ => &mut self.wrapper,
-            };
-            let max_acks = if wrapper.is_none() && !exporter { LEGACY_MAX_ACKS } else { MAX_ACKS };
-            let room = |opcode| payload_room(limit, wrapper.overhead(opcode));
-            let Some(packet) = session.poll_transmit(now, max_acks, room) else {
-                continue;
-            };
-            let header = Header { opcode: packet.opcode, key_id, session_id: self.local }.encode();
-            self.scratch.clear();
-            let body = Body {
-                acks: packet.acks,
-                acked_session: self.peer,
-                message_id: packet.message_id,
-                payload: packet.payload,
-            };
-            body.encode(&mut self.scratch);
-            let start = out.len();
-            let again = packet.again;
-            if wrapper.wrap(packet.opcode, &header, &self.scratch, unix_time, out).is_err() {
-                out.truncate(start);
-                exhausted = true;
-                break;
-            }
-            self.stats.packets_out += 1;
-            self.stats.bytes_out += (out.len() - start) as u64;
-            self.stats.retransmissions += u64::from(again);
-            return true;
-        }
-        if exhausted {
-            self.stats.count(ErrorCounter::Encapsulation);
-            self.close(ControlError::Protocol("no replay id is left".to_owned()));
-        }
-        false
-    }
-
-    /// The next event; `None` if there is none.
-    pub fn poll_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
-    }
-
-    /// When [`Self::handle_timeout`] and [`Self::poll_transmit`] have something to do next without
-    /// a packet. Drain [`Self::poll_transmit`] before.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        if matches!(self.phase, Phase::Closed) {
-            return None;
-        }
-        let sessions = &self.sessions;
-        let retransmit = [&sessions.current, &sessions.negotiating, &sessions.previous]
-            .into_iter()
-            .flatten()
-            .filter_map(KeySession::deadline);
-        let push = match &self.phase {
-            Phase::Requesting(push) => [Some(push.deadline()), push.next_request()],
-            _ => [None, None],
-        };
-        retransmit
-            .chain(push.into_iter().flatten())
-            .chain(self.alert.as_ref().map(|alert| alert.at))
-            .chain(self.negotiation_deadline())
-            .chain(self.slots.deadline())
-            .chain(self.renegotiation_deadline())
-            .min()
     }
 
     /// Answers [`Event::Pushed`]: derives the first data key ([`Event::Keys`]) and sets what holds
@@ -465,6 +378,11 @@ impl ControlChannel {
         Ok(key_id)
     }
 
+    /// When an alert that waits counts.
+    pub(super) fn alert_deadline(&self) -> Option<Instant> {
+        self.alert.as_ref().map(|alert| alert.at)
+    }
+
     /// An alert counts once nothing else came in its place: the server's own message does if the
     /// alert was somebody else's.
     fn check_alert(&mut self, now: Instant) {
@@ -589,19 +507,13 @@ impl ControlChannel {
     }
 
     /// Bytes of IP and UDP (or TCP and its length prefix) below a packet.
-    const fn lower_headers(&self) -> usize {
+    pub(super) const fn lower_headers(&self) -> usize {
         let ip = if self.ipv6 { 40 } else { 20 };
         match self.transport {
             TransportKind::Udp => ip + 8,
             TransportKind::Tcp => ip + 22,
         }
     }
-}
-
-/// Payload that fits a packet of `limit` bytes with the most acknowledgements it can carry.
-fn payload_room(limit: usize, overhead: usize) -> usize {
-    let fixed = HEADER_LEN + AckList::encoded_len(MAX_PIGGYBACK_ACKS) + 4;
-    limit.saturating_sub(fixed + overhead).max(MIN_PAYLOAD)
 }
 
 fn describe(tls: &dyn TlsSession) -> String {

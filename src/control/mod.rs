@@ -1,8 +1,7 @@
 //! The control channel: reliable, wrapped, TLS inside; key exchange, push, renegotiation, messages.
 //!
 //! Sans-I/O: no socket, no clock, no randomness but what is passed in. Feed it packets and time,
-//! then drain [`ControlChannel::poll_transmit`] and [`ControlChannel::poll_event`], then sleep until
-//! [`ControlChannel::poll_timeout`].
+//! then do what [`ControlChannel::poll_output`] says until it says to wait.
 //!
 //! ```text
 //! packet -> wrap (authentic? new?) -> packet (fields) -> session of its key id
@@ -27,6 +26,7 @@ pub mod key_method;
 pub mod key_schedule;
 #[doc(hidden)]
 pub mod messages;
+mod output;
 #[doc(hidden)]
 pub mod packet;
 #[doc(hidden)]
@@ -48,5 +48,6 @@ pub use event::{
     Advance, AuthFailed, ControlConfig, ControlError, Event, NegotiatedParameters, PendingAuth,
     PushedOptions, RestartFlags, TransportKind,
 };
+pub use output::Output;
 pub use stats::{ControlStats, ErrorCounter};
 pub use web_address::{NoWebAddress, WebAddress};

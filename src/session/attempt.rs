@@ -19,7 +19,7 @@ use super::run::{End, Session};
 use super::signing;
 use super::stats::Statistics;
 use crate::control::{
-    Allowance, ControlChannel, ControlConfig, Event, NegotiatedParameters, PendingAuth,
+    Allowance, ControlChannel, ControlConfig, Event, NegotiatedParameters, Output, PendingAuth,
     TransportKind,
 };
 use crate::data_path::Decision;
@@ -258,10 +258,11 @@ impl Session {
     async fn converse(&mut self, link: &mut Link) -> End {
         let mut packet = Vec::new();
         loop {
-            if let Err(ending) = self.drain(link).await {
-                return ending.into();
-            }
-            let (deadline, paced) = (link.deadline(), link.pace.ready_at());
+            let until = match self.drain(link).await {
+                Ok(until) => until,
+                Err(ending) => return ending.into(),
+            };
+            let (deadline, paced) = (link.deadline(until), link.pace.ready_at());
             let tunnel = self.tunnel.as_mut().filter(|tunnel| tunnel.has_peer());
             tokio::select! {
                 received = link.transport.recv(&mut packet), if paced.is_none() => {
@@ -313,28 +314,19 @@ impl Session {
         }
     }
 
-    /// Sends what the control channel has to send and acts on what it has to tell.
-    async fn drain(&mut self, link: &mut Link) -> Result<(), Ending> {
+    /// Does what the control channel says; until when there is nothing else to do for it.
+    async fn drain(&mut self, link: &mut Link) -> Result<Option<Instant>, Ending> {
         let mut packet = Vec::new();
         loop {
-            // A server sends with a new key once its last message is acknowledged, and the kernel
-            // drops what it has no key for: the key comes before the acknowledgement. At first
-            // there is nothing to lose, and setting up takes its time.
-            if self.connected {
-                while let Some(event) = link.control.poll_event() {
-                    self.control_event(link, event).await?;
-                }
-            }
-            while link.transport.has_room()
-                && link.control.poll_transmit(Instant::now(), &mut packet)
-            {
-                link.transport
+            let room = link.transport.has_room().then_some(&mut packet);
+            match link.control.poll_output(Instant::now(), room) {
+                Output::Event(event) => self.control_event(link, event).await?,
+                Output::Transmit => link
+                    .transport
                     .send(&packet)
-                    .map_err(|e| Ending::Lost(format!("cannot send to the server: {e}")))?;
-                packet.clear();
+                    .map_err(|e| Ending::Lost(format!("cannot send to the server: {e}")))?,
+                Output::Wait(until) => return Ok(until),
             }
-            let Some(event) = link.control.poll_event() else { return Ok(()) };
-            self.control_event(link, event).await?;
         }
     }
 
@@ -343,7 +335,8 @@ impl Session {
     async fn last_words(&mut self, link: &mut Link) -> Option<Ending> {
         let mut packet = Vec::new();
         for _ in 0..LAST_WORDS {
-            while let Some(event) = link.control.poll_event() {
+            // The stream takes nothing any more.
+            while let Output::Event(event) = link.control.poll_output(Instant::now(), None) {
                 match event {
                     Event::Restart { .. }
                     | Event::Halt { .. }
@@ -641,10 +634,11 @@ impl Link {
         statistics
     }
 
-    fn deadline(&self) -> Instant {
+    /// `control`: the control channel's own.
+    fn deadline(&self, control: Option<Instant>) -> Instant {
         let answer = (!self.contacted).then_some(self.answer_by);
         let inactive = self.inactivity.as_ref().map(Inactivity::deadline);
-        [self.control.poll_timeout(), answer, inactive, self.ends_at]
+        [control, answer, inactive, self.ends_at]
             .into_iter()
             .flatten()
             .min()

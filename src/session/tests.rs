@@ -21,7 +21,7 @@ use super::reconnect::Ending;
 use super::run::{End, Session};
 use super::tunnel::Tunnel;
 use super::{SessionConfig, SessionEvent, SessionState};
-use crate::control::{Event, NegotiatedParameters};
+use crate::control::{Event, NegotiatedParameters, Output};
 use crate::netns::NetNs;
 use crate::profile::{NoFiles, Profile, Protocol, SessionOptions};
 use crate::secret::{Credentials, Secret};
@@ -180,11 +180,15 @@ impl Bench {
         const SOFT_RESET: u8 = 3;
         let mut packet = Vec::new();
         let mut begins = false;
-        while self.link.control.poll_transmit(Instant::now(), &mut packet) {
-            begins |= packet.first().is_some_and(|byte| byte >> 3 == SOFT_RESET);
-            packet.clear();
+        loop {
+            match self.link.control.poll_output(Instant::now(), Some(&mut packet)) {
+                Output::Transmit => {
+                    begins |= packet.first().is_some_and(|byte| byte >> 3 == SOFT_RESET);
+                }
+                Output::Event(event) => panic!("{event:?}"),
+                Output::Wait(_) => return begins,
+            }
         }
-        begins
     }
 
     /// Sends something into the tunnel; the key id of what comes out at the far end, if anything

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ovpn_client::control::{
-    ControlChannel, ControlConfig, Event, NegotiatedParameters, TransportKind,
+    ControlChannel, ControlConfig, Event, NegotiatedParameters, Output, TransportKind,
 };
 use ovpn_client::profile::{ControlOptions, Digest, KeyDirection, WrapOptions};
 use ovpn_client::secret::{Credentials, Secret};
@@ -141,6 +141,8 @@ pub struct Setup {
     pub tls: Option<TlsPair>,
     /// Answer [`Event::Pushed`] by itself.
     pub accept: bool,
+    /// Send first and act afterwards, as the client must not.
+    pub careless: bool,
 }
 
 impl Setup {
@@ -159,6 +161,7 @@ impl Setup {
             forget_credentials: false,
             tls: None,
             accept: true,
+            careless: false,
         }
     }
 
@@ -173,6 +176,13 @@ impl Setup {
     pub fn tcp(mut self) -> Self {
         self.transport = TransportKind::Tcp;
         self.server.retransmit = None;
+        self
+    }
+
+    /// What is sent arrives before the sender does anything else.
+    pub fn at_once(mut self) -> Self {
+        self.up.latency = Duration::ZERO;
+        self.down.latency = Duration::ZERO;
         self
     }
 
@@ -198,7 +208,12 @@ pub struct Sim {
     pub largest: usize,
     /// Called at each step, before packets arrive.
     pub beside: Option<Beside>,
+    /// When the client has something to do next by itself, as it said last.
+    pub client_deadline: Option<Instant>,
+    /// Keys for which the server sent data that the client's data channel did not know yet.
+    pub too_early: Vec<KeyId>,
     accept: bool,
+    careless: bool,
     seed: u64,
     steps: u32,
     hand_window: Duration,
@@ -243,7 +258,10 @@ impl Sim {
             events: Vec::new(),
             largest: 0,
             beside: None,
+            client_deadline: None,
+            too_early: Vec::new(),
             accept: setup.accept,
+            careless: setup.careless,
             seed: setup.seed,
             steps: 0,
             hand_window,
@@ -367,7 +385,7 @@ impl Sim {
         [
             self.up.next_arrival(),
             self.down.next_arrival(),
-            self.client.poll_timeout(),
+            self.client_deadline,
             self.server.poll_timeout(),
         ]
         .into_iter()
@@ -385,9 +403,7 @@ impl Sim {
             beside(self);
             self.beside = Some(beside);
         }
-        while let Some(packet) = self.up.receive(self.now) {
-            self.server.handle_packet(packet, self.now);
-        }
+        self.server_receives();
         while let Some(mut packet) = self.down.receive(self.now) {
             // The transport hands data packets to the data plane.
             if !matches!(packet[0] >> 3, 6 | 9) {
@@ -397,36 +413,65 @@ impl Sim {
         self.server.handle_timeout(self.now, self.hand_window);
         self.client.handle_timeout(self.now);
         self.drain();
-        if self.client.poll_timeout().is_some_and(|at| at <= self.now) {
+        if self.client_deadline.is_some_and(|at| at <= self.now) {
             self.fail("the client's deadline does not move");
         }
     }
 
     /// Moves what both sides want to send, and answers events.
     pub fn drain(&mut self) {
+        let mut put_off = Vec::new();
         loop {
             let mut packet = Vec::new();
-            while self.client.poll_transmit(self.now, &mut packet) {
-                self.largest = self.largest.max(packet.len());
-                self.up.send(std::mem::take(&mut packet), self.now);
-            }
-            while let Some(packet) = self.server.poll_transmit(self.now) {
-                self.down.send(packet, self.now);
-            }
-            let mut accepted = false;
-            while let Some(event) = self.client.poll_event() {
-                let pushed = matches!(event, Event::Pushed { .. });
-                self.events.push((self.elapsed(), event));
-                if pushed && self.accept {
-                    let parameters = self.parameters();
-                    if let Err(error) = self.client.accept_push(parameters, self.now) {
-                        self.fail(&error.to_string());
+            match self.client.poll_output(self.now, Some(&mut packet)) {
+                Output::Transmit => {
+                    self.largest = self.largest.max(packet.len());
+                    self.up.send(packet, self.now);
+                    if self.up.conditions.latency.is_zero() {
+                        self.server_receives();
                     }
-                    accepted = true;
+                }
+                Output::Event(event) if self.careless => put_off.push(event),
+                Output::Event(event) => self.client_event(event),
+                Output::Wait(until) if put_off.is_empty() => {
+                    self.client_deadline = until;
+                    break;
+                }
+                Output::Wait(_) => {
+                    for event in put_off.drain(..) {
+                        self.client_event(event);
+                    }
                 }
             }
-            if !accepted {
-                return;
+        }
+        while let Some(packet) = self.server.poll_transmit(self.now) {
+            self.down.send(packet, self.now);
+        }
+    }
+
+    fn client_event(&mut self, event: Event) {
+        let pushed = matches!(event, Event::Pushed { .. });
+        self.events.push((self.elapsed(), event));
+        if pushed && self.accept {
+            let parameters = self.parameters();
+            if let Err(error) = self.client.accept_push(parameters, self.now) {
+                self.fail(&error.to_string());
+            }
+        }
+    }
+
+    /// The server takes in what has arrived. With the new key that this may complete it sends data at
+    /// once; what goes to a data channel is not in the way of the control channel's packets.
+    fn server_receives(&mut self) {
+        while let Some(packet) = self.up.receive(self.now) {
+            let before = self.server.active_key();
+            self.server.handle_packet(packet, self.now);
+            if let Some(key) = self.server.active_key().filter(|key| Some(*key) != before)
+                // Before the push nobody sends.
+                && key != KeyId::FIRST
+                && self.client_key() != Some(key)
+            {
+                self.too_early.push(key);
             }
         }
     }

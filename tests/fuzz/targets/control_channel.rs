@@ -95,7 +95,7 @@ fn verdict(sim: &mut Sim, honest: bool) {
         _ => None,
     });
     if let Some(error) = closed {
-        if sim.client.poll_timeout().is_some() || error.to_string().contains(char::is_control) {
+        if sim.client_deadline.is_some() || error.to_string().contains(char::is_control) {
             sim.fail("over, but not at rest");
         }
         // Losses and strangers cost time, and nothing else.

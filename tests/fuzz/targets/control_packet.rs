@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ovpn_client::control::packet::{Body, HEADER_LEN, Header, SessionId};
 use ovpn_client::control::{
-    ControlChannel, ControlConfig, Event, NegotiatedParameters, TransportKind,
+    ControlChannel, ControlConfig, Event, NegotiatedParameters, Output, TransportKind,
 };
 use ovpn_client::profile::{ControlOptions, WrapOptions};
 use ovpn_client::secret::{Credentials, Secret};
@@ -28,7 +28,8 @@ pub fn run(data: &[u8]) {
     let mut channel = ControlChannel::new(config(flags & 1 != 0, flags & 2 != 0), now)
         .expect("no wrapping key is involved");
     let mut hello = Vec::new();
-    assert!(channel.poll_transmit(now, &mut hello), "the first packet");
+    let first = channel.poll_output(now, Some(&mut hello));
+    assert!(matches!(first, Output::Transmit), "{first:?} in place of the first packet");
     let local = Header::parse(&hello).expect("our own packet").session_id;
     while let Some((step, rest)) = input.split_first() {
         input = rest;
@@ -60,26 +61,24 @@ pub fn run(data: &[u8]) {
     }
 }
 
-/// Drains everything; afterwards the next deadline must lie ahead.
+/// Takes everything out; afterwards the next deadline must lie ahead.
 fn settle(channel: &mut ControlChannel, now: Instant) {
-    let mut accepted = true;
-    while std::mem::take(&mut accepted) {
-        let mut packets = 0;
-        let mut packet = Vec::new();
-        while channel.poll_transmit(now, &mut packet) {
-            Header::parse(&packet).expect("our own packet");
-            packet.clear();
-            packets += 1;
-            assert!(packets <= MAX_BURST, "endless packets");
-        }
-        while let Some(event) = channel.poll_event() {
-            if let Event::Pushed { .. } = event {
-                channel.accept_push(parameters(), now).expect("a push was waiting");
-                accepted = true;
+    let mut packets = 0;
+    let mut packet = Vec::new();
+    loop {
+        match channel.poll_output(now, Some(&mut packet)) {
+            Output::Transmit => {
+                Header::parse(&packet).expect("our own packet");
+                packets += 1;
+                assert!(packets <= MAX_BURST, "endless packets");
             }
+            Output::Event(Event::Pushed { .. }) => {
+                channel.accept_push(parameters(), now).expect("a push was waiting");
+            }
+            Output::Event(_) => {}
+            Output::Wait(until) => return assert!(until.is_none_or(|at| at > now), "busy loop"),
         }
     }
-    assert!(channel.poll_timeout().is_none_or(|at| at > now), "busy loop");
 }
 
 /// Makes a packet come from the peer, and acknowledge our session, as far as asked for.
