@@ -4,7 +4,7 @@
 //! While a data channel has a peer, control packets come and go through the [`ControlPort`] it
 //! returned; [`Transport::attach`] and [`Transport::detach`] switch between the two.
 
-mod http_proxy;
+mod proxy;
 mod socket;
 mod tcp;
 
@@ -16,7 +16,7 @@ use ovpn_dco::{ControlPort, TransportSocket};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
-pub use http_proxy::ProxyError;
+pub use proxy::ProxyError;
 pub use socket::{Protect, SocketOptions};
 
 use crate::profile::Protocol;
@@ -167,15 +167,15 @@ impl Transport {
         options: &SocketOptions,
         protect: &impl Protect,
     ) -> Result<Self, TransportError> {
-        let mut request = http_proxy::Connect::new(proxy, credentials, host, port);
+        let mut request = proxy::Connect::new(proxy, credentials, host, port);
         loop {
             let mut stream = socket::tcp(proxy_address, options, protect).await?;
             match request.run(&mut stream).await? {
-                http_proxy::Step::Open => {
+                proxy::Step::Open => {
                     let io = Io::Tcp(TcpPackets::new(stream));
                     return Ok(Self::new(io, Protocol::Tcp, proxy_address));
                 }
-                http_proxy::Step::Again => {}
+                proxy::Step::Again => {}
             }
         }
     }

@@ -64,7 +64,7 @@ impl ProxyError {
 }
 
 /// What [`Connect::run`] came to.
-pub(super) enum Step {
+pub(in crate::transport) enum Step {
     /// The tunnel is open.
     Open,
     /// Connect again and run once more, now with authentication.
@@ -72,7 +72,7 @@ pub(super) enum Step {
 }
 
 /// A CONNECT request, repeated once with credentials where the proxy wants them.
-pub(super) struct Connect<'a> {
+pub(in crate::transport) struct Connect<'a> {
     proxy: &'a HttpProxy,
     credentials: Option<&'a Credentials>,
     target: String,
@@ -82,7 +82,7 @@ pub(super) struct Connect<'a> {
 
 impl<'a> Connect<'a> {
     /// `credentials` given by the user win over the profile's.
-    pub(super) fn new(
+    pub(in crate::transport) fn new(
         proxy: &'a HttpProxy,
         credentials: Option<&'a Credentials>,
         host: &'a str,
@@ -98,7 +98,7 @@ impl<'a> Connect<'a> {
         }
     }
 
-    pub(super) async fn run(&mut self, stream: &mut TcpStream) -> Result<Step, ProxyError> {
+    pub(in crate::transport) async fn run(&mut self, stream: &mut TcpStream) -> Result<Step, ProxyError> {
         let request = zeroize::Zeroizing::new(self.request());
         stream.write_all(request.as_bytes()).await?;
         let head = tokio::time::timeout(PATIENCE, read_head(stream))
