@@ -222,8 +222,8 @@ fn profile_reasons(inputs: &Inputs<'_>, reasons: &mut Vec<Reason>) {
     }
     // A proxy concerns the remote that is reached through it; without one in sight, all of them.
     let proxied = match inputs.remote {
-        Some(remote) => remote.http_proxy.is_some(),
-        None => inputs.options.remotes.iter().all(|remote| remote.http_proxy.is_some()),
+        Some(remote) => remote.proxy.is_some(),
+        None => inputs.options.remotes.iter().all(|remote| remote.proxy.is_some()),
     };
     if proxied {
         reasons.push(Reason::HttpProxy);

@@ -133,8 +133,8 @@ fn a_proxy_concerns_its_remote_only() {
             kernel_failure: None,
         };
         let proxied = match remote {
-            Some(remote) => remote.http_proxy.is_some(),
-            None => options.remotes.iter().all(|remote| remote.http_proxy.is_some()),
+            Some(remote) => remote.proxy.is_some(),
+            None => options.remotes.iter().all(|remote| remote.proxy.is_some()),
         };
         let expected = if proxied { "http-proxy" } else { "kernel ovpn" };
         assert_eq!(ids(&decide(&inputs)), [expected], "{remote:?}");

@@ -12,7 +12,7 @@ use std::process::{Command, Output};
 
 use ovpn_client::profile::{
     Family, KeyDirection, KeySource, MssFix, Options, Profile, ProfileErrors, ProfileFile,
-    Protocol, ProxyAuth, WrapOptions, X509Name,
+    Protocol, ProxyAuth, ProxyKind, WrapOptions, X509Name,
 };
 
 fn directory() -> PathBuf {
@@ -149,10 +149,11 @@ fn many_servers() {
 fn proxies_and_fingerprints() {
     let o = options("http-proxy-blocks");
     assert_eq!(o.remotes.len(), 2, "UDP servers cannot be reached through an HTTP proxy");
-    let proxy = o.remotes[1].http_proxy.as_ref().unwrap();
-    assert_eq!((proxy.version.as_str(), proxy.auth), ("1.1", ProxyAuth::NoCleartext));
-    assert_eq!(proxy.user_agent.as_deref(), Some("Mozilla/5.0"));
-    assert_eq!(proxy.custom_headers, [("X-Site".to_owned(), Some("12".to_owned()))]);
+    let proxy = o.remotes[1].proxy.as_ref().unwrap();
+    let ProxyKind::Http(http) = &proxy.kind;
+    assert_eq!((http.version.as_str(), http.auth), ("1.1", ProxyAuth::NoCleartext));
+    assert_eq!(http.user_agent.as_deref(), Some("Mozilla/5.0"));
+    assert_eq!(http.custom_headers, [("X-Site".to_owned(), Some("12".to_owned()))]);
     assert_eq!(proxy.credentials.as_ref().unwrap().username, "proxyuser");
     assert!(o.auth.autologin, "the profile holds user name and password");
 

@@ -319,7 +319,7 @@ impl RemoteReport {
                 Family::V4 => Some(4),
                 Family::V6 => Some(6),
             },
-            http_proxy: remote.http_proxy.as_ref().map(|p| format!("{}:{}", p.host, p.port)),
+            http_proxy: remote.proxy.as_ref().map(|p| format!("{}:{}", p.host, p.port)),
             reasons,
         }
     }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use ovpn_dco::{Cipher, Framing};
 
-use super::directives::{self, Call};
+use super::directives::{self, Call, ProxyDraft};
 use super::options::*;
 use super::verdict::{Done, Problem};
 use super::{ciphers, dns, keyfile, network};
-use crate::secret::{Credentials, Secret};
+use crate::secret::Secret;
 
 const DEFAULT_PORT: u16 = 1194;
 
@@ -64,14 +64,6 @@ pub(super) enum RawWrap {
     CryptV2(StaticKey, Vec<u8>),
 }
 
-/// `http-proxy` as written.
-#[derive(Clone)]
-pub(super) struct RawProxy {
-    pub host: String,
-    pub port: u16,
-    pub auth: ProxyAuth,
-}
-
 /// What may be set for all servers and again in a `<connection>` block.
 #[derive(Clone, Default)]
 pub(super) struct Endpoint {
@@ -82,11 +74,7 @@ pub(super) struct Endpoint {
     pub bind: Option<bool>,
     pub local: Option<IpAddr>,
     pub exit_notify: Option<u32>,
-    pub proxy: Option<RawProxy>,
-    pub proxy_credentials: Option<Credentials>,
-    pub proxy_version: Option<String>,
-    pub proxy_agent: Option<String>,
-    pub proxy_headers: Vec<(String, Option<String>)>,
+    pub proxy: ProxyDraft,
 }
 
 impl Endpoint {
@@ -101,37 +89,8 @@ impl Endpoint {
             bind: self.bind.or(global.bind),
             local: self.local.or(global.local),
             exit_notify: self.exit_notify.or(global.exit_notify),
-            proxy: self.proxy.clone().or_else(|| global.proxy.clone()),
-            proxy_credentials: self
-                .proxy_credentials
-                .clone()
-                .or_else(|| global.proxy_credentials.clone()),
-            proxy_version: self.proxy_version.clone().or_else(|| global.proxy_version.clone()),
-            proxy_agent: self.proxy_agent.clone().or_else(|| global.proxy_agent.clone()),
-            proxy_headers: if self.proxy_headers.is_empty() {
-                global.proxy_headers.clone()
-            } else {
-                self.proxy_headers.clone()
-            },
+            proxy: self.proxy.over(&global.proxy),
         }
-    }
-
-    fn http_proxy(self) -> Option<HttpProxy> {
-        let proxy = self.proxy?;
-        let auth = match proxy.auth {
-            // Credentials without a method mean: whatever the proxy asks for.
-            ProxyAuth::None if self.proxy_credentials.is_some() => ProxyAuth::Any,
-            auth => auth,
-        };
-        Some(HttpProxy {
-            host: proxy.host,
-            port: proxy.port,
-            credentials: self.proxy_credentials,
-            auth,
-            version: self.proxy_version.unwrap_or_else(|| "1.0".to_owned()),
-            user_agent: self.proxy_agent,
-            custom_headers: self.proxy_headers,
-        })
     }
 }
 
@@ -258,7 +217,7 @@ impl Draft {
         // Servers outside of blocks come first, then the blocks, each in the profile's order.
         self.remotes.sort_by_key(|r| (r.block.is_some(), r.line));
         let written = self.remotes.len();
-        let mut proxied = false;
+        let mut proxied = None;
         for raw in std::mem::take(&mut self.remotes) {
             let endpoint = match raw.block.and_then(|n| self.blocks.get(n)) {
                 Some(block) => block.over(&self.global),
@@ -273,11 +232,13 @@ impl Draft {
                 .filter(|&port| port > 0);
             let local = endpoint.local;
             let exit_notify = endpoint.exit_notify.unwrap_or(0);
-            let http_proxy = endpoint.http_proxy();
-            proxied |= http_proxy.is_some();
+            let proxy = endpoint.proxy.finish();
+            proxied = proxied.or_else(|| proxy.as_ref().map(Proxy::directive));
             let unused = match (self.proto_force, protocol) {
-                (Some(forced), protocol) if forced != protocol => Some("proto-force"),
-                (_, Protocol::Udp) if http_proxy.is_some() => Some("http-proxy, which needs TCP"),
+                (Some(forced), protocol) if forced != protocol => Some("proto-force".to_owned()),
+                (_, Protocol::Udp) => {
+                    proxy.as_ref().map(|proxy| format!("{}, which needs TCP", proxy.directive()))
+                }
                 _ => None,
             };
             if let Some(reason) = unused {
@@ -290,7 +251,7 @@ impl Draft {
                 port,
                 protocol,
                 family,
-                http_proxy,
+                proxy,
                 explicit_exit_notify: if protocol == Protocol::Udp { exit_notify } else { 0 },
                 local,
                 local_port,
@@ -299,14 +260,19 @@ impl Draft {
         if self.options.remotes.is_empty() {
             return Err(match self.proto_force {
                 Some(_) => Problem::new(format!("proto-force leaves none of {written} servers")),
-                None => Problem::with_hint(
-                    "http-proxy needs a server that is reached over TCP, and there is none",
-                    "add 'proto tcp', or remove http-proxy",
-                ),
+                None => {
+                    let proxy = proxied.unwrap_or("a proxy");
+                    Problem::with_hint(
+                        format!(
+                            "{proxy} needs a server that is reached over TCP, and there is none"
+                        ),
+                        format!("add 'proto tcp', or remove {proxy}"),
+                    )
+                }
             });
         }
-        if proxied {
-            self.options.data.dco_incompatible.push("http-proxy".to_owned());
+        if let Some(directive) = proxied {
+            self.options.data.dco_incompatible.push(directive.to_owned());
         }
         Ok(())
     }

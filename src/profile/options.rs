@@ -1,6 +1,7 @@
 //! What a profile says, complete and valid: no directive is left to interpret.
 
 mod network;
+mod proxy;
 mod tls;
 
 use std::net::IpAddr;
@@ -8,9 +9,10 @@ use std::time::Duration;
 
 use ovpn_dco::{Cipher, Framing};
 
-use crate::secret::{Credentials, Secret};
+use crate::secret::Secret;
 
 pub use network::*;
+pub use proxy::*;
 pub use tls::*;
 
 /// A parsed profile. Built by [`crate::profile::Profile::parse`] only.
@@ -86,8 +88,8 @@ pub struct Remote {
     pub protocol: Protocol,
     /// Address family.
     pub family: Family,
-    /// HTTP proxy to go through (TCP remotes only).
-    pub http_proxy: Option<HttpProxy>,
+    /// Proxy to go through (TCP remotes only).
+    pub proxy: Option<Proxy>,
     /// `explicit-exit-notify` (UDP only): how many times; 0 = not configured.
     pub explicit_exit_notify: u32,
     /// `local ADDRESS`
@@ -98,36 +100,6 @@ pub struct Remote {
 
 /// A disconnect does not wait for more.
 pub const MAX_EXIT_NOTICES: u32 = 3;
-
-/// `http-proxy`
-#[derive(Clone, Debug)]
-pub struct HttpProxy {
-    /// Host name or address.
-    pub host: String,
-    /// Port.
-    pub port: u16,
-    /// Credentials given in the profile.
-    pub credentials: Option<Credentials>,
-    /// Whether the profile names an authentication method (or a file) at all.
-    pub auth: ProxyAuth,
-    /// `http-proxy-option VERSION`, `1.0` or `1.1`.
-    pub version: String,
-    /// `http-proxy-option AGENT`
-    pub user_agent: Option<String>,
-    /// `http-proxy-option CUSTOM-HEADER name [value]`
-    pub custom_headers: Vec<(String, Option<String>)>,
-}
-
-/// What a proxy may ask for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ProxyAuth {
-    /// Nobody has said. Credentials are asked for if the proxy wants any.
-    None,
-    /// Any method.
-    Any,
-    /// Any method that does not send the password readably.
-    NoCleartext,
-}
 
 /// Reconnecting.
 #[derive(Clone, Debug)]

@@ -216,12 +216,13 @@ impl Overrides {
         let mut unusable = Vec::new();
         match self.remotes(&options.remotes) {
             Ok(remotes) => {
-                if remotes.iter().any(|r| r.http_proxy.is_some())
-                    && !options.data.dco_incompatible.iter().any(|reason| reason == "http-proxy")
+                if let Some(directive) =
+                    remotes.iter().find_map(|r| r.proxy.as_ref()).map(Proxy::directive)
+                    && !options.data.dco_incompatible.iter().any(|reason| reason == directive)
                 {
-                    options.data.dco_incompatible.push("http-proxy".to_owned());
+                    options.data.dco_incompatible.push(directive.to_owned());
                 }
-                if remotes.iter().all(|r| r.http_proxy.is_none()) {
+                if remotes.iter().all(|r| r.proxy.is_none()) {
                     unusable.extend(self.proxy.without_proxy());
                 }
                 options.remotes = remotes;
@@ -254,7 +255,7 @@ impl Overrides {
                 remote.explicit_exit_notify = 0;
             }
             self.proxy.apply(&mut remote)?;
-            if remote.http_proxy.is_some() && remote.protocol == Protocol::Udp {
+            if remote.proxy.is_some() && remote.protocol == Protocol::Udp {
                 continue;
             }
             let same = |other: &Remote| {
@@ -298,25 +299,16 @@ impl ProxyOverrides {
             let port = self
                 .port
                 .ok_or_else(|| OverrideError::new("proxy-host", "proxy-port is missing"))?;
-            remote.http_proxy = Some(HttpProxy {
-                host: host.clone(),
-                port,
-                credentials: None,
-                auth: ProxyAuth::NoCleartext,
-                version: "1.0".to_owned(),
-                user_agent: None,
-                custom_headers: Vec::new(),
-            });
+            let kind = ProxyKind::Http(HttpProxy::new(ProxyAuth::NoCleartext));
+            remote.proxy = Some(Proxy { host: host.clone(), port, credentials: None, kind });
         }
-        let Some(proxy) = &mut remote.http_proxy else { return Ok(()) };
+        let Some(proxy) = &mut remote.proxy else { return Ok(()) };
         proxy.port = self.port.unwrap_or(proxy.port);
         if credentials.is_some() {
             proxy.credentials = credentials;
         }
-        match self.cleartext {
-            Some(true) => proxy.auth = ProxyAuth::Any,
-            Some(false) => proxy.auth = ProxyAuth::NoCleartext,
-            None => {}
+        if let Some(allowed) = self.cleartext {
+            proxy.allow_cleartext(allowed);
         }
         Ok(())
     }
@@ -406,8 +398,10 @@ mod tests {
         let mut o = options("remote a 443 tcp\nremote b");
         assert_eq!(overrides.apply(&mut o), []);
         assert_eq!(o.remotes.len(), 1);
-        let proxy = o.remotes[0].http_proxy.as_ref().unwrap();
-        assert_eq!((proxy.host.as_str(), proxy.port, proxy.auth), ("proxy", 3128, ProxyAuth::Any));
+        let proxy = o.remotes[0].proxy.as_ref().unwrap();
+        assert_eq!((proxy.host.as_str(), proxy.port), ("proxy", 3128));
+        let ProxyKind::Http(http) = &proxy.kind;
+        assert_eq!(http.auth, ProxyAuth::Any);
         assert_eq!(proxy.credentials.as_ref().unwrap().username, "u");
         assert_eq!(o.data.dco_incompatible, ["http-proxy"]);
 
@@ -426,7 +420,8 @@ mod tests {
         let auth = |overrides: Overrides, extra: &str| {
             let mut o = options(&format!("remote a 1 tcp\n{extra}"));
             assert_eq!(overrides.apply(&mut o), []);
-            o.remotes[0].http_proxy.as_ref().unwrap().auth
+            let ProxyKind::Http(http) = &o.remotes[0].proxy.as_ref().unwrap().kind;
+            http.auth
         };
         let host = || [text("proxy-host", "proxy"), text("proxy-port", "1")];
         let [a, b] = host();

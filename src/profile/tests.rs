@@ -109,8 +109,9 @@ fn proxy_methods() {
         ("ntlm", ProxyAuth::NoCleartext),
     ] {
         let profile = with(&format!("proto tcp\nhttp-proxy proxyhost 3128 {arguments}"));
-        let proxy = profile.options.remotes[0].http_proxy.clone().unwrap();
-        assert_eq!(proxy.auth, auth, "{arguments}");
+        let proxy = profile.options.remotes[0].proxy.clone().unwrap();
+        let ProxyKind::Http(http) = proxy.kind;
+        assert_eq!(http.auth, auth, "{arguments}");
         assert_eq!(profile.options.data.dco_incompatible, ["http-proxy"]);
     }
     assert!(error("http-proxy p 1").reason.contains("TCP"));

@@ -99,7 +99,7 @@ impl Session {
         let Some(remote) = self.remotes.current().cloned() else {
             return Err(Ending::Unusable("the profile has no remote".to_owned()).into());
         };
-        let through = remote.http_proxy.as_ref().map_or_else(
+        let through = remote.proxy.as_ref().map_or_else(
             || (remote.host.clone(), remote.port),
             |proxy| (proxy.host.clone(), proxy.port),
         );
@@ -135,7 +135,7 @@ impl Session {
         let protect = self.network.protector();
         let proxy_credentials = self.config.proxy_credentials.as_ref();
         let connect = async {
-            match (&remote.protocol, &remote.http_proxy) {
+            match (&remote.protocol, &remote.proxy) {
                 (Protocol::Udp, _) => Transport::udp(address, &options, &protect).await,
                 (Protocol::Tcp, None) => Transport::tcp(address, &options, &protect).await,
                 (Protocol::Tcp, Some(proxy)) => {

@@ -178,7 +178,7 @@ fn proxy(
     again: impl Fn(Advance, Duration, String) -> Decision,
 ) -> Decision {
     match error {
-        ProxyError::NeedCredentials | ProxyError::BadCredentials => {
+        ProxyError::NeedCredentials { .. } | ProxyError::BadCredentials { .. } => {
             Decision::End(Outcome::NeedProxyCredentials)
         }
         error if error.is_transient() || !situation.believes(retry) => {
@@ -412,8 +412,10 @@ mod tests {
     /// What anybody on the way can forge costs an attempt, not the session.
     #[test]
     fn what_is_not_authenticated_is_believed_once_it_is_everywhere() {
-        let proxy =
-            || Ending::Transport(TransportError::Proxy(ProxyError::Malformed(String::new())));
+        let proxy = || {
+            let error = ProxyError::Malformed { proxy: "proxy", reason: String::new() };
+            Ending::Transport(TransportError::Proxy(error))
+        };
         let kinds = [TlsErrorKind::CertVerify, TlsErrorKind::Version, TlsErrorKind::Alert];
         let (for_ever, once) = (retry(), Retry { rounds: Some(1), ..retry() });
         for round_complete in [false, true] {

@@ -1,4 +1,4 @@
-//! The transport: a UDP socket or TCP connection to one server address, optionally through an HTTP
+//! The transport: a UDP socket or TCP connection to one server address, optionally through a
 //! proxy. It moves whole packets and never looks inside them.
 //!
 //! While a data channel has a peer, control packets come and go through the [`ControlPort`] it
@@ -19,7 +19,9 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 pub use proxy::ProxyError;
 pub use socket::{Protect, SocketOptions};
 
-use crate::profile::Protocol;
+use crate::profile::{Protocol, Proxy};
+use crate::secret::Credentials;
+use socket::Dial;
 use tcp::TcpPackets;
 
 /// Largest packet either transport can carry.
@@ -41,7 +43,7 @@ pub enum TransportError {
         /// Why not.
         source: io::Error,
     },
-    /// The HTTP proxy refused.
+    /// The proxy refused.
     #[error(transparent)]
     Proxy(#[from] ProxyError),
     /// The network service could not keep the socket out of the tunnel.
@@ -145,39 +147,32 @@ impl Transport {
         Ok(Self::new(Io::udp(socket), Protocol::Udp, remote))
     }
 
-    /// A TCP connection to `remote`, or to `proxy` and from there to `target`.
+    /// A TCP connection to `remote`.
     pub async fn tcp(
         remote: SocketAddr,
         options: &SocketOptions,
         protect: &impl Protect,
     ) -> Result<Self, TransportError> {
-        let stream = socket::tcp(remote, options, protect).await?;
+        let stream = Dial { remote, options, protect }.tcp().await?;
         Ok(Self::new(Io::Tcp(TcpPackets::new(stream)), Protocol::Tcp, remote))
     }
 
-    /// A TCP connection to `host:port` through the HTTP proxy at `proxy_address`. A proxy that
-    /// wants authentication may close the connection after saying so, so this connects twice at
-    /// most.
+    /// A TCP connection to `host:port` through `proxy`, which is at `address`. `credentials` given
+    /// by the user win over the profile's.
     pub async fn tcp_via_proxy(
-        proxy_address: SocketAddr,
-        proxy: &crate::profile::HttpProxy,
-        credentials: Option<&crate::secret::Credentials>,
+        address: SocketAddr,
+        proxy: &Proxy,
+        credentials: Option<&Credentials>,
         host: &str,
         port: u16,
         options: &SocketOptions,
         protect: &impl Protect,
     ) -> Result<Self, TransportError> {
-        let mut request = proxy::Connect::new(proxy, credentials, host, port);
-        loop {
-            let mut stream = socket::tcp(proxy_address, options, protect).await?;
-            match request.run(&mut stream).await? {
-                proxy::Step::Open => {
-                    let io = Io::Tcp(TcpPackets::new(stream));
-                    return Ok(Self::new(io, Protocol::Tcp, proxy_address));
-                }
-                proxy::Step::Again => {}
-            }
-        }
+        let credentials = credentials.or(proxy.credentials.as_ref());
+        let request = proxy::Request { host, port, credentials };
+        let dial = Dial { remote: address, options, protect };
+        let stream = proxy::open(proxy, request, &dial).await?;
+        Ok(Self::new(Io::Tcp(TcpPackets::new(stream)), Protocol::Tcp, address))
     }
 
     /// UDP or TCP.

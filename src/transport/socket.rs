@@ -50,20 +50,26 @@ pub(super) fn udp(remote: SocketAddr, options: &SocketOptions) -> Result<Socket,
     Ok(socket)
 }
 
-pub(super) async fn tcp(
-    remote: SocketAddr,
-    options: &SocketOptions,
-    protect: &impl Protect,
-) -> Result<TcpStream, TransportError> {
-    let socket = Socket::new(Domain::for_address(remote), Type::STREAM, None)
-        .map_err(|e| failed("open a TCP socket for", remote, e))?;
-    prepare(&socket, remote, options)?;
-    socket.set_tcp_nodelay(true).map_err(|e| failed("set TCP_NODELAY for", remote, e))?;
-    protect.protect(&socket, remote).await?;
-    TcpSocket::from_std_stream(socket.into())
-        .connect(remote)
-        .await
-        .map_err(|e| failed("connect to", remote, e))
+/// How a TCP connection is made, as often as it takes.
+pub(super) struct Dial<'a, P> {
+    pub(super) remote: SocketAddr,
+    pub(super) options: &'a SocketOptions,
+    pub(super) protect: &'a P,
+}
+
+impl<P: Protect> Dial<'_, P> {
+    pub(super) async fn tcp(&self) -> Result<TcpStream, TransportError> {
+        let remote = self.remote;
+        let socket = Socket::new(Domain::for_address(remote), Type::STREAM, None)
+            .map_err(|e| failed("open a TCP socket for", remote, e))?;
+        prepare(&socket, remote, self.options)?;
+        socket.set_tcp_nodelay(true).map_err(|e| failed("set TCP_NODELAY for", remote, e))?;
+        self.protect.protect(&socket, remote).await?;
+        TcpSocket::from_std_stream(socket.into())
+            .connect(remote)
+            .await
+            .map_err(|e| failed("connect to", remote, e))
+    }
 }
 
 fn prepare(

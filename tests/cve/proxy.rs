@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 
-use ovpn_client::profile::{HttpProxy, ProxyAuth};
+use ovpn_client::profile::{HttpProxy, Proxy, ProxyAuth, ProxyKind};
 use ovpn_client::secret::{Credentials, Secret};
 use ovpn_client::transport::{Protect, SocketOptions, Transport, TransportError};
 
@@ -23,14 +23,11 @@ async fn cve_2026_11771_ntlm_proxy() {
         listener.set_nonblocking(true).unwrap();
         listener
     });
-    let proxy = HttpProxy {
+    let proxy = Proxy {
         host: "127.0.0.1".to_owned(),
         port: address.port(),
         credentials: None,
-        auth: ProxyAuth::Any,
-        version: "1.0".to_owned(),
-        user_agent: None,
-        custom_headers: Vec::new(),
+        kind: ProxyKind::Http(HttpProxy::new(ProxyAuth::Any)),
     };
     let credentials = Credentials { username: "joe".to_owned(), password: Secret::from("secret") };
     let options = SocketOptions::default();

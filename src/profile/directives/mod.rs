@@ -22,6 +22,7 @@ use crate::secret::Secret;
 pub(super) use data::{check_allow_compression, digest};
 pub(super) use device::tap;
 pub(super) use left_out::ECHO;
+pub(super) use proxy::ProxyDraft;
 pub(super) use setenv::{forward_compatible, meta};
 pub(super) use tls::cert_profile;
 pub(super) use wrap::unsupported_digest;

@@ -47,12 +47,6 @@ pub(super) const TABLE: &[Entry] = &[
         "put the CA certificates into one file and use 'ca'",
     ),
     // Another connection than meant.
-    Entry::refuse(
-        "socks-proxy",
-        "SOCKS proxies are not supported, and going around the proxy is not what was asked for",
-        "use http-proxy with a TCP server, or OpenVPN 2",
-    )
-    .in_connection(),
     Entry::refuse("client-nat", "address translation in the tunnel is not supported", "remove it"),
     Entry::refuse("mtu-dynamic", "fragmenting inside of the tunnel is not supported", "remove it"),
     Entry::refuse(

@@ -8,63 +8,39 @@ use http_auth::{PasswordClient, PasswordParams};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use super::{ProxyError, Request};
 use crate::profile::{HttpProxy, ProxyAuth};
 use crate::secret::{Credentials, Secret};
+use crate::transport::TransportError;
+use crate::transport::socket::{Dial, Protect};
 
+/// How errors call it.
+const NAME: &str = "HTTP proxy";
 /// A proxy's answer may be this long, with this many header lines.
 const MAX_ANSWER: usize = 64 * 1024;
 const MAX_HEADERS: usize = 256;
 /// How long a proxy may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Why the proxy did not let us through.
-#[derive(Debug, thiserror::Error)]
-pub enum ProxyError {
-    /// It wants credentials and there are none.
-    #[error("the HTTP proxy wants a user name and password")]
-    NeedCredentials,
-    /// It does not accept the credentials.
-    #[error("the HTTP proxy did not accept the user name and password")]
-    BadCredentials,
-    /// It offers no method that may be used.
-    #[error("the HTTP proxy offers no usable authentication method ({offered}); {hint}")]
-    NoMethod {
-        /// What it offers.
-        offered: String,
-        /// What to do.
-        hint: &'static str,
-    },
-    /// It refused for another reason.
-    #[error("the HTTP proxy refused to connect to {target}: {status} {reason}")]
-    Refused {
-        /// `host:port`
-        target: String,
-        /// HTTP status.
-        status: u16,
-        /// The proxy's text.
-        reason: String,
-    },
-    /// Its answer is not HTTP, or too long.
-    #[error("the HTTP proxy's answer cannot be understood: {0}")]
-    Malformed(String),
-    /// The connection to it broke or stalled.
-    #[error("connection to the HTTP proxy: {0}")]
-    Io(#[from] io::Error),
-}
-
-impl ProxyError {
-    /// Whether trying again later may help (bad gateway, overload, broken connection).
-    pub const fn is_transient(&self) -> bool {
-        match self {
-            Self::Io(_) => true,
-            Self::Refused { status, .. } => matches!(status, 404 | 502..=504),
-            _ => false,
+/// A proxy that wants authentication may close the connection after saying so, so this connects
+/// twice at most.
+pub(super) async fn open(
+    proxy: &HttpProxy,
+    request: Request<'_>,
+    dial: &Dial<'_, impl Protect>,
+) -> Result<TcpStream, TransportError> {
+    let mut connect = Connect::new(proxy, request);
+    loop {
+        let mut stream = dial.tcp().await?;
+        match connect.run(&mut stream).await? {
+            Step::Open => return Ok(stream),
+            Step::Again => {}
         }
     }
 }
 
 /// What [`Connect::run`] came to.
-pub(in crate::transport) enum Step {
+enum Step {
     /// The tunnel is open.
     Open,
     /// Connect again and run once more, now with authentication.
@@ -72,57 +48,49 @@ pub(in crate::transport) enum Step {
 }
 
 /// A CONNECT request, repeated once with credentials where the proxy wants them.
-pub(in crate::transport) struct Connect<'a> {
+struct Connect<'a> {
     proxy: &'a HttpProxy,
     credentials: Option<&'a Credentials>,
+    /// `host:port`
     target: String,
     host: &'a str,
     authorization: Option<Secret<String>>,
 }
 
 impl<'a> Connect<'a> {
-    /// `credentials` given by the user win over the profile's.
-    pub(in crate::transport) fn new(
-        proxy: &'a HttpProxy,
-        credentials: Option<&'a Credentials>,
-        host: &'a str,
-        port: u16,
-    ) -> Self {
+    fn new(proxy: &'a HttpProxy, request: Request<'a>) -> Self {
+        let Request { host, port, credentials } = request;
         let bracketed = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-        Self {
-            proxy,
-            credentials: credentials.or(proxy.credentials.as_ref()),
-            target: format!("{bracketed}:{port}"),
-            host,
-            authorization: None,
-        }
+        let target = format!("{bracketed}:{port}");
+        Self { proxy, credentials, target, host, authorization: None }
     }
 
-    pub(in crate::transport) async fn run(&mut self, stream: &mut TcpStream) -> Result<Step, ProxyError> {
+    async fn run(&mut self, stream: &mut TcpStream) -> Result<Step, ProxyError> {
         let request = zeroize::Zeroizing::new(self.request());
-        stream.write_all(request.as_bytes()).await?;
+        stream.write_all(request.as_bytes()).await.map_err(broken)?;
         let head = tokio::time::timeout(PATIENCE, read_head(stream))
             .await
-            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+            .map_err(|_| broken(io::ErrorKind::TimedOut.into()))??;
         let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
         let mut answer = httparse::Response::new(&mut headers);
-        answer.parse(&head).map_err(|e| ProxyError::Malformed(e.to_string()))?;
+        answer.parse(&head).map_err(|e| malformed(e.to_string()))?;
         match answer.code {
             Some(200) => Ok(Step::Open),
             Some(407) => {
                 self.authorize(answer.headers)?;
                 Ok(Step::Again)
             }
-            status => Err(ProxyError::Refused {
-                target: self.target.clone(),
-                status: status.unwrap_or(0),
-                reason: answer
-                    .reason
-                    .unwrap_or_default()
-                    .chars()
-                    .filter(|c| !c.is_control())
-                    .collect(),
-            }),
+            status => {
+                let status = status.unwrap_or(0);
+                let text = answer.reason.unwrap_or_default();
+                let text: String = text.chars().filter(|c| !c.is_control()).collect();
+                Err(ProxyError::Refused {
+                    proxy: NAME,
+                    target: self.target.clone(),
+                    reason: format!("{status} {text}"),
+                    transient: matches!(status, 404 | 502..=504),
+                })
+            }
         }
     }
 
@@ -153,13 +121,14 @@ impl<'a> Connect<'a> {
 
     fn authorize(&mut self, headers: &[httparse::Header<'_>]) -> Result<(), ProxyError> {
         if self.authorization.is_some() {
-            return Err(ProxyError::BadCredentials);
+            return Err(ProxyError::BadCredentials { proxy: NAME });
         }
         let (client, schemes) = choose(headers);
-        let no_method = |hint| ProxyError::NoMethod { offered: schemes.join(", "), hint };
+        let no_method =
+            |hint| ProxyError::NoMethod { proxy: NAME, offered: schemes.join(", "), hint };
         // Nobody is asked for credentials that no method here could make use of.
         let mut client = client.ok_or_else(|| no_method("only Basic and Digest are supported"))?;
-        let credentials = self.credentials.ok_or(ProxyError::NeedCredentials)?;
+        let credentials = self.credentials.ok_or(ProxyError::NeedCredentials { proxy: NAME })?;
         // The method that is about to be used, not the way in which it was offered.
         if self.proxy.auth == ProxyAuth::NoCleartext && !matches!(client, PasswordClient::Digest(_))
         {
@@ -176,7 +145,7 @@ impl<'a> Connect<'a> {
                 method: "CONNECT",
                 body: Some(&[]),
             })
-            .map_err(ProxyError::Malformed)?;
+            .map_err(malformed)?;
         self.authorization = Some(Secret::new(authorization));
         Ok(())
     }
@@ -207,9 +176,9 @@ async fn read_head(stream: &mut TcpStream) -> Result<Vec<u8>, ProxyError> {
     let mut head: Vec<u8> = Vec::new();
     let mut peeked = [0; 4096];
     loop {
-        let n = stream.peek(&mut peeked).await?;
+        let n = stream.peek(&mut peeked).await.map_err(broken)?;
         if n == 0 {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            return Err(broken(io::ErrorKind::UnexpectedEof.into()));
         }
         let start = head.len();
         head.extend_from_slice(peeked.get(..n).unwrap_or_default());
@@ -222,14 +191,23 @@ async fn read_head(stream: &mut TcpStream) -> Result<Vec<u8>, ProxyError> {
             .map(|at| from + at + END.len());
         head.truncate(end.unwrap_or(head.len()));
         let mut consumed = peeked;
-        stream.read_exact(consumed.get_mut(..head.len() - start).unwrap_or_default()).await?;
+        let ours = consumed.get_mut(..head.len() - start).unwrap_or_default();
+        stream.read_exact(ours).await.map_err(broken)?;
         if end.is_some() {
             return Ok(head);
         }
         if head.len() > MAX_ANSWER {
-            return Err(ProxyError::Malformed("header over 64 KiB".to_owned()));
+            return Err(malformed("header over 64 KiB".to_owned()));
         }
     }
+}
+
+const fn broken(source: io::Error) -> ProxyError {
+    ProxyError::Io { proxy: NAME, source }
+}
+
+const fn malformed(reason: String) -> ProxyError {
+    ProxyError::Malformed { proxy: NAME, reason }
 }
 
 #[cfg(test)]
@@ -240,9 +218,6 @@ mod tests {
 
     fn proxy(auth: ProxyAuth) -> HttpProxy {
         HttpProxy {
-            host: "127.0.0.1".to_owned(),
-            port: 3128,
-            credentials: None,
             auth,
             version: "1.0".to_owned(),
             user_agent: Some("test".to_owned()),
@@ -274,7 +249,8 @@ mod tests {
             }
             asked
         });
-        let mut connect = Connect::new(proxy, credentials, "vpn.example.com", 443);
+        let request = Request { host: "vpn.example.com", port: 443, credentials };
+        let mut connect = Connect::new(proxy, request);
         let result = loop {
             let mut stream = TcpStream::connect(address).await.unwrap();
             match connect.run(&mut stream).await {
@@ -331,11 +307,11 @@ mod tests {
     async fn refusals_say_why() {
         let user = credentials();
         let (result, _) = ask(&proxy(ProxyAuth::Any), Some(&user), &[BASIC, BASIC]).await;
-        assert!(matches!(result, Err(ProxyError::BadCredentials)));
+        assert!(matches!(result, Err(ProxyError::BadCredentials { .. })));
         // Also where the profile says nothing about authentication.
         for auth in [ProxyAuth::Any, ProxyAuth::None, ProxyAuth::NoCleartext] {
             let (result, _) = ask(&proxy(auth), None, &[BASIC]).await;
-            assert!(matches!(result, Err(ProxyError::NeedCredentials)));
+            assert!(matches!(result, Err(ProxyError::NeedCredentials { .. })));
         }
         let (result, _) = ask(&proxy(ProxyAuth::NoCleartext), Some(&user), &[BASIC]).await;
         let error = result.unwrap_err().to_string();
@@ -349,7 +325,7 @@ mod tests {
         assert!(!error.is_transient());
         assert!(error.to_string().contains("403 Not here"), "{error}");
         let (result, _) = ask(&proxy(ProxyAuth::Any), None, &["SSH-2.0-x\r\n\r\n"]).await;
-        assert!(matches!(result, Err(ProxyError::Malformed(_))));
+        assert!(matches!(result, Err(ProxyError::Malformed { .. })));
     }
 
     /// Every set of offers, in every order, on one line or on several: without leave the password
@@ -398,7 +374,8 @@ mod tests {
                 .map(|line| httparse::Header { name: "Proxy-Authenticate", value: line.as_bytes() })
                 .collect();
             let proxy = proxy(auth);
-            let mut connect = Connect::new(&proxy, Some(user), "vpn.example.com", 443);
+            let request = Request { host: "vpn.example.com", port: 443, credentials: Some(user) };
+            let mut connect = Connect::new(&proxy, request);
             let result = connect.authorize(&headers);
             let sent = connect.authorization.as_ref().map(|a| a.expose().as_str()).unwrap_or("");
             let basic = lines.iter().any(|line| {

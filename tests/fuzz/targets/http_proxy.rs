@@ -6,7 +6,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use base64::Engine;
-use ovpn_client::profile::{HttpProxy, ProxyAuth};
+use ovpn_client::profile::{HttpProxy, Proxy, ProxyAuth, ProxyKind};
 use ovpn_client::secret::{Credentials, Secret};
 use ovpn_client::transport::{Protect, SocketOptions, Transport, TransportError};
 use ovpn_dco::TransportSocket;
@@ -27,14 +27,12 @@ pub fn run(data: &[u8]) {
         Some(at) => vec![&input[..at], &input[at + NEXT.len()..]],
         None => vec![input],
     };
-    let proxy = HttpProxy {
+    let auth = [ProxyAuth::NoCleartext, ProxyAuth::Any, ProxyAuth::None][usize::from(auth % 3)];
+    let proxy = Proxy {
         host: "127.0.0.1".to_owned(),
         port: 3128,
         credentials: None,
-        auth: [ProxyAuth::NoCleartext, ProxyAuth::Any, ProxyAuth::None][usize::from(auth % 3)],
-        version: "1.0".to_owned(),
-        user_agent: None,
-        custom_headers: Vec::new(),
+        kind: ProxyKind::Http(HttpProxy::new(auth)),
     };
     let (result, requests) = connect(&proxy, &answers);
     let basic = base64::engine::general_purpose::STANDARD.encode(format!("user:{PASSWORD}"));
@@ -44,7 +42,7 @@ pub fn run(data: &[u8]) {
         assert_eq!(request.matches("\r\n\r\n").count(), 1, "a header that the proxy put there");
         assert!(!request.contains(PASSWORD), "{request:?}");
         assert!(number > 0 || !request.contains("Authorization"), "unasked: {request:?}");
-        if proxy.auth == ProxyAuth::NoCleartext {
+        if auth == ProxyAuth::NoCleartext {
             assert!(!request.contains(&basic), "readably: {request:?}");
         }
     }
@@ -62,7 +60,7 @@ pub fn run(data: &[u8]) {
 }
 
 /// The packets that came through, or why none can; and the requests.
-fn connect(proxy: &HttpProxy, answers: &[&[u8]]) -> (Result<Vec<Vec<u8>>, String>, Vec<String>) {
+fn connect(proxy: &Proxy, answers: &[&[u8]]) -> (Result<Vec<Vec<u8>>, String>, Vec<String>) {
     thread_local! {
         static LISTENER: TcpListener = TcpListener::bind("127.0.0.1:0").expect("a socket");
     }

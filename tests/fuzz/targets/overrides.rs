@@ -81,7 +81,7 @@ pub fn run(data: &[u8]) {
             _ => {}
         }
         if text("proxy-host").is_some() {
-            assert!(remote.http_proxy.is_some() && remote.protocol == Protocol::Tcp, "past it");
+            assert!(remote.proxy.is_some() && remote.protocol == Protocol::Tcp, "past it");
         }
     }
 }
