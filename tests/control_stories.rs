@@ -59,7 +59,7 @@ fn a_connection_takes_no_needless_time() {
         sim.assert_equal_keys();
         assert_eq!(
             kinds(&sim),
-            ["ServerContacted", "tls 0", "ConfigRequested", "Pushed", "keys 0"],
+            ["ServerContacted", "LoginNeeded", "tls 0", "ConfigRequested", "Pushed", "keys 0"],
             "{mode:?}"
         );
         // 40 ms there and back: reset, two flights of TLS, key method, push.
@@ -117,7 +117,7 @@ fn an_unsolicited_push_needs_no_request() {
     setup.server.unsolicited_push = true;
     let mut sim = setup.start();
     sim.connect();
-    assert_eq!(kinds(&sim), ["ServerContacted", "tls 0", "Pushed", "keys 0"]);
+    assert_eq!(kinds(&sim), ["ServerContacted", "LoginNeeded", "tls 0", "Pushed", "keys 0"]);
     assert_eq!(sim.server.texts, [] as [&str; 0]);
 }
 
@@ -354,22 +354,17 @@ fn without_a_new_key_the_connection_ends() {
 #[test]
 fn a_refreshed_token_is_used_for_the_next_key() {
     let mut setup = Setup::new(Mode::TlsCrypt, 13);
-    setup.accept = false;
     setup.server.push = vec!["PUSH_REPLY,peer-id 1,auth-token SESS_ID_1".to_owned()];
-    setup.forget_credentials = true;
     let mut sim = setup.start();
-    sim.run_until(secs(60), "push", |sim| sim.has(|e| matches!(e, Event::Pushed { .. })));
-    let token = Some(Secret::from("SESS_ID_1"));
-    let parameters = NegotiatedParameters { auth_token: token, ..sim.parameters() };
-    sim.client.accept_push(parameters, sim.now).unwrap();
+    sim.connect();
+    sim.login = Some(login("joe", "SESS_ID_1"));
     sim.client.renegotiate(sim.now);
     sim.wait_for_key(1);
     sim.server.send_text("PUSH_REPLY,auth-token SESS_ID_2,auth-token-user Y3Ix");
     sim.run_for(secs(1));
     let later = |e: &Event| matches!(e, Event::PushedLater { options } if options.len() == 2);
     assert!(sim.has(later));
-    assert_eq!(sim.client.credentials().password.expose(), "SESS_ID_1", "nobody has let it pass");
-    sim.client.use_token(Secret::from("SESS_ID_2"), Some("cr1".to_owned()));
+    sim.login = Some(login("cr1", "SESS_ID_2"));
     sim.client.renegotiate(sim.now);
     sim.wait_for_key(2);
     let sent: Vec<_> = sim
@@ -384,43 +379,42 @@ fn a_refreshed_token_is_used_for_the_next_key() {
 }
 
 fn times_asked(sim: &Sim) -> usize {
-    kinds(sim).iter().filter(|kind| *kind == "CredentialsNeeded").count()
+    kinds(sim).iter().filter(|kind| *kind == "LoginNeeded").count()
 }
 
-fn again() -> Credentials {
-    Credentials { username: "joe".to_owned(), password: Secret::from("again") }
+fn login(username: &str, password: &str) -> Credentials {
+    Credentials { username: username.to_owned(), password: Secret::from(password) }
 }
 
 #[test]
-fn a_renegotiation_asks_for_forgotten_credentials_and_waits() {
+fn a_renegotiation_asks_for_credentials_and_waits() {
     let mut setup = Setup::new(Mode::TlsCrypt, 15);
-    setup.forget_credentials = true;
+    setup.forget_login = true;
     let mut sim = setup.start();
     sim.connect();
-    assert_eq!(sim.client.credentials().password.expose(), "");
     for key in [1, 2] {
         sim.server.renegotiate(sim.now);
         sim.run_for(secs(20));
-        assert_eq!(times_asked(&sim), usize::from(key));
+        assert_eq!(times_asked(&sim), usize::from(key) + 1);
         assert_eq!(sim.client_key(), KeyId::new(key - 1), "the old key works on");
-        sim.client.set_credentials(again(), sim.now);
+        assert!(sim.client.log_in(&login("joe", "again"), sim.now));
+        assert!(!sim.client.log_in(&login("joe", "once more"), sim.now), "nothing waits");
         sim.wait_for_key(key);
         assert_eq!(sim.server.key_messages[usize::from(key)].password, "again");
-        assert_eq!(sim.client.credentials().password.expose(), "", "forgotten again");
     }
     assert_eq!(closed(&sim), None);
 }
 
 #[test]
-fn forgotten_credentials_that_nobody_gives_end_the_connection_with_its_key() {
+fn credentials_that_nobody_gives_end_the_connection_with_its_key() {
     let mut setup = Setup::new(Mode::TlsCrypt, 15);
-    setup.forget_credentials = true;
+    setup.forget_login = true;
     setup.options.tran_window = secs(300);
     let mut sim = setup.start();
     sim.connect();
     sim.client.renegotiate(sim.now);
     sim.run_for(secs(290));
-    assert!(times_asked(&sim) >= 4, "each attempt asks");
+    assert!(times_asked(&sim) >= 5, "each attempt asks");
     assert_eq!(closed(&sim), None);
     sim.run_for(secs(20));
     let Some(ControlError::KeyExpired(reason)) = closed(&sim) else {
@@ -431,22 +425,9 @@ fn forgotten_credentials_that_nobody_gives_end_the_connection_with_its_key() {
 }
 
 #[test]
-fn new_credentials_end_the_forgetfulness() {
-    let mut setup = Setup::new(Mode::TlsCrypt, 16);
-    setup.forget_credentials = true;
-    let mut sim = setup.start();
-    sim.connect();
-    sim.client.set_credentials(again(), sim.now);
-    sim.client.renegotiate(sim.now);
-    sim.wait_for_key(1);
-    assert_eq!(sim.server.key_messages[1].password, "again");
-}
-
-#[test]
 fn certificates_alone_need_no_credentials() {
     let mut setup = Setup::new(Mode::TlsCrypt, 17);
-    setup.forget_credentials = true;
-    setup.credentials = Credentials::default();
+    setup.login = Credentials::default();
     let mut sim = setup.start();
     sim.connect();
     sim.client.renegotiate(sim.now);

@@ -61,11 +61,6 @@ pub struct ControlChannel {
     transport: TransportKind,
     ipv6: bool,
     tls: Arc<dyn TlsFactory>,
-    pub(super) credentials: Credentials,
-    pub(super) forget_credentials: bool,
-    pub(super) credentials_gone: bool,
-    /// The key for which they were asked for last.
-    credentials_wanted: Option<KeyId>,
     occ: String,
     peer_info: String,
     rng: StdRng,
@@ -145,10 +140,6 @@ impl ControlChannel {
             transport: config.transport,
             ipv6: config.ipv6,
             tls: config.tls,
-            credentials: config.credentials,
-            forget_credentials: config.forget_credentials,
-            credentials_gone: false,
-            credentials_wanted: None,
             occ: config.occ,
             peer_info: config.peer_info,
             rng,
@@ -219,7 +210,7 @@ impl ControlChannel {
     }
 
     /// Answers [`Event::Pushed`]: derives the first data key ([`Event::Keys`]) and sets what holds
-    /// from now on. A token in `parameters` replaces the password.
+    /// from now on.
     pub fn accept_push(
         &mut self,
         mut parameters: NegotiatedParameters,
@@ -228,9 +219,6 @@ impl ControlChannel {
         let Phase::Applying = self.phase else {
             return Err(ControlError::Protocol("no push reply is waiting".to_owned()));
         };
-        if let Some(token) = &parameters.auth_token {
-            self.use_token(token.clone(), parameters.auth_token_user.clone());
-        }
         if let Some(agreed) = parameters.app_control.take() {
             self.app_control = Some(agreed);
         }
@@ -276,17 +264,13 @@ impl ControlChannel {
         !matches!(self.phase, Phase::Closed)
     }
 
-    /// Replaces the credentials that coming key exchanges send. One that waits for them goes on.
-    pub fn set_credentials(&mut self, credentials: Credentials, now: Instant) {
-        self.credentials = credentials;
-        self.credentials_gone = false;
-        self.credentials_wanted = None;
-        self.go_on(now);
-    }
-
-    /// What the next key exchange would send: the token once there is one.
-    pub const fn credentials(&self) -> &Credentials {
-        &self.credentials
+    /// Answers [`Event::LoginNeeded`]: the key exchange that waits sends them and goes on. Nothing
+    /// of them is kept here. False: none waits.
+    pub fn log_in(&mut self, credentials: &Credentials, now: Instant) -> bool {
+        let waiting = self.sessions.negotiating.as_ref().filter(|session| session.wants_login());
+        let Some(key_id) = waiting.map(KeySession::key_id) else { return false };
+        self.advance_with(key_id, Some(credentials), now);
+        true
     }
 
     /// Messages of the newest complete key are still on their way.
@@ -396,26 +380,23 @@ impl ControlChannel {
 
     /// Lets the session of `key_id` go on after a packet.
     fn advance(&mut self, key_id: KeyId, now: Instant) {
-        let hello = Hello {
-            factory: &*self.tls,
-            options: &self.occ,
-            credentials: (!self.credentials_gone).then_some(&self.credentials),
-            peer_info: &self.peer_info,
-        };
+        self.advance_with(key_id, None, now);
+    }
+
+    fn advance_with(&mut self, key_id: KeyId, login: Option<&Credentials>, now: Instant) {
+        let hello =
+            Hello { factory: &*self.tls, options: &self.occ, login, peer_info: &self.peer_info };
         let Some(session) = self.sessions.live_mut(key_id) else {
             return;
         };
         let before = session.stage();
         let result = session.advance(&hello);
         let after = session.stage();
-        if session.wants_credentials() && self.credentials_wanted != Some(key_id) {
-            self.credentials_wanted = Some(key_id);
-            self.events.push_back(Event::CredentialsNeeded);
+        if session.asks_for_login() {
+            self.events.push_back(Event::LoginNeeded);
         }
         if before < Stage::SentKey && after >= Stage::SentKey && after != Stage::Failed {
-            let description = session.tls().map(describe);
-            self.forget_credentials();
-            let description = description.unwrap_or_default();
+            let description = session.tls().map(describe).unwrap_or_default();
             self.events.push_back(Event::TlsEstablished { key_id, description });
         }
         if let Err(error) = result {

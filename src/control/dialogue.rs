@@ -1,5 +1,5 @@
 //! The conversation inside TLS: asking for the configuration, waiting for it, what else the server
-//! says, and the credentials that key exchanges send.
+//! says.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,6 @@ use super::messages::{self, ServerMessage};
 use super::push::{PUSH_REQUEST, PushReply, PushRequests};
 use super::session::KeySession;
 use crate::profile::{AppControl, split_push};
-use crate::secret::{Credentials, Secret};
 
 /// Waiting for PUSH_REPLY.
 pub(super) struct Requesting {
@@ -207,25 +206,6 @@ impl ControlChannel {
             // A server's number may be beyond what the clock can hold.
             push.deadline = push.since.checked_add(push.limit).unwrap_or(push.deadline);
             push.requests.slow_down();
-        }
-    }
-
-    /// The token replaces the password in coming key exchanges, and the user name if there is one.
-    pub fn use_token(&mut self, token: Secret<String>, username: Option<String>) {
-        self.credentials.password = token;
-        if let Some(username) = username {
-            self.credentials.username = username;
-        }
-        self.credentials_gone = false;
-        // A token is what remains when passwords are to be forgotten.
-        self.forget_credentials = false;
-    }
-
-    /// `auth-nocache`: the password is gone once sent. The user name stays for a token.
-    pub(super) fn forget_credentials(&mut self) {
-        if self.forget_credentials && self.credentials != Credentials::default() {
-            self.credentials.password = Secret::default();
-            self.credentials_gone = true;
         }
     }
 

@@ -12,7 +12,6 @@ use zeroize::Zeroizing;
 use super::app_control::AppMessage;
 use super::web_address::WebAddress;
 use crate::profile::{AppControl, ControlOptions, WrapOptions, loggable};
-use crate::secret::{Credentials, Secret};
 use crate::tls::{TlsError, TlsFactory};
 
 /// What a control channel needs for one connection attempt.
@@ -27,10 +26,6 @@ pub struct ControlConfig {
     pub wrap: WrapOptions,
     /// Makes TLS sessions.
     pub tls: Arc<dyn TlsFactory>,
-    /// Sent in key method 2.
-    pub credentials: Credentials,
-    /// `auth-nocache`: forget the credentials once sent (a token is kept).
-    pub forget_credentials: bool,
     /// OCC options string.
     pub occ: String,
     /// Peer info, lines with `\n`.
@@ -65,10 +60,6 @@ pub struct NegotiatedParameters {
     pub app_control: Option<AppControl>,
     /// `reneg-sec` in force; `None` = never.
     pub reneg: Option<Duration>,
-    /// `auth-token`, unless filtered out: replaces the password in coming key exchanges.
-    pub auth_token: Option<Secret<String>>,
-    /// `auth-token-user`, decoded.
-    pub auth_token_user: Option<String>,
 }
 
 /// Facts, in protocol words.
@@ -93,11 +84,10 @@ pub enum Event {
         /// The server's OCC string (for its cipher).
         server_occ: String,
     },
-    /// A new key needs credentials that `auth-nocache` made us forget, and waits for
-    /// [`super::ControlChannel::set_credentials`]. The old key stays in use meanwhile.
-    CredentialsNeeded,
-    /// A later PUSH_REPLY. Only a new auth-token in it means anything; give it to
-    /// [`super::ControlChannel::use_token`] if the profile's filters let it pass.
+    /// A key exchange needs user name and password, or a token, and waits for
+    /// [`super::ControlChannel::log_in`]. The old key, if there is one, stays in use meanwhile.
+    LoginNeeded,
+    /// A later PUSH_REPLY. Only a new auth-token in it means anything.
     PushedLater {
         /// Raw options.
         options: PushedOptions,
@@ -262,12 +252,12 @@ pub enum ControlError {
     /// The wrapping key cannot be used.
     #[error("{0}")]
     WrapKey(String),
-    /// A new key needed credentials that `auth-nocache` made us forget, and nobody gave them.
+    /// A key exchange asked for user name and password, and nobody gave them.
     #[error(
         "the credentials were forgotten (auth-nocache), and a renegotiation that needs them again \
          did not get them within {} s", .0.as_secs()
     )]
-    CredentialsForgotten(Duration),
+    NoLogin(Duration),
     /// The last key expired without a successor.
     #[error("no usable key is left: {0}")]
     KeyExpired(String),

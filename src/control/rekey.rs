@@ -104,9 +104,7 @@ impl ControlChannel {
         self.stats.count(ErrorCounter::HandshakeTimeout);
         let limit = self.options.hand_window;
         let error = match &self.sessions.negotiating {
-            Some(session) if session.wants_credentials() => {
-                ControlError::CredentialsForgotten(limit)
-            }
+            Some(session) if session.wants_login() => ControlError::NoLogin(limit),
             _ => ControlError::HandshakeTimeout(limit),
         };
         if self.sessions.current.is_some() {
@@ -154,9 +152,7 @@ impl ControlChannel {
         session.fail();
         self.sessions.failed = Some(session);
         let pause = match error {
-            ControlError::HandshakeTimeout(_) | ControlError::CredentialsForgotten(_) => {
-                Duration::ZERO
-            }
+            ControlError::HandshakeTimeout(_) | ControlError::NoLogin(_) => Duration::ZERO,
             _ => self.options.hand_window,
         };
         self.renegotiation.at = now.checked_add(pause);

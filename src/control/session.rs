@@ -40,8 +40,8 @@ pub(super) enum Stage {
 pub(super) struct Hello<'a> {
     pub(super) factory: &'a dyn TlsFactory,
     pub(super) options: &'a str,
-    /// `None`: they were forgotten (`auth-nocache`) and there is no token. The session waits.
-    pub(super) credentials: Option<&'a Credentials>,
+    /// `None`: nobody has answered yet. The session waits.
+    pub(super) login: Option<&'a Credentials>,
     pub(super) peer_info: &'a str,
 }
 
@@ -87,6 +87,8 @@ pub(super) struct KeySession {
     read: usize,
     peer_reset: bool,
     heard: bool,
+    /// For what to log in with.
+    asked: bool,
     /// CONTROL_WKC_V1 if the server wants the wrapped key again.
     first_message: Opcode,
 }
@@ -115,6 +117,7 @@ impl KeySession {
             read: 0,
             peer_reset: false,
             heard: false,
+            asked: false,
             first_message: Opcode::ControlV1,
         }
     }
@@ -137,8 +140,13 @@ impl KeySession {
     }
 
     /// All that is missing is what to log in with.
-    pub(super) fn wants_credentials(&self) -> bool {
+    pub(super) fn wants_login(&self) -> bool {
         self.stage == Stage::Handshake && self.tls().is_some_and(|tls| !tls.is_handshaking())
+    }
+
+    /// The same, once.
+    pub(super) fn asks_for_login(&mut self) -> bool {
+        self.wants_login() && !std::mem::replace(&mut self.asked, true)
     }
 
     pub(super) fn tls(&self) -> Option<&dyn TlsSession> {
@@ -193,7 +201,7 @@ impl KeySession {
                 Ok(Some(Stage::Handshake))
             }
             (Stage::Handshake, Some(tls)) if !tls.is_handshaking() => {
-                let Some(credentials) = hello.credentials else { return Ok(None) };
+                let Some(credentials) = hello.login else { return Ok(None) };
                 let message = key_method::encode_client(
                     &self.randoms,
                     hello.options,

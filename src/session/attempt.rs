@@ -29,7 +29,6 @@ use crate::profile::{
     Family, PeerInfoExtra, Protocol, PushError, Remote, SessionOptions, loggable, occ_string,
     peer_info,
 };
-use crate::secret::{Credentials, Secret};
 use crate::transport::{SocketOptions, Transport, TransportError};
 
 /// Between one exit notification that nobody acknowledges and the next.
@@ -56,6 +55,8 @@ pub(super) struct Link {
     pub(super) options: Option<SessionOptions>,
     inactivity: Option<Inactivity>,
     ends_at: Option<Instant>,
+    logged_in: bool,
+    /// The one sent for the first key.
     pub(super) username: String,
     /// Bytes that the server may have the control channel work on.
     pace: Allowance,
@@ -63,7 +64,7 @@ pub(super) struct Link {
 
 impl Session {
     /// Runs one attempt to its end. Afterwards the transport is closed and the tunnel has no peer.
-    pub(super) async fn attempt(&mut self, credentials: Credentials) -> End {
+    pub(super) async fn attempt(&mut self) -> End {
         if let Some(posture) = &mut self.posture
             && let Err(wish) = self.commands.or_wish(&self.statistics, posture.look_up()).await
         {
@@ -73,7 +74,7 @@ impl Session {
             Ok(opened) => opened,
             Err(end) => return end,
         };
-        let mut link = match self.link(remote, transport, credentials) {
+        let mut link = match self.link(remote, transport) {
             Ok(link) => link,
             Err(ending) => return ending.into(),
         };
@@ -189,15 +190,9 @@ impl Session {
         Ok(())
     }
 
-    pub(super) fn link(
-        &self,
-        remote: Remote,
-        transport: Transport,
-        credentials: Credentials,
-    ) -> Result<Link, Ending> {
+    pub(super) fn link(&self, remote: Remote, transport: Transport) -> Result<Link, Ending> {
         let options = &self.config.options;
         let now = Instant::now();
-        let username = credentials.username.clone();
         let unix_time = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
@@ -221,8 +216,6 @@ impl Session {
                 options: options.control.clone(),
                 wrap: options.wrap.clone(),
                 tls: Arc::new(self.tls.connection()),
-                credentials,
-                forget_credentials: options.auth.nocache,
                 occ: occ_string(options, remote.protocol),
                 peer_info: peer_info(options, &extra),
                 unix_time,
@@ -240,7 +233,8 @@ impl Session {
             options: None,
             inactivity: None,
             ends_at: None,
-            username,
+            logged_in: false,
+            username: String::new(),
             pace: Allowance::new(PACE.0, PACE.1),
         })
     }
@@ -298,8 +292,8 @@ impl Session {
                         link.control.respond(response.expose(), Instant::now());
                     }
                     Request::LogIn(credentials, one_time) => {
-                        self.login.renew(credentials.clone(), one_time);
-                        link.control.set_credentials(credentials, Instant::now());
+                        self.login.renew(credentials, one_time);
+                        self.log_in(link);
                     }
                     Request::Sign(id, signature) => {
                         if !self.signing.as_mut().is_some_and(|s| s.answer(id, signature)) {
@@ -372,13 +366,13 @@ impl Session {
             }
             Event::TlsEstablished { key_id, description } => {
                 tracing::info!("TLS for key {key_id}: {description}");
-                self.login.sent(self.config.options.auth.nocache);
             }
             Event::ConfigRequested => self.enter(SessionState::GetConfig),
             Event::Pushed { options, server_occ } => {
                 self.pushed(link, &options, &server_occ).await?
             }
-            Event::CredentialsNeeded => {
+            Event::LoginNeeded if self.log_in(link) => {}
+            Event::LoginNeeded => {
                 tracing::info!("a renegotiation needs user name and password again");
                 self.tell(SessionEvent::CredentialsNeeded);
             }
@@ -436,16 +430,16 @@ impl Session {
         for option in pushed {
             tracing::debug!("pushed: {}", loggable(option));
         }
-        let options = SessionOptions::from_push(&self.config.options, pushed, server_occ)
+        let mut options = SessionOptions::from_push(&self.config.options, pushed, server_occ)
             .map_err(unusable_push)?;
         for ignored in &options.ignored {
             tracing::info!("pushed option ignored: {ignored}");
         }
-        if let Some(token) = options.auth_token.clone() {
-            self.keep_token(link, token, options.auth_token_user.clone());
+        if let Some(token) = options.auth_token.take() {
+            self.login.accept_token(token, options.auth_token_user.take(), &link.username);
         }
         if options.auth_nocache {
-            self.login.sent(true);
+            self.login.forget_once_sent();
         }
         self.enter(SessionState::Configuring);
         let negotiated = NegotiatedParameters {
@@ -455,8 +449,6 @@ impl Session {
             cc_exit: options.cc_exit,
             app_control: options.app_control.clone(),
             reneg: options.reneg.unwrap_or(self.config.options.control.reneg),
-            auth_token: options.auth_token.clone(),
-            auth_token_user: options.auth_token_user.clone(),
         };
         link.ends_at = options.session_timeout.map(|after| Instant::now() + after);
         link.options = Some(options.clone());
@@ -472,15 +464,25 @@ impl Session {
         let token =
             SessionOptions::token_from_push(&self.config.options, pushed).map_err(unusable_push)?;
         if let Some(pushed) = token {
-            link.control.use_token(pushed.token, pushed.username);
-            self.login.token = Some(link.control.credentials().clone());
+            self.login.accept_token(pushed.token, pushed.username, &link.username);
         }
         Ok(())
     }
 
-    fn keep_token(&mut self, link: &Link, token: Secret<String>, username: Option<String>) {
-        let username = username.unwrap_or_else(|| link.username.clone());
-        self.login.token = Some(Credentials { username, password: token });
+    /// Lends the key exchange that waits what it has to send. False: there is nothing.
+    fn log_in(&mut self, link: &mut Link) -> bool {
+        let first = !link.logged_in;
+        let login =
+            if first { self.login.for_connection() } else { self.login.for_renegotiation() };
+        let Some(credentials) = login else { return false };
+        if first {
+            link.username.clone_from(&credentials.username);
+        }
+        if link.control.log_in(credentials, Instant::now()) {
+            link.logged_in = true;
+            self.login.sent();
+        }
+        true
     }
 
     fn connected(&mut self, link: &Link) {

@@ -34,6 +34,7 @@ mod event;
 mod host;
 mod inactivity;
 mod keys;
+mod login;
 mod mtu;
 mod name_query;
 mod network;

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::commands::{Command, Commands, Wish};
 use super::event::{Outcome, SessionEvent, SessionState};
+use super::login::Login;
 use super::network::Network;
 use super::posture::Posture;
 use super::reconnect::{Decision, Ending, Situation, decide};
@@ -19,7 +20,6 @@ use super::tunnel::Tunnel;
 use super::{NetworkMode, SessionConfig};
 use crate::control::ControlError;
 use crate::profile::{KeySource, WrapOptions};
-use crate::secret::Credentials;
 use crate::tls::TlsConfig;
 
 /// How an attempt ended.
@@ -68,49 +68,6 @@ pub(super) struct Session {
     /// The present attempt reached a working tunnel.
     pub(super) connected: bool,
     ever_connected: bool,
-}
-
-/// What proves who we are: the user's own credentials, or a token the server gave for them.
-pub(super) struct Login {
-    own: Option<Credentials>,
-    pub(super) token: Option<Credentials>,
-    one_time: bool,
-    sent: bool,
-}
-
-impl Login {
-    fn new(own: Credentials, one_time: bool) -> Self {
-        Self { own: Some(own), token: None, one_time, sent: false }
-    }
-
-    /// What to send now; `None`: the user must be asked.
-    fn current(&self) -> Option<&Credentials> {
-        self.token
-            .as_ref()
-            .or_else(|| self.own.as_ref().filter(|_| self.can_repeat() || !self.sent))
-    }
-
-    fn can_repeat(&self) -> bool {
-        self.own.is_some() && !self.one_time
-    }
-
-    /// The user has given them again.
-    pub(super) fn renew(&mut self, own: Credentials, one_time: bool) {
-        self.own = Some(own);
-        self.one_time = one_time;
-        self.sent = false;
-    }
-
-    /// They go out. `forget`: `auth-nocache`. A session by certificate alone has nothing to forget,
-    /// and nobody to ask for it again.
-    pub(super) fn sent(&mut self, forget: bool) {
-        if self.token.is_none() {
-            self.sent = true;
-            if forget {
-                self.own.take_if(|own| *own != Credentials::default());
-            }
-        }
-    }
 }
 
 pub(super) async fn run(
@@ -174,7 +131,11 @@ impl Session {
             kernel,
             kernel_failure: None,
             statistics: Statistics::default(),
-            login: Login::new(std::mem::take(&mut config.credentials), config.one_time_password),
+            login: Login::new(
+                std::mem::take(&mut config.credentials),
+                config.one_time_password,
+                config.options.auth.nocache,
+            ),
             connected: false,
             ever_connected: false,
             config,
@@ -192,11 +153,11 @@ impl Session {
     async fn run(&mut self) -> Outcome {
         loop {
             self.connected = false;
-            let Some(credentials) = self.login.current().cloned() else {
+            if self.login.for_connection().is_none() {
                 return Outcome::NeedCredentials;
-            };
-            let token_used = self.login.token.is_some();
-            let end = self.attempt(credentials).await;
+            }
+            let token_used = self.login.has_token();
+            let end = self.attempt().await;
             self.ever_connected |= self.connected;
             let followed = match end {
                 End::Wish(wish) => self.follow(wish).await,
@@ -260,7 +221,7 @@ impl Session {
             Decision::End(outcome) => return Err(outcome),
             Decision::Retry { advance, delay, drop_token, reason } => {
                 if drop_token {
-                    self.login.token = None;
+                    self.login.drop_token();
                 }
                 let reason = match doubt {
                     Some(doubt) => format!("{doubt}; the server fell silent: {reason}"),
@@ -336,56 +297,5 @@ impl Session {
             let release = self.network.release(tunnel);
             self.commands.while_busy(&self.statistics, release).await;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn login(username: &str, password: &str) -> Login {
-        Login {
-            own: Some(Credentials { username: username.to_owned(), password: password.into() }),
-            token: None,
-            one_time: false,
-            sent: false,
-        }
-    }
-
-    #[test]
-    fn typed_credentials_are_forgotten_once_sent() {
-        let mut typed = login("joe", "secret");
-        typed.sent(false);
-        assert!(typed.current().is_some() && typed.can_repeat());
-        typed.sent(true);
-        assert!(typed.current().is_none() && !typed.can_repeat());
-    }
-
-    #[test]
-    fn credentials_given_again_are_good_for_a_new_connection() {
-        let mut typed = login("joe", "secret");
-        typed.sent(true);
-        let again = Credentials { username: "joe".to_owned(), password: "again".into() };
-        typed.renew(again.clone(), true);
-        assert_eq!(typed.current(), Some(&again));
-        typed.sent(false);
-        assert_eq!(typed.current(), None, "one-time");
-    }
-
-    #[test]
-    fn a_certificate_alone_connects_again_with_auth_nocache() {
-        let mut none = login("", "");
-        none.sent(true);
-        none.sent(true);
-        assert_eq!(none.current(), Some(&Credentials::default()));
-    }
-
-    #[test]
-    fn a_token_outlives_the_password() {
-        let mut typed = login("joe", "secret");
-        typed.sent(true);
-        typed.token = Some(Credentials { username: "joe".to_owned(), password: "token".into() });
-        typed.sent(true);
-        assert_eq!(typed.current().map(|token| token.password.expose().as_str()), Some("token"));
     }
 }

@@ -152,8 +152,7 @@ async fn connection(
         Protocol::Tcp => (Transport::tcp(remote, &options, &protector).await, setup.tcp()),
     };
     let server = session.config.options.remotes[0].clone();
-    let credentials = session.config.credentials.clone();
-    let mut link = session.link(server, transport.unwrap(), credentials).unwrap();
+    let mut link = session.link(server, transport.unwrap()).unwrap();
     let mut sim = setup.start();
     sim.connect();
     link.control = sim.client;

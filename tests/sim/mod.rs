@@ -135,8 +135,10 @@ pub struct Setup {
     pub server: ServerConfig,
     pub up: Conditions,
     pub down: Conditions,
-    pub credentials: Credentials,
-    pub forget_credentials: bool,
+    /// What every key exchange sends.
+    pub login: Credentials,
+    /// They are sent once.
+    pub forget_login: bool,
     /// `None`: fake TLS.
     pub tls: Option<TlsPair>,
     /// Answer [`Event::Pushed`] by itself.
@@ -154,11 +156,8 @@ impl Setup {
             server: ServerConfig::new(mode),
             up: Conditions::perfect(),
             down: Conditions::perfect(),
-            credentials: Credentials {
-                username: "joe".to_owned(),
-                password: Secret::from("secret"),
-            },
-            forget_credentials: false,
+            login: Credentials { username: "joe".to_owned(), password: Secret::from("secret") },
+            forget_login: false,
             tls: None,
             accept: true,
             careless: false,
@@ -212,6 +211,9 @@ pub struct Sim {
     pub client_deadline: Option<Instant>,
     /// Keys for which the server sent data that the client's data channel did not know yet.
     pub too_early: Vec<KeyId>,
+    /// What key exchanges that ask for it are given.
+    pub login: Option<Credentials>,
+    forget_login: bool,
     accept: bool,
     careless: bool,
     seed: u64,
@@ -241,8 +243,6 @@ impl Sim {
             options: setup.options,
             wrap: setup.server.mode.client(),
             tls,
-            credentials: setup.credentials,
-            forget_credentials: setup.forget_credentials,
             occ: "V4,dev-type tun,tls-client".to_owned(),
             peer_info: "IV_VER=1\nIV_PROTO=990\n".to_owned(),
             unix_time: 1_700_000_000,
@@ -260,6 +260,8 @@ impl Sim {
             beside: None,
             client_deadline: None,
             too_early: Vec::new(),
+            login: Some(setup.login),
+            forget_login: setup.forget_login,
             accept: setup.accept,
             careless: setup.careless,
             seed: setup.seed,
@@ -281,8 +283,6 @@ impl Sim {
             cc_exit: true,
             app_control: None,
             reneg: None,
-            auth_token: None,
-            auth_token_user: None,
         }
     }
 
@@ -451,6 +451,12 @@ impl Sim {
 
     fn client_event(&mut self, event: Event) {
         let pushed = matches!(event, Event::Pushed { .. });
+        if matches!(event, Event::LoginNeeded)
+            && let Some(login) = self.login.take()
+        {
+            self.client.log_in(&login, self.now);
+            self.login = Some(login).filter(|_| !self.forget_login);
+        }
         self.events.push((self.elapsed(), event));
         if pushed && self.accept {
             let parameters = self.parameters();

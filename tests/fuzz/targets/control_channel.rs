@@ -72,7 +72,7 @@ pub fn run(data: &[u8]) {
                 let _ = sim.client.send_app_message(&AppMessage { protocol, payload }, sim.now);
             }
             10 => sim.client.respond(&"x".repeat(usize::from(amount)), sim.now),
-            _ => sim.client.set_credentials(credentials(amount), sim.now),
+            _ => give(&mut sim, credentials(amount)),
         }
         sim.drain();
         if sim.events.len() > MAX_EVENTS {
@@ -99,11 +99,9 @@ fn verdict(sim: &mut Sim, honest: bool) {
             sim.fail("over, but not at rest");
         }
         // Losses and strangers cost time, and nothing else.
-        use ControlError::{CredentialsForgotten, HandshakeTimeout, KeyExpired, NoPushReply};
-        let late = matches!(
-            error,
-            HandshakeTimeout(_) | NoPushReply(_) | CredentialsForgotten(_) | KeyExpired(_)
-        );
+        use ControlError::{HandshakeTimeout, KeyExpired, NoLogin, NoPushReply};
+        let late =
+            matches!(error, HandshakeTimeout(_) | NoPushReply(_) | NoLogin(_) | KeyExpired(_));
         if honest && !late {
             sim.fail(&format!("ended by {error}"));
         }
@@ -117,7 +115,7 @@ fn verdict(sim: &mut Sim, honest: bool) {
     }
     sim.client.renegotiate(sim.now);
     // Which it may have forgotten.
-    sim.client.set_credentials(credentials(0), sim.now);
+    give(sim, credentials(0));
     sim.run_for(Duration::from_secs(150));
     if sim.client_key() != sim.server.active_key() {
         sim.fail("different keys");
@@ -137,11 +135,17 @@ fn start(mode: u8, features: u8) -> Sim {
     if mode == Mode::None || mode == Mode::TlsCrypt {
         config.stateless = features & 16 != 0;
     }
-    setup.forget_credentials = features & 32 != 0;
+    setup.forget_login = features & 32 != 0;
     if features & 64 != 0 {
         setup = setup.tcp();
     }
     setup.start()
+}
+
+/// To the key exchange that waits, or else the next one.
+fn give(sim: &mut Sim, login: Credentials) {
+    sim.client.log_in(&login, sim.now);
+    sim.login = Some(login);
 }
 
 fn credentials(len: u8) -> Credentials {

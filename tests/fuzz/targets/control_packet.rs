@@ -25,8 +25,10 @@ pub fn run(data: &[u8]) {
         return;
     };
     let mut now = Instant::now();
-    let mut channel = ControlChannel::new(config(flags & 1 != 0, flags & 2 != 0), now)
-        .expect("no wrapping key is involved");
+    // How often somebody is there who answers.
+    let mut logins = if flags & 2 != 0 { 1 } else { u32::MAX };
+    let mut channel =
+        ControlChannel::new(config(flags & 1 != 0), now).expect("no wrapping key is involved");
     let mut hello = Vec::new();
     let first = channel.poll_output(now, Some(&mut hello));
     assert!(matches!(first, Output::Transmit), "{first:?} in place of the first packet");
@@ -57,12 +59,12 @@ pub fn run(data: &[u8]) {
             }
         }
         channel.handle_timeout(now);
-        settle(&mut channel, now);
+        settle(&mut channel, &mut logins, now);
     }
 }
 
 /// Takes everything out; afterwards the next deadline must lie ahead.
-fn settle(channel: &mut ControlChannel, now: Instant) {
+fn settle(channel: &mut ControlChannel, logins: &mut u32, now: Instant) {
     let mut packets = 0;
     let mut packet = Vec::new();
     loop {
@@ -74,6 +76,12 @@ fn settle(channel: &mut ControlChannel, now: Instant) {
             }
             Output::Event(Event::Pushed { .. }) => {
                 channel.accept_push(parameters(), now).expect("a push was waiting");
+            }
+            Output::Event(Event::LoginNeeded) if *logins > 0 => {
+                *logins -= 1;
+                let password = Secret::from("password");
+                let login = Credentials { username: "user".to_owned(), password };
+                assert!(channel.log_in(&login, now), "it was asked for");
             }
             Output::Event(_) => {}
             Output::Wait(until) => return assert!(until.is_none_or(|at| at > now), "busy loop"),
@@ -122,12 +130,10 @@ fn parameters() -> NegotiatedParameters {
         cc_exit: true,
         app_control: None,
         reneg: Some(Duration::from_secs(30)),
-        auth_token: None,
-        auth_token_user: None,
     }
 }
 
-fn config(tcp: bool, nocache: bool) -> ControlConfig {
+fn config(tcp: bool) -> ControlConfig {
     ControlConfig {
         transport: if tcp { TransportKind::Tcp } else { TransportKind::Udp },
         ipv6: false,
@@ -145,11 +151,6 @@ fn config(tcp: bool, nocache: bool) -> ControlConfig {
         },
         wrap: WrapOptions::None,
         tls: Arc::new(NoTls),
-        credentials: Credentials {
-            username: "user".to_owned(),
-            password: Secret::from("password"),
-        },
-        forget_credentials: nocache,
         occ: "V4".to_owned(),
         peer_info: String::new(),
         unix_time: 1_700_000_000,
