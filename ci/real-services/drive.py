@@ -8,6 +8,7 @@ import os
 import pty
 import re
 import select
+import signal
 import socket
 import subprocess
 import sys
@@ -36,19 +37,25 @@ def profile(port=1194, proto="udp", ca="ca.crt", key="client.key", extra=""):
 class Recorder:
     """Signals of backends, once each: what goes to the session manager."""
 
-    def __init__(self):
-        self.monitor = subprocess.Popen(
-            ["dbus-monitor", "--system", "type='signal',interface='net.openvpn.v3.backends'"],
-            stdout=subprocess.PIPE, text=True)
+    def __init__(self, bus):
+        self.bus = bus
         self.signals = []
         self.log = []
         self.manager = None
-        threading.Thread(target=self.listen, daemon=True).start()
+        self.start()
 
-    def listen(self):
+    def start(self):
+        """On a bus that has just been started."""
+        self.monitor = subprocess.Popen(
+            ["dbus-monitor", "--system", "type='signal',interface='net.openvpn.v3.backends'"],
+            stdout=subprocess.PIPE, text=True)
+        threading.Thread(target=self.listen, args=(self.monitor.stdout,), daemon=True).start()
+        time.sleep(0.5)
+
+    def listen(self, lines):
         head = re.compile(r"signal time=\S+ sender=(\S+) -> destination=(\S+) .*path=(\S+); .*member=(\S+)")
         current = None
-        for line in self.monitor.stdout:
+        for line in lines:
             match = head.match(line)
             if match:
                 _, destination, path, member = match.groups()
@@ -714,12 +721,168 @@ def token(recorder):
     return record
 
 
+def processes(*parts):
+    """Numbers of the processes whose command line begins with a program of this name."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline") as file:
+                program = file.read().split("\0")[0]
+        except OSError:
+            continue
+        if any(part in os.path.basename(program) for part in parts):
+            found.append(int(pid))
+    return found
+
+
+def wait_for(condition, limit=20.0):
+    end = time.monotonic() + limit
+    while not (result := condition()) and time.monotonic() < end:
+        time.sleep(0.1)
+    return result
+
+
+BACKEND = "openvpn3-service-client"
+
+
+def service_dies(recorder, program, restart=None):
+    """A service is killed while connected: the session is undone, or goes on and can be ended. The
+    next one starts in any case."""
+    session = Session(recorder, profile(DNS_PORT))
+    before = host()
+    original = contents("/etc/resolv.conf")
+    session.start()
+    reachable(session, DNS_PORT)
+    for pid in processes(program):
+        os.kill(pid, signal.SIGKILL)
+    if restart:
+        restart()
+    recorder.take()
+    # A backend that nobody can command any more has the time to notice it.
+    undone = wait_for(lambda: not processes(BACKEND), 8)
+    if not undone and run("session-manage", "--config", session.name, "--restart")[0] == 0:
+        session.wait("2,7")
+        reachable(session, DNS_PORT)
+        session.end()
+        wait_for(lambda: not processes(BACKEND), 8)
+    stray = processes(BACKEND)
+    for pid in stray:
+        os.kill(pid, signal.SIGKILL)
+    session.record["user"] += [["undone" if undone else "goes on"], ["backends that stay", len(stray)],
+                               ["left behind", [line for line in left_behind(before) if "resolv" in line or not stray]]]
+
+    following = Session(recorder, profile(DNS_PORT))
+    following.start()
+    reachable(following, DNS_PORT)
+    following.end()
+    session.record["user"] += [["next", *entry] for entry in following.record["user"]]
+    # When the signals come depends on who notices what first.
+    session.record["signals"] = []
+    # A service that was killed puts nothing back.
+    with open("/etc/resolv.conf", "w") as file:
+        file.write(original)
+    return session.record
+
+
+def session_manager_dies(recorder):
+    return service_dies(recorder, "openvpn3-service-sessionmgr")
+
+
+def log_service_dies(recorder):
+    return service_dies(recorder, "openvpn3-service-log")
+
+
+def netcfg_dies(recorder):
+    return service_dies(recorder, "openvpn3-service-netcfg")
+
+
+def bus_dies(recorder):
+    def restart():
+        recorder.bus.kill()
+        recorder.monitor.wait()
+        recorder.bus.start()
+        recorder.start()
+
+    return service_dies(recorder, "dbus-daemon", restart)
+
+
+DNS_PORT = 1199
+
+
+def resolver():
+    """Servers and search domains that programs see, in order."""
+    lines = (contents("/etc/resolv.conf") or "").splitlines()
+    return [line for line in lines if line.split()[:1] in (["nameserver"], ["search"])]
+
+
+def dns(recorder):
+    """On a host without systemd-resolved, whose resolv.conf only netcfg may write."""
+    before = resolver()
+    session = Session(recorder, profile(DNS_PORT))
+    session.start()
+    session.record["user"].append(["resolv.conf", resolver()[:2]])
+    session.told()
+    session.manage("restart")
+    session.wait("2,7")
+    session.record["user"].append(["resolv.conf after a restart", resolver()[:2]])
+    reachable(session, DNS_PORT)
+    record = session.end()
+    record["user"].append(["as before", wait_for(lambda: resolver() == before, 5)])
+    return record
+
+
+CHANGING_PORT = 1200
+
+
+def tunnel():
+    """Addresses and routes, with the tunnel's name made independent of its number."""
+    name = next(iter(device()), ("none", 0))[0]
+    lines = []
+    for what in (["address"], ["-4", "route", "show", "table", "all"], ["-6", "route", "show", "table", "all"]):
+        output = subprocess.check_output(["ip", "-o", *what], text=True)
+        lines += [re.sub(r"^\d+: ", "", line) for line in output.splitlines() if name in line.split() or "rs0" in line]
+    # A link-local address of a TUN device is random.
+    lines = [line.replace(name, "TUNNEL") for line in lines if "fe80:" not in line and "ff00:" not in line]
+    return sorted(" ".join(re.sub(r"(expires|valid_lft|preferred_lft) \S+", "", line).split()) for line in lines)
+
+
+def changed_push(recorder):
+    """The second connection is given another address of the same subnet, and redirects the gateway, too:
+    everything is as after a fresh start."""
+    subprocess.run(["ip", "route", "add", "default", "via", SERVER], check=True)
+    try:
+        session = Session(recorder, profile(CHANGING_PORT))
+        session.start()
+        reachable(session, CHANGING_PORT)
+        first = tunnel()
+        session.told()
+        session.manage("restart")
+        session.wait("2,7")
+        reachable(session, CHANGING_PORT)
+        second = tunnel()
+        session.record["user"].append(["another address", first != second])
+        record = session.end()
+        wait_for(lambda: not device(), 5)
+        fresh = Session(recorder, profile(CHANGING_PORT))
+        fresh.start()
+        reachable(fresh, CHANGING_PORT)
+        expected = tunnel()
+        fresh.end()
+        record["user"].append(["as after a fresh start", [f"- {line}" for line in expected if line not in second]
+                               + [f"+ {line}" for line in second if line not in expected]])
+        return record
+    finally:
+        wait_for(lambda: not device(), 5)
+        subprocess.run(["ip", "route", "del", "default", "via", SERVER, "dev", "rs0"], check=False)
+
+
 # Of 27.1 and later.
 POSTURE = [posture, unknown_posture_profile]
 SCENARIOS = [token, plain, tcp, pause, statistics, two_sessions, password, wrong_password,
              wrong_then_right_password, proxy_login, static_challenge, dynamic_challenge, crtext, crtext_wrong, open_url,
              web_auth, passphrase, wrong_passphrase, wrong_ca, unusable_profile, overrides, overrides_tunnel,
-             inactive, log, python_module]
+             inactive, log, python_module, dns, changed_push, session_manager_dies, log_service_dies, netcfg_dies,
+             bus_dies]
 
 
 def contents(path):
@@ -738,7 +901,7 @@ def host():
         output = subprocess.check_output(["ip", "-o", *what], text=True)
         # Lifetimes run down by themselves.
         lines += [re.sub(r"(expires|valid_lft|preferred_lft) \S+", "", line).strip() for line in output.splitlines()]
-    lines += [f"resolv.conf: {line}" for line in (contents("/etc/resolv.conf") or "").splitlines()]
+    lines += [f"resolv.conf: {line}" for line in resolver()]
     return lines
 
 
@@ -754,20 +917,36 @@ def left_behind(before):
     return difference
 
 
+class Bus:
+    """The system bus of this root."""
+
+    def __init__(self):
+        os.makedirs("/run/dbus", exist_ok=True)
+        if os.path.exists("/run/dbus/pid"):
+            os.unlink("/run/dbus/pid")
+        # In a root without systemd this one can be asked for but never comes.
+        for name in ("org.freedesktop.hostname1",):
+            path = f"/usr/share/dbus-1/system-services/{name}.service"
+            if os.path.exists(path):
+                os.unlink(path)
+        self.start()
+
+    def start(self):
+        self.daemon = subprocess.Popen(["dbus-daemon", "--system", "--nofork", "--nopidfile"],
+                                       stdin=subprocess.DEVNULL, stdout=sys.stderr)
+        time.sleep(0.5)
+
+    def kill(self):
+        self.daemon.kill()
+        self.daemon.wait()
+
+
 def main():
-    os.makedirs("/run/dbus", exist_ok=True)
-    if os.path.exists("/run/dbus/pid"):
-        os.unlink("/run/dbus/pid")
-    # In a root without systemd this one can be asked for but never comes.
-    for name in ("org.freedesktop.hostname1",):
-        path = f"/usr/share/dbus-1/system-services/{name}.service"
-        if os.path.exists(path):
-            os.unlink(path)
-    daemon = subprocess.Popen(["dbus-daemon", "--system", "--nofork", "--nopidfile"],
-                              stdin=subprocess.DEVNULL, stdout=sys.stderr)
-    time.sleep(0.5)
-    recorder = Recorder()
-    time.sleep(0.5)
+    # What `openvpn3-admin init-config` writes on a host without systemd-resolved.
+    with open("/var/lib/openvpn3/netcfg.json", "w") as file:
+        json.dump({"resolv_conf_file": "/etc/resolv.conf"}, file)
+    bus = Bus()
+    recorder = Recorder(bus)
     scenarios = SCENARIOS + (POSTURE if os.path.exists("/var/lib/openvpn3/deviceposture") else [])
     wanted = sys.argv[1:] or [s.__name__ for s in scenarios]
     records = {}
@@ -786,8 +965,8 @@ def main():
                     records[scenario.__name__]["user"].append(["left behind", left_behind(before)])
     finally:
         recorder.monitor.terminate()
-        daemon.terminate()
-        daemon.wait()
+        bus.daemon.terminate()
+        bus.daemon.wait()
     json.dump(records, sys.stdout, indent=1)
 
 
