@@ -2,6 +2,11 @@
 
 use zbus::fdo;
 
+use crate::text::excerpt;
+
+/// Longest reason of a service that is told on, in bytes.
+const MAX_REASON: usize = 1024;
+
 /// Why a call brought no answer.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub(crate) enum CallFailure {
@@ -54,38 +59,39 @@ impl From<zbus::Error> for CallFailure {
         match error {
             zbus::Error::MethodError(name, message, _) => Self::Refused {
                 name: name.to_string(),
-                message: readable(&message.unwrap_or_default()).to_owned(),
+                message: readable(&message.unwrap_or_default()),
             },
             zbus::Error::FDO(error) => {
                 let name = zbus::DBusError::name(&*error).to_string();
-                let message = zbus::DBusError::description(&*error).unwrap_or_default().to_owned();
+                let message = zbus::DBusError::description(&*error).unwrap_or_default();
                 match *error {
                     fdo::Error::ServiceUnknown(_)
                     | fdo::Error::NameHasNoOwner(_)
                     | fdo::Error::SpawnServiceNotFound(_) => {
-                        Self::Unavailable { reason: message, startable: false }
+                        Self::Unavailable { reason: readable(message), startable: false }
                     }
                     fdo::Error::SpawnExecFailed(_)
                     | fdo::Error::SpawnForkFailed(_)
                     | fdo::Error::SpawnChildExited(_)
                     | fdo::Error::SpawnFailed(_) => {
-                        Self::Unavailable { reason: message, startable: true }
+                        Self::Unavailable { reason: readable(message), startable: true }
                     }
                     fdo::Error::NoReply(_) | fdo::Error::Timeout(_) => Self::NoAnswer,
-                    _ => Self::Refused { name, message: readable(&message).to_owned() },
+                    _ => Self::Refused { name, message: readable(message) },
                 }
             }
-            other => Self::Bus { reason: other.to_string() },
+            other => Self::Bus { reason: readable(&other.to_string()) },
         }
     }
 }
 
 /// `GDBus.Error:net.openvpn.v3.netcfg.error: text` is how GLib transports errors of its own.
-fn readable(message: &str) -> &str {
-    message
+fn readable(message: &str) -> String {
+    let text = message
         .strip_prefix("GDBus.Error:")
         .and_then(|rest| rest.split_once(": "))
-        .map_or(message, |(_, text)| text)
+        .map_or(message, |(_, text)| text);
+    excerpt(text, MAX_REASON).into_owned()
 }
 
 #[cfg(test)]
@@ -97,6 +103,10 @@ mod tests {
         let text = "GDBus.Error:net.openvpn.v3.netcfg.error: Failed: no such device";
         assert_eq!(readable(text), "Failed: no such device");
         assert_eq!(readable("plain: text"), "plain: text");
+        assert_eq!(
+            readable(&"x".repeat(MAX_REASON + 1)).len(),
+            MAX_REASON + "… (1025 bytes)".len()
+        );
     }
 
     #[test]

@@ -26,10 +26,13 @@ use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
 use crate::ending;
 use crate::line_writer::{LineWriter, Weight};
-use crate::text::printable;
+use crate::text::{excerpt, printable};
 
 /// Lines that wait to be sent. More are dropped: whoever should read them is stuck.
 const QUEUE: usize = 1024;
+
+/// Longest line, in bytes.
+const MAX_LINE: usize = 16 * 1024;
 
 /// `LogCategory` of OpenVPN 3 Linux.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -250,7 +253,7 @@ impl<'writer> FormatFields<'writer> for PrintableFields {
     ) -> fmt::Result {
         let mut text = Text::default();
         fields.record(&mut text);
-        writer.write_str(&printable(&text.text))
+        writer.write_str(&printable(&excerpt(&text.text, MAX_LINE)))
     }
 }
 
@@ -278,7 +281,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Forward {
         }
         let process = target.starts_with("ovpn_client::dbus");
         let group = if process { Group::BackendProc } else { Group::Client };
-        let line = LogLine { group, category, text: printable(&text.text) };
+        let line = LogLine { group, category, text: printable(&excerpt(&text.text, MAX_LINE)) };
         // A full queue means that nobody reads; there is no better place to say so.
         let _ = self.sender.try_send(line);
     }

@@ -1,5 +1,7 @@
 //! Text from peers, servers and callers, made fit to be shown.
 
+use std::borrow::Cow;
+
 /// The text without what a terminal obeys and without what deceives a reader: control characters
 /// (newlines included) are left out, white space is a blank, and what has no shape of its own
 /// (bidirectional and zero-width characters, tags, unassigned ones) is U+FFFD.
@@ -26,6 +28,16 @@ pub(crate) fn printable_json(json: &str) -> String {
         }
     }
     text
+}
+
+/// At most `max` bytes of a text from outside, from its beginning; how long it is stands behind what
+/// is cut off.
+pub(crate) fn excerpt(text: &str, max: usize) -> Cow<'_, str> {
+    if text.len() <= max {
+        return Cow::Borrowed(text);
+    }
+    let beginning = text.get(..text.floor_char_boundary(max)).unwrap_or_default();
+    Cow::Owned(format!("{beginning}… ({} bytes)", text.len()))
 }
 
 /// What somebody typed, without control characters. Nothing else is changed: it may be a password.
@@ -91,6 +103,14 @@ mod tests {
             assert!(!is_visible(hidden));
         }
         assert_eq!(printable("a\u{2028}b\u{3000}c\u{a0}d"), "a b c d");
+    }
+
+    #[test]
+    fn what_is_too_long_is_cut_between_characters() {
+        assert_eq!(excerpt("a€", 4), "a€");
+        assert_eq!(excerpt("a€b", 4), "a€… (5 bytes)");
+        assert_eq!(excerpt("a€b", 3), "a… (5 bytes)");
+        assert_eq!(excerpt("€", 0), "… (3 bytes)");
     }
 
     #[test]

@@ -143,3 +143,30 @@ fn floods_and_data_change_nothing() {
         for_each_seed(SEEDS, |seed| connect_and_renegotiate(mode, seed));
     }
 }
+
+/// What a session tells waits in a queue without an end: the server fills it slowly.
+#[test]
+fn a_server_that_talks_without_end_is_seldom_told_of() {
+    const AT_ONCE: usize = 32;
+    const SECONDS: usize = 30;
+    for text in [
+        "INFO,x",
+        "INFO_PRE,CR_TEXT:E:x",
+        "INFO_PRE,OPEN_URL:https://x.example/",
+        "INFO_PRE,WEB_AUTH::https://x.example/",
+        "AUTH_PENDING,timeout 60",
+        "PUSH_REPLY,route 10.0.0.0 255.0.0.0",
+    ] {
+        let mut sim = Setup::new(Mode::TlsCrypt, 1).start();
+        sim.connect();
+        let before = sim.events.len();
+        for _ in 0..10 * SECONDS {
+            for _ in 0..20 {
+                sim.server.send_text(text);
+            }
+            sim.run_for(Duration::from_millis(100));
+        }
+        let told = sim.events.len() - before;
+        assert!(told <= AT_ONCE + SECONDS + 1, "{text}: {told} events");
+    }
+}

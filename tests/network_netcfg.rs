@@ -40,6 +40,8 @@ enum Manner {
     NoDevice,
     /// `AddIPAddress` fails.
     Refuses,
+    /// Its device has a name that no device can have.
+    Misnames,
     /// `ProtectSocket` says no.
     Unprotected,
     /// Started anew: no device is there.
@@ -68,6 +70,9 @@ fn answer(manner: Manner, call: &Message) -> Answer {
                     Manner::Development => "git:master:0123456789abcdef",
                     _ => "v27.1",
                 },
+                "device_name" if manner == Manner::Misnames => {
+                    return Answer::value(call, &(Variant::from("tun".repeat(1000)),));
+                }
                 "device_name" => "tun3",
                 other => panic!("property {other}"),
             };
@@ -365,6 +370,15 @@ fn a_failure_leaves_no_device() {
         let error = f.network.establish(&plan(&options())).await.unwrap_err();
         let text = "the network configuration service refuses AddIPAddress: Invalid IP address";
         assert_eq!(error.to_string(), text);
+        assert_eq!(f.take().last().unwrap(), "4711_token Destroy");
+    });
+    with_bus(async |bus| {
+        let mut f = Fixture::new(bus, Manner::Misnames, false).await;
+        let error = f.network.establish(&plan(&options())).await.unwrap_err().to_string();
+        assert!(
+            error.starts_with("device_name of the network configuration service: not the name")
+        );
+        assert!(error.len() < 200, "{error}");
         assert_eq!(f.take().last().unwrap(), "4711_token Destroy");
     });
 }

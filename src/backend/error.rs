@@ -115,6 +115,16 @@ impl Error {
         )
     }
 
+    pub(super) fn value_too_long(id: u32, length: usize, limit: usize) -> Self {
+        Self::new(
+            Domain::Request,
+            format!(
+                "net.openvpn.v3.error.invalid-input: The value for RequiresSlot ID {id} has \
+                 {length} bytes, at most {limit} are taken"
+            ),
+        )
+    }
+
     pub(super) fn nothing_asked() -> Self {
         Self::new(Domain::Request, "User input not required")
     }

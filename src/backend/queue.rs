@@ -5,6 +5,9 @@ use super::error::Error;
 use crate::secret::Secret;
 use crate::text::{printable, typed};
 
+/// Longest answer, in bytes: more than a server reads, and than a signature in base64 has.
+pub(super) const MAX_ANSWER: usize = 4096;
+
 /// One question.
 #[derive(Clone, Debug)]
 pub struct Slot {
@@ -172,6 +175,9 @@ impl Queue {
         id: u32,
         value: &str,
     ) -> Result<Option<AttentionGroup>, Error> {
+        if value.len() > MAX_ANSWER {
+            return Err(Error::value_too_long(id, value.len(), MAX_ANSWER));
+        }
         let value = Secret::new(typed(value));
         if value.expose().is_empty() {
             return Err(Error::empty_value(id));

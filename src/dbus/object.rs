@@ -13,11 +13,16 @@ use super::properties::statistics;
 use super::service::{Registering, Service};
 use super::{INTERFACE, OBJECT, PROPERTIES, in_time};
 use crate::backend::{Dialect, Error, Request};
-use crate::text::printable;
+use crate::text::{excerpt, printable};
 
 /// How long the session may take to show that it is alive. Session managers wait 5 s.
 const PING_LIMIT: Duration = Duration::from_secs(4);
 const STATISTICS_LIMIT: Duration = Duration::from_secs(1);
+
+/// Longest object path that is taken, in bytes.
+const MAX_PATH: usize = 512;
+/// Longest reason for a pause that is noted, and longest name that is repeated in an error, in bytes.
+pub(super) const MAX_SHOWN: usize = 256;
 
 const PEER: &str = "org.freedesktop.DBus.Peer";
 const INTROSPECTABLE: &str = "org.freedesktop.DBus.Introspectable";
@@ -101,7 +106,10 @@ impl Service {
             if interface == INTERFACE {
                 Ok(())
             } else {
-                Err(Failure::invalid_args(format!("No such interface “{interface}”")))
+                Err(Failure::invalid_args(format!(
+                    "No such interface “{}”",
+                    excerpt(interface, MAX_SHOWN)
+                )))
             }
         };
         match member {
@@ -193,7 +201,8 @@ impl Service {
             "Connect" => self.act(call, Request::Connect).await,
             "Pause" => {
                 let reason: &str = arguments(&body)?;
-                self.act(call, Request::Pause { reason: printable(reason) }).await
+                self.act(call, Request::Pause { reason: printable(&excerpt(reason, MAX_SHOWN)) })
+                    .await
             }
             "Resume" => self.act(call, Request::Resume).await,
             "Restart" => self.act(call, Request::Restart).await,
@@ -251,6 +260,15 @@ impl Service {
         };
         if self.backend.machine().is_registered() || self.registering {
             return Err(Error::already_registered().into());
+        }
+        let paths = [("session", session_path.as_deref()), ("profile", Some(config_path.as_str()))];
+        for (what, path) in paths {
+            let length = path.map_or(0, str::len);
+            if length > MAX_PATH {
+                let reason =
+                    format!("The {what} path has {length} bytes, at most {MAX_PATH} are taken");
+                return Err(Failure::invalid_args(reason).into());
+            }
         }
         if token != self.token {
             return Err(Error::wrong_token().into());
@@ -335,6 +353,7 @@ fn expect_types(call: &Message, expected: &str) -> Result<(), Failure> {
 }
 
 fn unknown_object(path: &str) -> CallError {
+    let path = excerpt(path, MAX_SHOWN);
     Failure::unknown_method(format!("Object does not exist at path “{path}”")).into()
 }
 

@@ -12,7 +12,13 @@ use crate::profile::{
     VerdictKind,
 };
 use crate::secret::Secret;
+use crate::text::excerpt;
 use crate::tls::{key_needs_passphrase, open_key};
+
+/// Longest name of a profile, and longest text of an override in the log, in bytes.
+const MAX_NAME: usize = 256;
+/// Most unusable overrides that are told of one by one.
+const MAX_TOLD: usize = 20;
 
 /// The profile of a front end in this process. It is handed over as it is: its secrets are in no
 /// message.
@@ -65,19 +71,20 @@ fn evaluate(
     overrides: HashMap<String, OwnedVariant>,
     text: &Secret<String>,
 ) -> Fetched {
-    let (overrides, unusable) =
-        Overrides::collect(overrides.into_iter().filter_map(|(name, value)| {
-            let value = override_value(value)?;
-            let shown = match &value {
-                _ if name.ends_with("password") => "(hidden)".to_owned(),
-                OverrideValue::Text(text) => format!("'{text}'"),
-                OverrideValue::Flag(flag) => format!("{flag}"),
-            };
-            debug!("Configuration override '{name}' set to {shown}");
-            Some((name, value))
-        }));
+    let (usable, unusable) = Overrides::collect(overrides.into_iter().map(|(name, value)| {
+        let value = override_value(value);
+        let shown = match &value {
+            _ if name.ends_with("password") => "(hidden)".to_owned(),
+            OverrideValue::Text(text) => format!("'{}'", excerpt(text, MAX_NAME)),
+            OverrideValue::Flag(flag) => format!("{flag}"),
+            OverrideValue::Other(signature) => format!("a value of type {signature}"),
+        };
+        debug!("Configuration override '{}' set to {shown}", excerpt(&name, MAX_NAME));
+        (name, value)
+    }));
+    let name = excerpt(&name, MAX_NAME).into_owned();
     let parsed = parse_without_comments(text, &name);
-    Fetched::new(name, dco, overrides, unusable, parsed)
+    Fetched::new(name, dco, usable, unusable, parsed)
 }
 
 impl Fetched {
@@ -122,8 +129,11 @@ impl Fetched {
             }
             Err(errors) => Err(errors.to_string().replace('\n', "; ")),
         };
-        for error in &unusable {
+        for error in unusable.iter().take(MAX_TOLD) {
             error!("{error}");
+        }
+        if unusable.len() > MAX_TOLD {
+            error!("and {} more of this kind", unusable.len() - MAX_TOLD);
         }
         if let (Some(reason), Ok(_)) = (misdirection(&unusable), &fetched.profile) {
             fetched.passphrase_needed = false;
@@ -151,11 +161,11 @@ fn parse_without_comments(text: &Secret<String>, name: &str) -> Result<Profile, 
     })
 }
 
-fn override_value(value: OwnedVariant) -> Option<OverrideValue> {
+fn override_value(value: OwnedVariant) -> OverrideValue {
     match Variant::from(value) {
-        Variant::Str(text) => Some(OverrideValue::Text(text.to_string())),
-        Variant::Bool(flag) => Some(OverrideValue::Flag(flag)),
-        _ => None,
+        Variant::Str(text) => OverrideValue::Text(text.to_string()),
+        Variant::Bool(flag) => OverrideValue::Flag(flag),
+        other => OverrideValue::Other(other.value_signature().to_string()),
     }
 }
 

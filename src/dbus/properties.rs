@@ -5,9 +5,11 @@ use std::collections::HashMap;
 use zbus::{ObjectPath, OwnedVariant, Variant};
 
 use super::error::Failure;
+use super::object::MAX_SHOWN;
 use super::service::Service;
 use super::{INTERFACE, OBJECT};
 use crate::logging::LogLevel;
+use crate::text::excerpt;
 
 /// Before registration the deployed backends show this.
 const NO_SESSION_PATH: &str = "/__unknown";
@@ -37,10 +39,9 @@ const TABLE: [Property; 10] = [
 ];
 
 fn find(name: &str) -> Result<&'static Property, Failure> {
-    TABLE
-        .iter()
-        .find(|property| property.name == name)
-        .ok_or_else(|| Failure::invalid_args(format!("No such property “{name}”")))
+    TABLE.iter().find(|property| property.name == name).ok_or_else(|| {
+        Failure::invalid_args(format!("No such property “{}”", excerpt(name, MAX_SHOWN)))
+    })
 }
 
 /// Statistics as they go over the bus.

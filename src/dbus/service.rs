@@ -19,6 +19,7 @@ use super::profile::{Fetched, OwnProfile, fetch};
 use super::{INTERFACE, OBJECT, SESSIONS, SESSIONS_OBJECT, in_time, log_service};
 use crate::backend::last_resort::{self, Traces};
 use crate::backend::{Backend, Dialect, Error, Registration, Request, Settings, StartSession};
+use crate::bus_call::CallFailure;
 use crate::logging::{LogLevel, LogLine};
 use crate::secret::Secret;
 use crate::stop::Stop;
@@ -81,7 +82,7 @@ pub struct Answer {
 /// What a front end in this process hands over.
 pub(super) struct Own {
     pub(super) profile: OwnProfile,
-    pub(super) answers: mpsc::UnboundedReceiver<Answer>,
+    pub(super) answers: mpsc::Receiver<Answer>,
 }
 
 /// The backend on a connection.
@@ -96,9 +97,11 @@ pub(super) struct Service {
     /// The log service that is attached has been told of the session.
     assigned: bool,
     profile: Option<OwnProfile>,
-    answers: Option<mpsc::UnboundedReceiver<Answer>>,
+    answers: Option<mpsc::Receiver<Answer>>,
     lines: mpsc::Receiver<LogLine>,
     stop: mpsc::Receiver<Stop>,
+    /// From tasks of this service, each of which sends once; so many of them are started as the
+    /// session manager registers and a new log service appears on the bus.
     internal: mpsc::UnboundedSender<Internal>,
     internal_receiver: mpsc::UnboundedReceiver<Internal>,
     disconnects: Vec<Message>,
@@ -323,7 +326,8 @@ impl Service {
         let fetched = match result {
             Ok(fetched) => *fetched,
             Err(error) => {
-                error!("Profile {} cannot be had: {error}", registering.config_path);
+                let reason = CallFailure::from(error);
+                error!("Profile {} cannot be had: {reason}", registering.config_path);
                 return self.refuse(&registering.call, &Failure::from(Error::no_profile())).await;
             }
         };
@@ -424,7 +428,7 @@ impl Service {
     }
 }
 
-async fn next_answer(answers: &mut Option<mpsc::UnboundedReceiver<Answer>>) -> Option<Answer> {
+async fn next_answer(answers: &mut Option<mpsc::Receiver<Answer>>) -> Option<Answer> {
     match answers {
         Some(answers) => answers.recv().await,
         None => std::future::pending().await,
@@ -459,7 +463,7 @@ pub struct PrivateService {
     /// The profile to connect with.
     pub profile: OwnProfile,
     /// Answers to questions of the user-input queue.
-    pub answers: mpsc::UnboundedReceiver<Answer>,
+    pub answers: mpsc::Receiver<Answer>,
     /// Verbosity, shared with the logging set-up.
     pub log_level: LogLevel,
     /// Log lines to be sent as signals.

@@ -6,6 +6,7 @@ use super::directives::{cert_profile, check_allow_compression};
 use super::options::*;
 use super::values;
 use crate::secret::{Credentials, Secret};
+use crate::text::excerpt;
 
 /// A value as the configuration manager stores it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -14,7 +15,14 @@ pub enum OverrideValue {
     Text(String),
     /// D-Bus type `b`.
     Flag(bool),
+    /// Another D-Bus type, by its signature. No override has one.
+    Other(String),
 }
+
+/// Longest text, in bytes: a user name or password of a profile has as much.
+const MAX_TEXT: usize = 1024;
+/// Longest name that is shown, in bytes.
+const MAX_NAME: usize = 64;
 
 /// An override that cannot be used. Its text is the log line that OpenVPN 3 Linux writes, with the
 /// reason.
@@ -33,7 +41,7 @@ pub struct OverrideError {
 impl OverrideError {
     fn new(name: &str, reason: impl Into<String>) -> Self {
         Self {
-            name: name.to_owned(),
+            name: excerpt(name, MAX_NAME).into_owned(),
             reason: reason.into(),
             misdirects: MISDIRECTING.contains(&name),
         }
@@ -114,11 +122,17 @@ impl Overrides {
     /// Takes one override.
     ///
     /// # Errors
-    /// Unknown name, wrong type, unusable value. Nothing has changed then.
+    /// Unknown name, wrong type, unusable or too long value. Nothing has changed then.
     pub fn set(&mut self, name: &str, value: &OverrideValue) -> Result<(), OverrideError> {
         let result = match value {
+            OverrideValue::Text(text) if text.len() > MAX_TEXT => {
+                Err(format!("it has {} bytes, at most {MAX_TEXT} are taken", text.len()))
+            }
             OverrideValue::Text(text) => self.set_text(name, text),
             OverrideValue::Flag(flag) => self.set_flag(name, *flag),
+            OverrideValue::Other(signature) => {
+                Err(format!("its D-Bus type is {signature}, overrides are texts (s) or yes/no (b)"))
+            }
         };
         result.map_err(|reason| OverrideError::new(name, reason))
     }
@@ -353,8 +367,12 @@ mod tests {
             text("proxy-password", "hidden"),
             flag("proxy-password", true),
             text("allow-compression", "asym"),
+            ("ipv6".to_owned(), OverrideValue::Other("i".to_owned())),
+            text("proxy-username", &"u".repeat(MAX_TEXT + 1)),
+            text(&"n".repeat(1 << 20), ""),
         ]);
-        assert_eq!(errors.len(), 9);
+        assert_eq!(errors.len(), 12);
+        assert!(errors.iter().all(|e| e.to_string().len() < 300));
         assert_eq!(
             errors[0].to_string(),
             "Unsupported override: proto-override (not one of udp, tcp)"
@@ -363,7 +381,7 @@ mod tests {
         assert!(!format!("{overrides:?}").contains("hidden"));
         let misdirect: Vec<_> =
             errors.iter().filter(|e| e.misdirects).map(|e| e.name.as_str()).collect();
-        assert_eq!(misdirect, ["proto-override", "proto-override", "port-override"]);
+        assert_eq!(misdirect, ["proto-override", "proto-override", "port-override", "ipv6"]);
         let mut o = options("remote a");
         let harmless = overrides.apply(&mut o);
         assert_eq!(harmless.len(), 1);

@@ -141,6 +141,10 @@ pub struct SessionHandle {
 impl SessionHandle {
     /// Starts a session on the current tokio runtime. Returns at once; progress and end come as
     /// events.
+    ///
+    /// As many wait as nobody takes. They are the session's own steps, a few for each attempt, and
+    /// what the server says: of that the control channel tells 32 at once and one a second, and of
+    /// new keys 10 at once and one a second.
     pub fn start(config: SessionConfig) -> (Self, mpsc::UnboundedReceiver<SessionEvent>) {
         let (commands, receiver) = mpsc::channel(16);
         let (events, event_receiver) = mpsc::unbounded_channel();

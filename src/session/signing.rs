@@ -12,6 +12,7 @@ use crate::tls::{ExternalSigner, SignReply, SignRequest, Waker};
 /// The session's end of the way to the external key.
 pub(super) struct Signing {
     signer: Arc<Forward>,
+    /// One for each TLS handshake, which waits for it.
     requests: mpsc::UnboundedReceiver<(SignRequest, SignReply)>,
     progress: Arc<Notify>,
     waiting: BTreeMap<u32, SignReply>,

@@ -1,5 +1,6 @@
 //! A private bus, stand-ins for the services of OpenVPN 3 Linux on it, and a backend process.
 
+use std::collections::HashMap;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -182,19 +183,32 @@ impl StandIn {
 
     /// What a configuration manager answers.
     pub(crate) fn profile(profile: String, overrides: Vec<(&'static str, &'static str)>) -> Answer {
+        let overrides = overrides
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), Variant::from(value).try_to_owned().unwrap()));
+        Self::profile_named("my profile".to_owned(), profile, overrides.collect())
+    }
+
+    /// The same with another name and overrides of any type.
+    pub(crate) fn profile_named(
+        name: String,
+        profile: String,
+        overrides: HashMap<String, OwnedVariant>,
+    ) -> Answer {
         Box::new(move |call: &Message| {
             let header = call.header();
             let body = call.body();
             let value = match header.member().unwrap().as_str() {
                 "Fetch" => Variant::from(profile.as_str()).try_to_owned(),
                 "Get" => match body.deserialize::<(&str, &str)>().unwrap().1 {
-                    "name" => Variant::from("my profile").try_to_owned(),
+                    "name" => Variant::from(name.as_str()).try_to_owned(),
                     "dco" => Variant::from(false).try_to_owned(),
                     "overrides" => {
-                        let dict: std::collections::HashMap<&str, Variant<'_>> = overrides
-                            .iter()
-                            .map(|(name, value)| (*name, Variant::from(*value)))
-                            .collect();
+                        let value = |(name, value): (&String, &OwnedVariant)| {
+                            (name.clone(), Variant::from(value.try_clone().unwrap()))
+                        };
+                        let dict: HashMap<String, Variant<'_>> =
+                            overrides.iter().map(value).collect();
                         Variant::from(dict).try_to_owned()
                     }
                     other => panic!("{other} is not needed"),

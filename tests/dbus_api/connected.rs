@@ -70,7 +70,7 @@ struct Private {
     scripts: Arc<Mutex<Vec<Script>>>,
     lines: mpsc::Sender<LogLine>,
     service: JoinHandle<zbus::Result<()>>,
-    _answers: mpsc::UnboundedSender<Answer>,
+    _answers: mpsc::Sender<Answer>,
     _server: std::net::UdpSocket,
 }
 
@@ -83,7 +83,7 @@ impl Private {
         let scripts: Arc<Mutex<Vec<Script>>> = Arc::default();
         let started = scripts.clone();
         let (lines, line_receiver) = mpsc::channel(1);
-        let (keep_answers, answers) = mpsc::unbounded_channel();
+        let (keep_answers, answers) = mpsc::channel(1);
         let (server, profile) = silent_server("");
         let service = PrivateService {
             settings: Settings {

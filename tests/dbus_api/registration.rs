@@ -1,7 +1,10 @@
 //! From exec to a registered backend.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+
+use zbus::{OwnedVariant, Variant};
 
 use crate::bus::*;
 
@@ -181,7 +184,7 @@ async fn both_dialects_register_and_the_arguments_choose() {
         let no_path = "/__unknown";
         let session_path = async || -> String {
             let value = backend.get(&manager, "session_path").await.unwrap();
-            zbus::ObjectPath::try_from(zbus::Variant::from(value)).unwrap().to_string()
+            zbus::ObjectPath::try_from(Variant::from(value)).unwrap().to_string()
         };
         assert_eq!(session_path().await, no_path);
         if documented {
@@ -361,4 +364,93 @@ async fn overrides_that_cannot_be_followed_keep_the_connection_from_being_made()
     assert!(failure.starts_with("S 2,9 ") && failure.contains("proxy-host"), "{failure}");
     server.set_nonblocking(true).unwrap();
     assert!(server.recv(&mut [0; 16]).is_err(), "nothing goes to the server");
+}
+
+/// The text of the next error in the log.
+async fn logged_error(manager: &mut StandIn) -> String {
+    loop {
+        let line = manager.signal_named("Log").await;
+        let body = line.body();
+        let (_, category, _, text): (u32, u32, &str, &str) = body.deserialize().unwrap();
+        if category == 6 {
+            return text.to_owned();
+        }
+    }
+}
+
+/// One that would lead elsewhere keeps the connection from being made; the others are told.
+#[tokio::test(flavor = "multi_thread")]
+async fn overrides_of_another_type_are_named() {
+    for (name, value, signature) in [
+        ("server-override", OwnedVariant::from(7_i32), "i"),
+        ("port-override", OwnedVariant::from(443_u32), "u"),
+        ("proxy-password", Variant::from(vec!["hush"]).try_to_owned().unwrap(), "as"),
+    ] {
+        let bus = Bus::start();
+        let mut manager = StandIn::session_manager(&bus).await;
+        let (server, profile) = silent_server("");
+        let overrides = HashMap::from([(name.to_owned(), value)]);
+        let answer = StandIn::profile_named("x".to_owned(), profile, overrides);
+        let _configuration = StandIn::start(&bus, CONFIGURATION, answer).await;
+        let backend = Backend::start(&bus, &mut manager).await;
+        backend.register(&manager).await.unwrap();
+        let complaint = format!(
+            "Unsupported override: {name} (its D-Bus type is {signature}, overrides are texts (s) \
+             or yes/no (b))"
+        );
+        assert_eq!(logged_error(&mut manager).await, complaint);
+        backend.call(&manager, "Connect", &()).await.unwrap();
+        server.set_read_timeout(Some(LIMIT)).unwrap();
+        if name == "proxy-password" {
+            assert!(server.recv(&mut [0; 2048]).unwrap() > 0, "the first packet to the server");
+            continue;
+        }
+        let ok = format!("S 2,2 config_path={CONFIG_PATH}");
+        manager.expect(&[&ok, &ok, "S 2,6"]).await;
+        let failure = manager.said().await;
+        assert!(failure.starts_with("S 2,9 ") && failure.contains(&complaint), "{failure}");
+        server.set_nonblocking(true).unwrap();
+        assert!(server.recv(&mut [0; 16]).is_err(), "nothing goes to the server");
+    }
+}
+
+/// Whatever a service or a caller sends: what is told of it is short, and says how long it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn texts_of_any_length_are_told_in_short() {
+    const LENGTH: usize = 8 << 20;
+    let long = "x".repeat(LENGTH);
+    let bus = Bus::start();
+    let mut manager = StandIn::session_manager(&bus).await;
+    let (_server, profile) = silent_server("");
+    let value = || Variant::from(long.as_str()).try_to_owned().unwrap();
+    let overrides =
+        HashMap::from([("proxy-username".to_owned(), value()), (long.clone(), value())]);
+    let answer = StandIn::profile_named(long.clone(), profile, overrides);
+    let _configuration = StandIn::start(&bus, CONFIGURATION, answer).await;
+    let backend = Backend::start(&bus, &mut manager).await;
+
+    let short = |(_, text): (String, String), what: &str| {
+        assert!(text.len() < 1000 && text.contains(what), "{}", &text[..text.len().min(2000)]);
+    };
+    let far = format!("/{long}");
+    let paths = [(far.as_str(), CONFIG_PATH, "session path"), (SESSION_PATH, &far, "profile path")];
+    for (session, config, what) in paths {
+        let body = (TOKEN, path(session), path(config));
+        let refused = backend.call(&manager, "RegistrationConfirmation", &body).await;
+        short(
+            error(refused),
+            &format!("The {what} has {} bytes, at most 512 are taken", LENGTH + 1),
+        );
+    }
+    let name = backend.register(&manager).await.unwrap();
+    assert!(name.starts_with("xxx") && name.len() < 300, "{} bytes", name.len());
+    for _ in 0..2 {
+        let text = logged_error(&mut manager).await;
+        assert!(text.starts_with("Unsupported override: ") && text.len() < 300, "{text}");
+        assert!(text.contains(&format!("{LENGTH} bytes")), "{text}");
+    }
+    short(error(backend.get(&manager, &long).await), &format!("({LENGTH} bytes)"));
+    let elsewhere = (long.as_str(), "dco");
+    let get = backend.call_on(&manager, PROPERTIES, "Get", &elsewhere).await;
+    short(error(get), &format!("({LENGTH} bytes)"));
 }

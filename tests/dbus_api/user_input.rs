@@ -87,3 +87,27 @@ async fn credentials_are_asked_for_question_by_question() {
     let pairs = backend.call(&manager, "UserInputQueueGetTypeGroup", &()).await.unwrap();
     assert!(pairs.body().deserialize::<Vec<(u32, u32)>>().unwrap().is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_too_long_is_refused_and_the_question_stays() {
+    const MAX: usize = 4096;
+    let bus = Bus::start();
+    let mut manager = StandIn::session_manager(&bus).await;
+    let (_server, profile) = silent_server("auth-user-pass");
+    let _configuration = StandIn::configuration(&bus, profile).await;
+    let backend = Backend::start(&bus, &mut manager).await;
+    backend.register(&manager).await.unwrap();
+    let provide = async |id: u32, length: usize| {
+        let value = "x".repeat(length);
+        backend.call(&manager, "UserInputProvide", &(1_u32, 1_u32, id, value)).await
+    };
+    for (id, length) in [(0, MAX + 1), (1, 8 << 20)] {
+        let text = format!(
+            "net.openvpn.v3.error.invalid-input: The value for RequiresSlot ID {id} has {length} \
+             bytes, at most {MAX} are taken"
+        );
+        assert_eq!(error(provide(id, length).await), glib(QUEUE, &text));
+        provide(id, MAX).await.unwrap();
+    }
+    backend.call(&manager, "Ready", &()).await.unwrap();
+}

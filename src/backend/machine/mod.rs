@@ -43,7 +43,7 @@ use crate::ending;
 use crate::profile::{DnsScope, Options};
 use crate::secret::{Credentials, Secret};
 use crate::session::ConnectionInfo;
-use crate::text::printable;
+use crate::text::{excerpt, printable};
 
 /// A session manager of OpenVPN 3 Linux 25 and later closes the session as soon as it sees (2,10),
 /// before its command line client has read the reason. So the reason goes out with (2,9) first,
@@ -54,6 +54,9 @@ const LAST_WORD_DELAY: Duration = Duration::from_secs(3);
 /// the answer which the server then refused: it has not seen the (2,11). So the questions for another
 /// try open only when it has had the time to.
 const QUESTIONS_DELAY: Duration = Duration::from_secs(3);
+
+/// Longest text of a signal, in bytes: more than the longest web address has.
+const MAX_MESSAGE: usize = 16 * 1024;
 
 const LOGIN_NEEDED: &str = "Username/password credentials needed";
 
@@ -365,14 +368,14 @@ impl Machine {
     }
 
     fn say_status(&mut self, mut status: Status) {
-        status.message = printable(&status.message);
+        status.message = printable(&excerpt(&status.message, MAX_MESSAGE));
         self.status = status.clone();
         self.effects.push(Effect::Signal(Signal::Status(status)));
     }
 
     fn ask(&mut self, group: AttentionGroup, message: &str) {
         let numbers = group.numbers(self.dialect());
-        let message = printable(message);
+        let message = printable(&excerpt(message, MAX_MESSAGE));
         self.effects.push(Effect::Signal(Signal::Attention { numbers, message }));
     }
 }

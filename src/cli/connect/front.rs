@@ -5,7 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, mpsc};
 
 use super::browser::Browser;
 use super::login::LoginFile;
@@ -72,7 +73,7 @@ struct Signals {
 
 struct Front {
     backend: Backend,
-    news: mpsc::UnboundedReceiver<News>,
+    news: broadcast::Receiver<News>,
     printer: Printer,
     console: Console,
     login: Option<LoginFile>,
@@ -92,7 +93,7 @@ pub(super) async fn run(
     login: Option<LoginFile>,
     verbosity: u32,
     service: PrivateService,
-    answers: mpsc::UnboundedSender<Answer>,
+    answers: mpsc::Sender<Answer>,
     browser: Browser,
     console: Console,
 ) -> u8 {
@@ -116,7 +117,7 @@ async fn start(
     login: Option<LoginFile>,
     verbosity: u32,
     service: PrivateService,
-    answers: mpsc::UnboundedSender<Answer>,
+    answers: mpsc::Sender<Answer>,
     browser: Browser,
     console: Console,
 ) -> Result<Front, End> {
@@ -163,8 +164,12 @@ impl Front {
                 _ = self.signals.restart.recv() => self.restart().await,
                 _ = self.signals.statistics.recv() => self.show_statistics().await,
                 news = self.news.recv() => match news {
-                    Some(news) => self.react(news).await,
-                    None => Err(End::failed("the backend ended", EXIT_FAILED)),
+                    Ok(news) => self.react(news).await,
+                    Err(RecvError::Lagged(missing)) => {
+                        self.printer.missed(missing);
+                        Ok(())
+                    }
+                    Err(RecvError::Closed) => Err(End::failed("the backend ended", EXIT_FAILED)),
                 },
                 _ = live.tick(), if showing => self.show_live().await,
             };
@@ -282,10 +287,16 @@ impl Front {
         let disconnect = tokio::time::timeout(ending::LAST_WORD, backend.request("Disconnect"));
         let news = async {
             // The reply to the request may overtake the last signals.
-            while let Some(news) = self.news.recv().await {
-                self.printer.news(&news);
-                if matches!(news, News::Status { minor: minor::CONN_DONE, .. }) {
-                    break;
+            loop {
+                match self.news.recv().await {
+                    Ok(news) => {
+                        self.printer.news(&news);
+                        if matches!(news, News::Status { minor: minor::CONN_DONE, .. }) {
+                            break;
+                        }
+                    }
+                    Err(RecvError::Lagged(missing)) => self.printer.missed(missing),
+                    Err(RecvError::Closed) => break,
                 }
             }
         };

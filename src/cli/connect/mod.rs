@@ -126,7 +126,7 @@ fn prepare(args: ConnectArgs) -> Result<ExitCode, (String, u8)> {
     let threads = Threads::new().map_err(failed)?;
     let terminal = prompt::Terminal::new();
     let console = Console::new(args.output == Output::Json).map_err(failed)?;
-    let (answers, receiver) = mpsc::unbounded_channel();
+    let (answers, receiver) = mpsc::channel(1);
     let service = backend(&args, profile, receiver, &threads, log_level.clone(), lines);
     let front =
         front::run(&args, login, log_level.get(), service, answers, browser, console.clone());
@@ -164,7 +164,7 @@ fn check_profile(file: &ProfileFile, with_login: bool) -> Result<Profile, String
 fn backend(
     args: &ConnectArgs,
     profile: OwnProfile,
-    answers: mpsc::UnboundedReceiver<Answer>,
+    answers: mpsc::Receiver<Answer>,
     threads: &Threads,
     level: LogLevel,
     lines: mpsc::Receiver<LogLine>,

@@ -106,6 +106,12 @@ impl Printer {
         }
     }
 
+    /// So many of the backend's news are missing here.
+    pub(super) fn missed(&mut self, news: u64) {
+        let text = if self.json { dropped_json(news) } else { dropped_text(news) };
+        self.line(text.trim_end(), Weight::Heavy);
+    }
+
     /// A step of the front end itself. JSON output has no place for it.
     pub(super) fn step(&mut self, text: &str) {
         if !self.json {

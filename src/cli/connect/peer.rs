@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use futures_util::StreamExt as _;
 use serde::Serialize;
 use std::os::unix::net::UnixStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use zbus::message::Type;
 use zbus::{Connection, Guid, Message, MessageStream, ObjectPath, OwnedVariant, Variant};
 
@@ -19,8 +19,12 @@ const SESSION_PATH: &str = "/net/openvpn/v3/sessions/private";
 const CONFIG_PATH: &str = "/net/openvpn/v3/configuration/private";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
+/// News that wait for the front end: somebody may take days to answer a question. The newest are
+/// kept.
+const MAX_NEWS: usize = 2048;
+
 /// What the backend says. Serialized, it is a line of the JSON output.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 #[serde(tag = "signal")]
 pub(super) enum News {
     RegistrationRequest {
@@ -63,19 +67,19 @@ pub(super) struct Question {
 #[derive(Clone, Debug)]
 pub(super) struct Backend {
     connection: Connection,
-    answers: mpsc::UnboundedSender<Answer>,
+    answers: mpsc::Sender<Answer>,
 }
 
 impl Backend {
     /// Connects. The news end when the backend does.
     pub(super) async fn connect(
         socket: UnixStream,
-        answers: mpsc::UnboundedSender<Answer>,
-    ) -> zbus::Result<(Self, mpsc::UnboundedReceiver<News>)> {
+        answers: mpsc::Sender<Answer>,
+    ) -> zbus::Result<(Self, broadcast::Receiver<News>)> {
         let messages =
             zbus::connection::Builder::unix_stream(socket).p2p().build_message_stream().await?;
         let connection = Connection::from(&messages);
-        let (sender, news) = mpsc::unbounded_channel();
+        let (sender, news) = broadcast::channel(MAX_NEWS);
         tokio::spawn(listen(messages, sender));
         Ok((Self { connection, answers }, news))
     }
@@ -118,7 +122,7 @@ impl Backend {
         let (reply, taken) = oneshot::channel();
         let answer = Answer { numbers: question.numbers, id: question.id, value, reply };
         // A backend that is gone has said so, or its connection ends.
-        let _ = self.answers.send(answer);
+        let _ = self.answers.send(answer).await;
         taken.await.unwrap_or(Ok(()))
     }
 
@@ -156,11 +160,12 @@ impl Backend {
     }
 }
 
-async fn listen(mut messages: MessageStream, news: mpsc::UnboundedSender<News>) {
+async fn listen(mut messages: MessageStream, news: broadcast::Sender<News>) {
     while let Some(Ok(message)) = messages.next().await {
         if message.message_type() == Type::Signal
             && let Ok(Some(item)) = read_signal(&message)
         {
+            // A front end that has gone needs none.
             let _ = news.send(item);
         }
     }
@@ -193,4 +198,43 @@ fn read_signal(message: &Message) -> zbus::Result<Option<News>> {
 /// A connection's identity; means nothing on a private one.
 pub(super) fn guid() -> Guid<'static> {
     Guid::generate()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(number: usize) -> Message {
+        let body = (6_u32, 4_u32, "token", format!("{number}"));
+        Message::signal(OBJECT, INTERFACE, "Log").build(&body).unwrap()
+    }
+
+    #[tokio::test]
+    async fn news_that_nobody_takes_are_bounded_and_the_newest_are_kept() {
+        const SENT: usize = 3 * MAX_NEWS;
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let backend = zbus::connection::Builder::unix_stream(theirs).server(guid()).p2p().build();
+        let front = zbus::connection::Builder::unix_stream(ours).p2p().build_message_stream();
+        let (backend, messages) = tokio::join!(backend, front);
+        let backend = backend.unwrap();
+        let talk = async {
+            for number in 0..SENT {
+                backend.send(&log(number)).await.unwrap();
+            }
+            backend.close().await.unwrap();
+        };
+        let (sender, mut news) = broadcast::channel(MAX_NEWS);
+        tokio::join!(talk, listen(messages.unwrap(), sender));
+        let missing = match news.recv().await {
+            Err(broadcast::error::RecvError::Lagged(missing)) => missing,
+            other => panic!("{other:?}"),
+        };
+        let mut last = None;
+        while let Ok(item) = news.recv().await {
+            last = Some(item);
+        }
+        assert_eq!(missing, u64::try_from(SENT - MAX_NEWS).unwrap());
+        let Some(News::Log { message, .. }) = last else { panic!("{last:?}") };
+        assert_eq!(message, (SENT - 1).to_string());
+    }
 }

@@ -22,8 +22,11 @@ pub(super) use self::dns::DnsDevice;
 pub use self::plan::NetcfgPlan;
 use self::plan::{NetcfgDns, NetcfgNetworkEntry};
 use crate::profile::{DnsScope, DnsSec, DnsTransport};
+use crate::text::{excerpt, is_visible};
 
 const MANAGER: &str = "/net/openvpn/v3/netcfg";
+/// Longest part of an impossible device name that is shown, in bytes.
+const MAX_NAME_SHOWN: usize = 64;
 /// Layer 3: TUN.
 const LAYER: u32 = 3;
 /// The last version whose `AddNetworks` has no metric.
@@ -406,6 +409,13 @@ impl Configuring<'_> {
     }
 
     async fn name(&self) -> Result<String, NetcfgError> {
-        self.caller.get(self.path, "device_name").await
+        const PROPERTY: &str = "device_name";
+        let name: String = self.caller.get(self.path, PROPERTY).await?;
+        if (1..libc::IFNAMSIZ).contains(&name.len()) && name.chars().all(is_visible) {
+            Ok(name)
+        } else {
+            let reason = format!("not the name of a device: '{}'", excerpt(&name, MAX_NAME_SHOWN));
+            Err(NetcfgError::Bus { method: PROPERTY.to_owned(), reason })
+        }
     }
 }

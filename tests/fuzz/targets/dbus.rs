@@ -99,7 +99,7 @@ fn service(lines: mpsc::Receiver<ovpn_client::logging::LogLine>) -> PrivateServi
     let text = format!("client\nremote a\nauth-user-pass\npeer-fingerprint {pin}\n");
     let profile = Profile::parse(&text, "profile", &NoFiles).expect("a profile");
     // Nobody answers but by method calls.
-    let (_, answers) = mpsc::unbounded_channel();
+    let (_, answers) = mpsc::channel(1);
     PrivateService {
         settings: Settings {
             network: NetworkMode::Direct,
