@@ -6,7 +6,8 @@
 //! is gone for certain is a leftover and goes before the next one is created.
 
 use std::fs;
-use std::io::Cursor;
+use std::io::{self, Cursor};
+use std::path::Path;
 
 use neli::ToBytes;
 use netlink_packet_core::{Emitable, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Parseable};
@@ -357,7 +358,7 @@ impl Described {
 /// `ovpn-dco owner PID START PIDNS` of this process.
 fn owner_alias() -> String {
     let pid = std::process::id();
-    let start = start_time(pid).unwrap_or_default();
+    let start = start_time(pid).ok().flatten().unwrap_or_default();
     format!("{ALIAS}{pid} {start} {}", pid_namespace().unwrap_or_default())
 }
 
@@ -370,15 +371,20 @@ fn owner_is_gone(alias: &str) -> bool {
         return false;
     };
     let (Ok(pid), Ok(start)) = (pid.parse(), start.parse::<u64>()) else { return false };
-    pid_namespace().is_some_and(|ours| ours == namespace) && start_time(pid) != Some(start)
+    pid_namespace().is_some_and(|ours| ours == namespace)
+        && match start_time(pid) {
+            Ok(found) => found != Some(start),
+            // A `/proc` that hides the processes of other users (`hidepid`) hides this one as well.
+            Err(error) => error.kind() == io::ErrorKind::NotFound && Path::new("/proc/1").exists(),
+        }
 }
 
-/// Field 22 of `/proc/PID/stat`; `None` if there is no such process.
-fn start_time(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+/// Field 22 of `/proc/PID/stat`. `Err`: it cannot be read.
+fn start_time(pid: u32) -> io::Result<Option<u64>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The second field is the program's name in parentheses and may hold anything.
-    let (_, fields) = stat.rsplit_once(')')?;
-    fields.split_whitespace().nth(19)?.parse().ok()
+    let fields = stat.rsplit_once(')').map(|(_, fields)| fields);
+    Ok(fields.and_then(|fields| fields.split_whitespace().nth(19)?.parse().ok()))
 }
 
 fn pid_namespace() -> Option<String> {
