@@ -104,11 +104,15 @@ impl Host {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    /// A client that was connected and then killed; `lo` is back as it was.
+    /// A client that was connected and then killed with its helper process, which would have undone
+    /// everything; `lo` is back as it was.
     fn with_killed_client(&self) -> u32 {
         let server = RunningServer::pushing(&self.ns, PUSH);
         let mut client = Client::connected(self, &server);
         let pid = client.process.id();
+        // Neither may notice the other's end.
+        client.signal(Signal::SIGSTOP);
+        kill(client.helper(), Signal::SIGKILL).unwrap();
         client.process.kill().unwrap();
         client.process.wait().unwrap();
         server.end();
@@ -220,6 +224,22 @@ impl Client {
         kill(Pid::from_raw(self.process.id().try_into().unwrap()), signal).unwrap();
     }
 
+    /// The process that does for it what takes root.
+    fn helper(&self) -> Pid {
+        let parent = format!("PPid:\t{}", self.process.id());
+        let pids = fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<i32>().ok());
+        let mut children = pids.filter(|pid| {
+            // It may have ended meanwhile.
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            status.lines().any(|line| line == parent)
+        });
+        let helper = children.next().unwrap();
+        assert_eq!(children.next(), None, "one helper");
+        Pid::from_raw(helper)
+    }
+
     /// Waits for its end: the exit status, everything it said, and how long it took.
     fn end(mut self) -> (Option<i32>, String, Duration) {
         let start = Instant::now();
@@ -276,6 +296,41 @@ fn what_a_killed_client_left_is_named_by_doctor_and_undone_by_cleanup() {
     assert_eq!(String::from_utf8(again.stdout).unwrap(), "nothing to undo\n");
     let told = String::from_utf8(host.ovpn_client(&["doctor"]).stdout).unwrap();
     assert!(!told.contains("left behind"), "{told}");
+}
+
+/// Whatever it dies of: its helper process is still there.
+#[test]
+fn a_killed_client_leaves_nothing() {
+    for signal in [Signal::SIGKILL, Signal::SIGABRT] {
+        let host = Host::new();
+        let before = host.state();
+        let server = RunningServer::pushing(&host.ns, PUSH);
+        let client = Client::connected(&host, &server);
+        let pid = client.process.id();
+        client.signal(signal);
+        // Both have the same standard error, whose end is that of the last of them.
+        let (code, said, _) = client.end();
+        assert_eq!(code, None, "{signal}: {said}");
+        assert!(said.contains(&format!("changes of process {pid}")), "{signal}: {said}");
+        server.end();
+        host.assert_is(&before);
+    }
+}
+
+#[test]
+fn without_its_helper_a_client_ends_and_cleanup_does_the_rest() {
+    let host = Host::new();
+    let before = host.state();
+    let server = RunningServer::pushing(&host.ns, PUSH);
+    let client = Client::connected(&host, &server);
+    kill(client.helper(), Signal::SIGKILL).unwrap();
+    let (code, said, _) = client.end();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("helper process has ended") && said.contains("cleanup"), "{said}");
+    server.end();
+    before.network.assert_same(&host.ns.settled_snapshot());
+    host.cleanup();
+    host.assert_is(&before);
 }
 
 #[test]
@@ -594,5 +649,72 @@ fn a_connected_client_can_do_little_and_shows_nobody_its_memory() {
     let server = RunningServer::pushing(&host.ns, PUSH);
     let client = Client::connected(&host, &server);
     let pid = client.process.id().cast_signed();
+    confined::assert_confined(pid, &[CAP_NET_ADMIN]);
+    confined::assert_without_files(pid);
+    let helper = client.helper().as_raw();
+    confined::assert_confined(helper, &[CAP_NET_ADMIN, CAP_NET_RAW, CAP_NET_BIND_SERVICE]);
+    assert_eq!(confined::users(helper), "0 0 0 0");
+}
+
+/// As service managers do it: a user without rights, and one capability.
+#[test]
+fn a_client_that_is_nobody_from_the_start_connects() {
+    let host = Host::new();
+    let server = RunningServer::pushing(&host.ns, PUSH);
+    let program = Client::command(&host, &server);
+    fs::set_permissions(host.directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::create_dir(host.runtime_dir()).unwrap();
+    std::os::unix::fs::chown(host.runtime_dir(), Some(65_534), Some(65_534)).unwrap();
+    let mut command = host.ns.command("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+    command.args(["--inh-caps=-all,+net_admin", "--ambient-caps=-all,+net_admin"]);
+    command.args(["--bounding-set=-all,+net_admin"]);
+    command.arg(program.get_program()).args(program.get_args());
+    let mut client = Client::spawn(&mut command);
+    client.expect("\"code_minor\":7,");
+    let pid = client.process.id().cast_signed();
+    confined::assert_confined(pid, &[CAP_NET_ADMIN]);
+    assert!(!host.ns.snapshot().lines_with("203.0.113.0").is_empty());
+    // Only root may change it.
+    assert_eq!(host.resolv_conf(), RESOLV_CONF);
+    client.signal(Signal::SIGTERM);
+    let (code, said, _) = client.end();
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("DNS"), "{said}");
+    assert!(host.ns.settled_snapshot().lines_with("203.0.113.0").is_empty());
+}
+
+/// Containers take the right to change users from root.
+#[test]
+fn a_client_that_cannot_become_another_user_says_so_and_connects() {
+    let host = Host::new();
+    let before = host.state();
+    let server = RunningServer::pushing(&host.ns, PUSH);
+    let program = Client::command(&host, &server);
+    let mut command = host.ns.command("setpriv");
+    command.args(["--bounding-set=-setuid", "--inh-caps=-setuid"]);
+    command.arg(program.get_program()).args(program.get_args());
+    let mut client = Client::spawn(&mut command);
+    client.expect("this process stays root's");
+    client.expect("\"code_minor\":7,");
+    client.signal(Signal::SIGTERM);
+    let (code, said, _) = client.end();
+    assert_eq!(code, Some(0), "{said}");
+    host.assert_is(&before);
+}
+
+#[test]
+fn a_client_without_a_sandbox_stays_root_and_has_no_helper() {
+    let host = Host::new();
+    let before = host.state();
+    let server = RunningServer::pushing(&host.ns, PUSH);
+    let mut client = Client::spawn(Client::command(&host, &server).args(["--sandbox", "off"]));
+    client.expect("\"code_minor\":7,");
+    let pid = client.process.id().cast_signed();
     confined::assert_confined(pid, &[CAP_NET_ADMIN, CAP_NET_RAW, CAP_NET_BIND_SERVICE]);
+    assert_eq!(confined::users(pid), "0 0 0 0");
+    client.signal(Signal::SIGTERM);
+    let (code, said, _) = client.end();
+    assert_eq!(code, Some(0), "{said}");
+    host.assert_is(&before);
 }

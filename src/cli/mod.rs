@@ -4,6 +4,7 @@ mod check;
 mod cleanup;
 mod connect;
 mod doctor;
+mod helper;
 
 use std::process::ExitCode;
 
@@ -44,6 +45,12 @@ enum Command {
     /// Open the pages whose addresses stand on standard input, as `connect` has it done
     #[command(hide = true)]
     OpenPages,
+    /// What `connect` has root do for it
+    #[command(hide = true)]
+    Helper {
+        /// Of the undo journal
+        runtime_dir: std::path::PathBuf,
+    },
     /// Write the manual pages into a directory
     #[command(hide = true)]
     Man {
@@ -61,6 +68,7 @@ pub fn run() -> ExitCode {
         }
         Command::Doctor(args) => doctor::run(&args, &mut std::io::stdout().lock()),
         Command::Cleanup(args) => cleanup::run(&args, &mut std::io::stdout().lock()),
+        Command::Helper { runtime_dir } => helper::run(runtime_dir),
         Command::OpenPages => connect::open_pages(),
         Command::Man { directory } => write_manual(&directory),
     }

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::direct::HostAccess;
 use super::dns::HostResolver;
@@ -15,7 +15,7 @@ use super::journal::{Journal, Leftover};
 use super::namespace::{NamespaceId, enter};
 
 /// What a dead process left, and what became of it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Undone {
     /// Its number, when it lived.
     pub pid: u32,
@@ -39,7 +39,7 @@ impl fmt::Display for Undone {
 }
 
 /// A change that could not be undone.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct StillThere {
     /// What was changed.
     pub what: String,

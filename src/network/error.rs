@@ -84,6 +84,9 @@ pub enum NetworkError {
         /// Who could.
         reason: String,
     },
+    /// The helper process could not do its part.
+    #[error("{0}")]
+    Helper(String),
     /// The tunnel's DNS cannot be taken back.
     #[error("{0}")]
     Dns(String),

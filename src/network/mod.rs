@@ -21,6 +21,7 @@ mod direct;
 pub mod dns;
 mod error;
 mod fib;
+pub mod helper;
 mod journal;
 mod namespace;
 mod netcfg;
@@ -30,7 +31,7 @@ mod types;
 mod uplink;
 
 pub use self::clean_up::{CleanUp, Leftovers, Refused, StillThere, Undone, clean_up};
-pub use self::direct::{Applied, DirectNetwork};
+pub use self::direct::{Applied, DirectNetwork, open_tun};
 pub use self::error::{NetworkError, PlanError};
 #[doc(hidden)]
 pub use self::journal::parse_journal;

@@ -3,11 +3,13 @@
 mod caller;
 mod memory;
 mod system_calls;
+mod unprivileged;
 
 use caps::{CapSet, Capability, CapsHashSet};
 
 pub use caller::{Caller, files_of_caller};
 pub use memory::{WipingAllocator, forbid_dumps};
+pub use unprivileged::{Needs, become_unprivileged};
 
 /// All that a tunnel needs: devices, addresses, routes, marks (`NET_ADMIN`), `bind-dev` on old
 /// kernels (`NET_RAW`), and `lport` below 1024 (`NET_BIND_SERVICE`).
@@ -31,6 +33,14 @@ pub enum PrivilegeError {
     /// Core dumps.
     #[error("core dumps cannot be forbidden: {0}")]
     Dumps(#[source] nix::Error),
+    /// The user that root's rights are given up for.
+    #[error("this process stays root's, it cannot become user {user}: {source}")]
+    User {
+        /// Its name.
+        user: String,
+        /// Why not.
+        source: nix::Error,
+    },
     /// The system call filter.
     #[error("the system call filter cannot be set: {0}")]
     Filter(String),
@@ -44,8 +54,16 @@ pub enum PrivilegeError {
 ///
 /// Nothing after a failed step has been done; the process can go on.
 pub fn restrict() -> Result<(), PrivilegeError> {
+    keep(&KEPT)?;
+    forbid_dumps()?;
+    system_calls::close()
+}
+
+/// Keeps these capabilities, as far as they are there, and never gets others.
+fn keep(capabilities: &[Capability]) -> Result<(), PrivilegeError> {
     let permitted = caps::read(None, CapSet::Permitted)?;
-    let kept: CapsHashSet = KEPT.into_iter().filter(|cap| permitted.contains(cap)).collect();
+    let kept: CapsHashSet =
+        capabilities.iter().copied().filter(|cap| permitted.contains(cap)).collect();
     if permitted.contains(&Capability::CAP_SETPCAP) {
         for cap in caps::read(None, CapSet::Bounding)?.difference(&kept) {
             caps::drop(None, CapSet::Bounding, *cap)?;
@@ -55,8 +73,7 @@ pub fn restrict() -> Result<(), PrivilegeError> {
     caps::clear(None, CapSet::Inheritable)?;
     caps::set(None, CapSet::Effective, &kept)?;
     caps::set(None, CapSet::Permitted, &kept)?;
-    forbid_dumps()?;
-    system_calls::close()
+    Ok(())
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use super::reconnect::Ending;
 use super::run::Session;
 use super::tunnel::Tunnel;
 use crate::data_path::{self, Decision, Inputs};
-use crate::network::{NetcfgNetwork, NetcfgPlan, RouteQuery};
+use crate::network::{NetcfgNetwork, NetcfgPlan, RouteQuery, open_tun};
 use crate::profile::{Protocol, Remote, SessionOptions};
 
 /// How long a TCP stream may take to come to a packet boundary for the kernel.
@@ -205,7 +205,8 @@ impl Session {
         }
         if self.tunnel.is_none() && matches!(self.network, Network::Direct(_)) {
             let name = &self.config.options.device.name;
-            let device = TunDevice::create(name, TunOptions::default()).map_err(|e| match e {
+            let created = TunDevice::create_with(open_tun, name, TunOptions::default());
+            let device = created.map_err(|e| match e {
                 DataError::NotPermitted { .. } => Failure::from(e),
                 e => Ending::Unusable(format!("cannot create the device {name}: {e}")).into(),
             })?;

@@ -33,6 +33,28 @@ pub(crate) fn assert_confined(pid: i32, allowed: &[Capability]) {
     assert!(!may_look_into(pid), "memory of {pid} is open to its user");
 }
 
+/// Real, effective, saved and file system user of a process.
+#[allow(dead_code, reason = "not every test program uses all of this")]
+pub(crate) fn users(pid: i32) -> String {
+    status(pid, "Uid:")
+}
+
+/// Asserts that a process is nobody whose files there could be.
+#[allow(dead_code, reason = "not every test program uses all of this")]
+pub(crate) fn assert_without_files(pid: i32) {
+    for name in ["Uid:", "Gid:"] {
+        let ids = status(pid, name);
+        assert!(ids.split(' ').all(|id| id != "0"), "{name} {ids}");
+    }
+    assert_eq!(status(pid, "Groups:"), "");
+}
+
+fn status(pid: i32, name: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
 /// Whether the kernel lets another process of the same user look into this one. Root may always, by
 /// any of three capabilities; a thread that gave them up is a user as any other.
 fn may_look_into(pid: i32) -> bool {

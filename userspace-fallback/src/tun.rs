@@ -48,11 +48,25 @@ impl TunDevice {
     /// # Errors
     /// Names what is missing: the device node, a privilege, a free name.
     pub fn create(name: &str, options: TunOptions) -> Result<Self, Error> {
-        if name.is_empty() || name.len() > NAME_MAX || name.contains(['/', '%', '\0']) {
-            let what = format!("interface name {name:?} (1 to {NAME_MAX} bytes, no / or %)");
-            return Err(Error::Malformed { what });
-        }
-        let file = File::options().read(true).write(true).open(CLONE_DEVICE).map_err(not_opened)?;
+        Self::create_with(
+            || File::options().read(true).write(true).open(CLONE_DEVICE),
+            name,
+            options,
+        )
+    }
+
+    /// [`Self::create`] where the device node `/dev/net/tun` is opened by somebody else, who has the
+    /// right to.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub fn create_with(
+        open: impl FnOnce() -> io::Result<File>,
+        name: &str,
+        options: TunOptions,
+    ) -> Result<Self, Error> {
+        check_name(name)?;
+        let file = open().map_err(not_opened)?;
         let pattern = if name == "tun" { "tun%d" } else { name };
         // Every kernel since 2.6.27 has IFF_VNET_HDR, but a sandbox may pretend to be a kernel.
         let attached = match tun::attach(file.as_fd(), pattern, options.vnet_header) {
@@ -136,6 +150,14 @@ impl TunDevice {
     pub(crate) fn header_len(&self) -> usize {
         if self.vnet_header { virtio::LEN } else { 0 }
     }
+}
+
+fn check_name(name: &str) -> Result<(), Error> {
+    if name.is_empty() || name.len() > NAME_MAX || name.contains(['/', '%', '\0']) {
+        let what = format!("interface name {name:?} (1 to {NAME_MAX} bytes, no / or %)");
+        return Err(Error::Malformed { what });
+    }
+    Ok(())
 }
 
 impl AsFd for TunDevice {

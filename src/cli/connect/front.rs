@@ -17,6 +17,7 @@ use crate::cli::EXIT_USAGE;
 use crate::control::WebAddress;
 use crate::dbus::{Answer, PrivateService, serve_private};
 use crate::ending;
+use crate::network::helper::{HelperEnd, Said};
 use crate::secret::Secret;
 use crate::stop::{self, Stop};
 
@@ -87,20 +88,27 @@ struct Front {
     done: bool,
 }
 
+/// What is there before the loop begins.
+pub(super) struct Start<'a> {
+    pub(super) args: &'a ConnectArgs,
+    pub(super) login: Option<LoginFile>,
+    pub(super) verbosity: u32,
+    pub(super) service: PrivateService,
+    pub(super) answers: mpsc::Sender<Answer>,
+    pub(super) browser: Browser,
+    pub(super) helper: Option<&'a HelperEnd>,
+    pub(super) console: Console,
+}
+
 /// Runs a connection to its end and returns the exit status.
-pub(super) async fn run(
-    args: &ConnectArgs,
-    login: Option<LoginFile>,
-    verbosity: u32,
-    service: PrivateService,
-    answers: mpsc::Sender<Answer>,
-    browser: Browser,
-    console: Console,
-) -> u8 {
-    let errors = console.clone();
-    let end = match start(args, login, verbosity, service, answers, browser, console).await {
+pub(super) async fn run(start: Start<'_>) -> u8 {
+    let (errors, helper) = (start.console.clone(), start.helper);
+    let end = match Front::new(start).await {
         Ok(mut front) => {
-            let end = front.drive().await;
+            let end = tokio::select! {
+                end = front.drive() => end,
+                end = lost(helper) => end,
+            };
             front.shut_down().await;
             end
         }
@@ -112,46 +120,62 @@ pub(super) async fn run(
     end.status
 }
 
-async fn start(
-    args: &ConnectArgs,
-    login: Option<LoginFile>,
-    verbosity: u32,
-    service: PrivateService,
-    answers: mpsc::Sender<Answer>,
-    browser: Browser,
-    console: Console,
-) -> Result<Front, End> {
-    let io = |error: std::io::Error| End::failed(error, EXIT_FAILED);
-    let signals = Signals {
-        stop: stop::reasons().map_err(io)?,
-        restart: signal(SignalKind::user_defined1()).map_err(io)?,
-        statistics: signal(SignalKind::user_defined2()).map_err(io)?,
-    };
-    let (ours, theirs) = UnixStream::pair().map_err(io)?;
-    let guid = guid();
-    let token = guid.as_str().to_owned();
-    tokio::spawn(async move {
-        if let Err(error) = serve_private(theirs, &guid, token, service).await {
-            tracing::error!("backend: {error}");
-        }
-    });
-    let (backend, news) = Backend::connect(ours, answers).await?;
-    Ok(Front {
-        backend,
-        news,
-        printer: Printer::new(args.output == Output::Json, console.out.clone()),
-        console,
-        login,
-        browser,
-        signals,
-        insist_on_dco: args.dco == Dco::On,
-        verbosity,
-        connected: None,
-        done: false,
-    })
+/// When the helper process has ended: nothing can be noted any more, and DNS not be taken back.
+async fn lost(helper: Option<&HelperEnd>) -> End {
+    let Some(helper) = helper else { return std::future::pending().await };
+    helper.listen(tell).await;
+    End::failed(
+        "the helper process has ended, which kept root's rights: 'ovpn-client cleanup' undoes what is \
+         left",
+        EXIT_FAILED,
+    )
+}
+
+/// A log line of the helper process.
+fn tell(said: Said) {
+    let Said { category, text } = said;
+    match category {
+        0..=1 => tracing::trace!("{text}"),
+        2 | 3 => tracing::debug!("{text}"),
+        4 => tracing::info!("{text}"),
+        5 => tracing::warn!("{text}"),
+        _ => tracing::error!("{text}"),
+    }
 }
 
 impl Front {
+    async fn new(start: Start<'_>) -> Result<Self, End> {
+        let Start { args, login, verbosity, service, answers, browser, console, .. } = start;
+        let io = |error: std::io::Error| End::failed(error, EXIT_FAILED);
+        let signals = Signals {
+            stop: stop::reasons().map_err(io)?,
+            restart: signal(SignalKind::user_defined1()).map_err(io)?,
+            statistics: signal(SignalKind::user_defined2()).map_err(io)?,
+        };
+        let (ours, theirs) = UnixStream::pair().map_err(io)?;
+        let guid = guid();
+        let token = guid.as_str().to_owned();
+        tokio::spawn(async move {
+            if let Err(error) = serve_private(theirs, &guid, token, service).await {
+                tracing::error!("backend: {error}");
+            }
+        });
+        let (backend, news) = Backend::connect(ours, answers).await?;
+        Ok(Self {
+            backend,
+            news,
+            printer: Printer::new(args.output == Output::Json, console.out.clone()),
+            console,
+            login,
+            browser,
+            signals,
+            insist_on_dco: args.dco == Dco::On,
+            verbosity,
+            connected: None,
+            done: false,
+        })
+    }
+
     /// From registration to the reason to stop.
     async fn drive(&mut self) -> End {
         let mut live = tokio::time::interval(LIVE_INTERVAL);

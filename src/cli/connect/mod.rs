@@ -9,7 +9,7 @@ mod peer;
 mod prompt;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
@@ -23,10 +23,12 @@ use super::doctor;
 use super::{EXIT_FAILED, EXIT_PRIVILEGE, EXIT_USAGE, complain};
 use crate::backend::{Settings, Threads};
 use crate::dbus::{Answer, OwnProfile, PrivateService};
+use crate::ending;
 use crate::logging::{self, LogLevel, LogLine};
 use crate::network::enter_netns;
-use crate::privileges;
-use crate::profile::{Profile, ProfileFile};
+use crate::network::helper::{Helper, HelperEnd};
+use crate::privileges::{self, Needs};
+use crate::profile::{Options, Profile, ProfileFile, Remote};
 use crate::secret::Secret;
 use crate::session::NetworkMode;
 use crate::stop;
@@ -60,6 +62,17 @@ pub struct ConnectArgs {
     /// Where to note what has to be undone after a crash
     #[arg(long, value_name = "DIR", default_value = RUNTIME_DIR)]
     runtime_dir: PathBuf,
+    /// Give up root's rights but those over the network, or keep them in case this is in the way
+    #[arg(long, value_enum, default_value_t = Sandbox::On)]
+    sandbox: Sandbox,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Sandbox {
+    /// Run as a user without rights; a helper process does what takes root
+    On,
+    /// Run as root, without a helper process
+    Off,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -111,8 +124,15 @@ fn prepare(args: ConnectArgs) -> Result<ExitCode, (String, u8)> {
     {
         return Err((format!("--dco on: {why}"), EXIT_PRIVILEGE));
     }
+    let helper = match args.sandbox {
+        Sandbox::On => Some(start_helper(&args.runtime_dir)?),
+        Sandbox::Off => None,
+    };
     // Threads come into being with the runtime and inherit what is left.
-    let restricted = privileges::restrict();
+    let restricted = match args.sandbox {
+        Sandbox::On => privileges::become_unprivileged(needs(&profile.profile.options)),
+        Sandbox::Off => privileges::restrict(),
+    };
 
     // Few profiles say `verb 1` to hide the steps from somebody who watches.
     let verb = profile.profile.options.verb.map_or(0, u32::from).max(LogLevel::DEFAULT);
@@ -128,14 +148,41 @@ fn prepare(args: ConnectArgs) -> Result<ExitCode, (String, u8)> {
     let console = Console::new(args.output == Output::Json).map_err(failed)?;
     let (answers, receiver) = mpsc::channel(1);
     let service = backend(&args, profile, receiver, &threads, log_level.clone(), lines);
-    let front =
-        front::run(&args, login, log_level.get(), service, answers, browser, console.clone());
+    let front = front::run(front::Start {
+        args: &args,
+        login,
+        verbosity: log_level.get(),
+        service,
+        answers,
+        browser,
+        helper: helper.as_ref(),
+        console: console.clone(),
+    });
     // A panic is in the log, and all is undone.
     let status = catch_unwind(AssertUnwindSafe(|| threads.run(front)));
+    if let Some(helper) = helper {
+        helper.end(ending::LAST_RESORT);
+    }
     // A prompt that nobody answers keeps its thread, and the terminal silent.
     terminal.restore();
     console.flush();
     Ok(ExitCode::from(status.unwrap_or(EXIT_FAILED)))
+}
+
+fn start_helper(runtime_dir: &Path) -> Result<HelperEnd, (String, u8)> {
+    Helper::start(&["helper"], runtime_dir).map_err(|error| {
+        let text = format!(
+            "the helper process that keeps root's rights cannot be started: {error} (--sandbox off \
+             does without, and keeps them in this process)"
+        );
+        (text, EXIT_FAILED)
+    })
+}
+
+/// Which rights a profile takes besides those that every one does.
+fn needs(options: &Options) -> Needs {
+    let low = |remote: &Remote| remote.local_port.is_some_and(|port| (1..1024).contains(&port));
+    Needs { device: options.device.bind_dev.is_some(), low_port: options.remotes.iter().any(low) }
 }
 
 /// Opens every file, before the rights to them go. Nothing of their text stays.

@@ -1,10 +1,12 @@
 //! Reading the host's network, and undoing single changes to it.
 
 use std::io;
+use std::sync::Arc;
 
 use super::super::dns::{HostResolver, Resolver};
 use super::super::error::NetworkError;
 use super::super::fib::{Fib, FibRoute, Selectors};
+use super::super::helper::Desk;
 use super::super::journal::Undo;
 use super::super::netlink::{Link, LinkState, Netlink};
 use super::super::types::RouteQuery;
@@ -51,14 +53,23 @@ impl Host {
 #[derive(Debug)]
 pub(in crate::network) struct HostAccess {
     pub(super) netlink: Netlink,
-    pub(super) resolver: Resolver,
+    pub(in crate::network) resolver: Resolver,
 }
 
 impl HostAccess {
     /// Opens netlink in the network namespace of the calling thread. Inside a tokio runtime.
     pub(in crate::network) fn open(resolver: HostResolver) -> Result<Self, NetworkError> {
+        Self::with(Resolver::new(resolver))
+    }
+
+    /// The same where the helper process changes the resolver.
+    pub(in crate::network) fn through(desk: Arc<Desk>) -> Result<Self, NetworkError> {
+        Self::with(Resolver::through(desk))
+    }
+
+    fn with(resolver: Resolver) -> Result<Self, NetworkError> {
         let netlink = Netlink::open().map_err(|e| NetworkError::netlink("open netlink", e))?;
-        Ok(Self { netlink, resolver: Resolver::new(resolver) })
+        Ok(Self { netlink, resolver })
     }
 
     /// Undoes changes, in this order. One result for each. What is gone already is no error: a link

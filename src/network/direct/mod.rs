@@ -7,10 +7,13 @@ mod held;
 mod host;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io;
 use std::path::Path as FsPath;
+use std::sync::Arc;
 
 use ovpn_dco::Interface;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
 pub use self::apply::Applied;
 use self::held::{Entries, Entry, Held, OwnRoutes, Reading};
@@ -20,11 +23,23 @@ use super::clean_up::{self, Undone};
 use super::dns::HostResolver;
 use super::error::NetworkError;
 use super::fib::{FibRoute, RouteKind, Target};
-use super::journal::{EntryId, Journal, Undo};
+use super::helper::{self, Notes};
+use super::journal::{EntryId, Journal, Owner, Undo};
 use super::netcfg::NetcfgConfig;
 use super::netlink::{LinkState, ipv6_enabled};
 use super::plan::{Item, PlannedRoute, RouteTarget};
 use super::types::{Gateways, Network, RemotePath, RouteQuery};
+
+/// Opens the device node that TUN devices are made with.
+///
+/// # Errors
+/// As opening a file.
+pub fn open_tun() -> io::Result<File> {
+    match helper::of_this_process() {
+        Some(helper) => helper.open_tun(),
+        None => File::options().read(true).write(true).open("/dev/net/tun"),
+    }
+}
 
 /// The host's network, as far as one session has changed it.
 ///
@@ -33,7 +48,7 @@ use super::types::{Gateways, Network, RemotePath, RouteQuery};
 #[derive(Debug)]
 pub struct DirectNetwork {
     host: HostAccess,
-    journal: Journal,
+    journal: Notes,
     /// Where the tunnel's entries are.
     interface: Option<Interface>,
     entries: Entries,
@@ -53,10 +68,15 @@ impl DirectNetwork {
     /// When the journal cannot be kept or netlink cannot be opened. A leftover that cannot be
     /// undone is logged, kept, and no error.
     pub async fn open(runtime_dir: &FsPath) -> Result<Self, NetworkError> {
-        Self::open_with(runtime_dir, HostResolver::default()).await
+        let Some(helper) = helper::of_this_process() else {
+            return Self::open_with(runtime_dir, HostResolver::default()).await;
+        };
+        let desk = helper.desk().map_err(|e| NetworkError::Helper(e.to_string()))?;
+        let host = HostAccess::through(Arc::clone(&desk))?;
+        Ok(Self::new(host, desk.open().await?))
     }
 
-    /// [`Self::open`] with a resolver that is somewhere else than usual.
+    /// [`Self::open`] in this process, with a resolver that is somewhere else than usual.
     ///
     /// # Errors
     /// As [`Self::open`].
@@ -64,21 +84,12 @@ impl DirectNetwork {
         runtime_dir: &FsPath,
         resolver: HostResolver,
     ) -> Result<Self, NetworkError> {
-        let host = HostAccess::open(resolver)?;
-        let (journal, leftovers) = Journal::open(runtime_dir)?;
-        for process in clean_up::undo_all(&host, leftovers).await? {
-            if process.failed.is_empty() {
-                info!("{process}");
-            } else {
-                warn!("{process}");
-            }
-        }
-        match host.resolver.restore_after_reboot() {
-            Ok(true) => info!("restored resolv.conf as it was before the last boot"),
-            Ok(false) => {}
-            Err(reason) => debug!("resolv.conf: {reason}"),
-        }
-        Ok(Self {
+        let (host, journal) = helper::open_here(runtime_dir, Owner::this(), resolver).await?;
+        Ok(Self::new(host, Notes::Here(journal)))
+    }
+
+    fn new(host: HostAccess, journal: Notes) -> Self {
+        Self {
             host,
             journal,
             interface: None,
@@ -86,7 +97,7 @@ impl DirectNetwork {
             before: None,
             guards: BTreeMap::new(),
             link: None,
-        })
+        }
     }
 
     /// Has the netcfg service set the tunnel's DNS where this process cannot.
@@ -103,7 +114,11 @@ impl DirectNetwork {
     /// When the journals cannot be read or netlink cannot be opened. What cannot be undone is in the
     /// result, and kept for the next start.
     pub async fn undo_abandoned(runtime_dir: &FsPath) -> Result<Vec<Undone>, NetworkError> {
-        let own = Journal::of_this_process(runtime_dir)?;
+        if let Some(helper) = helper::of_this_process() {
+            let desk = helper.desk().map_err(|e| NetworkError::Helper(e.to_string()))?;
+            return desk.undo_abandoned().map_err(NetworkError::Helper);
+        }
+        let own = Journal::of(runtime_dir, Owner::this())?;
         if own.iter().all(|leftover| leftover.undo.is_empty()) {
             return Ok(Vec::new());
         }
@@ -120,7 +135,7 @@ impl DirectNetwork {
         self.forget_link()?;
         let fail = |e| NetworkError::netlink(format!("look at {}", interface.name), e);
         let link = self.host.find_link(&interface.name, interface.index).await.map_err(fail)?;
-        let link = link.ok_or_else(|| fail(std::io::Error::from_raw_os_error(libc::ENODEV)))?;
+        let link = link.ok_or_else(|| fail(io::Error::from_raw_os_error(libc::ENODEV)))?;
         let undo = Undo::DeleteLink { name: link.name, kind: link.kind, index: interface.index };
         self.link = Some(self.journal.record(undo)?);
         Ok(())

@@ -1,6 +1,6 @@
 //! The tunnel's DNS in the host's resolver, kept there while others change it.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ovpn_dco::Interface;
@@ -9,6 +9,7 @@ use tokio::task::JoinHandle;
 use super::plan::DnsPlan;
 use super::{Change, DnsUndo, HostResolver, Prepared};
 use crate::ending;
+use crate::network::helper::Desk;
 use crate::network::netcfg::{DnsDevice, NetcfgConfig};
 
 /// For everything that setting DNS asks of other programs. What is not done by then is told, and
@@ -18,10 +19,17 @@ const LIMIT: Duration = Duration::from_secs(6);
 /// The host's resolver, and what is set in it.
 #[derive(Debug)]
 pub(in crate::network) struct Resolver {
-    host: HostResolver,
+    changes: Changes,
     /// Sets DNS where this process cannot.
     service: Option<NetcfgConfig>,
     kept: Mutex<Option<Kept>>,
+}
+
+/// Who changes it.
+#[derive(Debug)]
+enum Changes {
+    Here(HostResolver),
+    Helper(Arc<Desk>),
 }
 
 /// What is set, and the task that looks after it.
@@ -43,7 +51,12 @@ impl Drop for Kept {
 
 impl Resolver {
     pub(in crate::network) fn new(host: HostResolver) -> Self {
-        Self { host, service: None, kept: Mutex::new(None) }
+        Self { changes: Changes::Here(host), service: None, kept: Mutex::new(None) }
+    }
+
+    /// The helper process changes it, and looks after it.
+    pub(in crate::network) fn through(desk: Arc<Desk>) -> Self {
+        Self { changes: Changes::Helper(desk), service: None, kept: Mutex::new(None) }
     }
 
     /// Has the netcfg service set DNS where this process cannot.
@@ -58,7 +71,16 @@ impl Resolver {
         interface: &Interface,
         notes: &mut Vec<String>,
     ) -> Result<Prepared, String> {
-        match bounded(LIMIT, self.host.prepare(plan, interface, notes)).await {
+        let prepared = match &self.changes {
+            Changes::Here(host) => bounded(LIMIT, host.prepare(plan, interface, notes)).await,
+            Changes::Helper(desk) => {
+                desk.prepare_dns(plan, &interface.name, interface.index).await.map(|prepared| {
+                    notes.extend(prepared.notes);
+                    Prepared { undo: prepared.undo, change: Change::Helper }
+                })
+            }
+        };
+        match prepared {
             Err(reason) => self.prepare_service(reason).await,
             prepared => prepared,
         }
@@ -95,6 +117,10 @@ impl Resolver {
         interface: &Interface,
         notes: &mut Vec<String>,
     ) -> Result<(), String> {
+        if let Changes::Helper(desk) = &self.changes {
+            notes.extend(desk.apply_dns().await?);
+            return Ok(());
+        }
         bounded(LIMIT, make(&mut prepared.change, plan, interface, notes)).await?;
         let task = watch(&prepared.change, plan, interface);
         let kept = Kept { prepared, plan: plan.clone(), interface: interface.clone(), task };
@@ -104,6 +130,10 @@ impl Resolver {
 
     /// Sets again what is set, in case somebody has changed it unnoticed. What there is to say.
     pub(in crate::network) async fn renew(&self) -> Vec<String> {
+        let host = match &self.changes {
+            Changes::Here(host) => host,
+            Changes::Helper(desk) => return desk.renew_dns().await,
+        };
         let mut notes = Vec::new();
         let Some(mut kept) = self.put(None) else { return notes };
         stop(&mut kept).await;
@@ -111,7 +141,7 @@ impl Resolver {
         let renewed = bounded(LIMIT, async {
             if let Change::Resolved(service) = change {
                 // The bus may be another one by now.
-                *service = self.host.connect().await?;
+                *service = host.connect().await?;
             }
             make(change, &kept.plan, &kept.interface, &mut notes).await
         });
@@ -125,12 +155,16 @@ impl Resolver {
 
     /// Takes a change back. What somebody else has changed since is left alone.
     pub(in crate::network) async fn revert(&self, undo: &DnsUndo) -> Result<(), String> {
+        let host = match &self.changes {
+            Changes::Here(host) => host,
+            Changes::Helper(desk) => return desk.revert_dns(undo).await,
+        };
         let mut kept = self.put(None);
         match &mut kept {
             Some(kept) if kept.prepared.undo == *undo => stop(kept).await,
             _ => drop(self.put(kept.take())),
         }
-        let reverted = bounded(ending::DNS, self.host.revert(undo)).await;
+        let reverted = bounded(ending::DNS, host.revert(undo)).await;
         // The service looks for its device by a name, which another one could have otherwise.
         drop(kept);
         reverted.map_err(|reason| format!("{undo}: {reason}"))
@@ -138,7 +172,11 @@ impl Resolver {
 
     /// As [`HostResolver::restore_after_reboot`].
     pub(in crate::network) fn restore_after_reboot(&self) -> Result<bool, String> {
-        self.host.restore_after_reboot()
+        match &self.changes {
+            Changes::Here(host) => host.restore_after_reboot(),
+            // It does so by itself.
+            Changes::Helper(_) => Ok(false),
+        }
     }
 
     fn put(&self, kept: Option<Kept>) -> Option<Kept> {
@@ -165,6 +203,7 @@ async fn make(
         Change::Resolvconf(input) => input.run().await,
         Change::File(placed) => placed.place().map(drop),
         Change::Netcfg(device) => device.set(plan, notes).await.map_err(|error| error.to_string()),
+        Change::Helper => Ok(()),
     }
 }
 
@@ -174,7 +213,7 @@ fn watch(change: &Change, plan: &DnsPlan, interface: &Interface) -> Option<JoinH
         Change::Resolved(service) => {
             Some(tokio::spawn(service.clone().keep(plan.clone(), interface.index)))
         }
-        Change::Resolvconf(_) | Change::Netcfg(_) => None,
+        Change::Resolvconf(_) | Change::Netcfg(_) | Change::Helper => None,
         Change::File(placed) => Some(tokio::spawn(placed.clone().keep())),
     }
 }

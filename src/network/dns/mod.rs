@@ -104,16 +104,18 @@ enum Change {
     Resolvconf(resolvconf::Input),
     File(file::Placed),
     Netcfg(DnsDevice),
+    /// The helper process has it ready.
+    Helper,
 }
 
 impl Prepared {
     /// Names the backend.
     pub(super) fn backend(&self) -> &'static str {
-        match self.change {
-            Change::Resolved(_) => "systemd-resolved",
-            Change::Resolvconf(_) => "resolvconf",
-            Change::File(_) => "resolv.conf",
-            Change::Netcfg(_) => "the netcfg service",
+        match self.undo {
+            DnsUndo::Resolved { .. } => "systemd-resolved",
+            DnsUndo::Resolvconf { .. } => "resolvconf",
+            DnsUndo::File { .. } => "resolv.conf",
+            DnsUndo::Netcfg { .. } => "the netcfg service",
         }
     }
 }

@@ -86,7 +86,7 @@ impl Directory {
     }
 
     /// Waits until no other process is at work on this directory. For as long as the result lives.
-    pub(super) fn lock(&self) -> Result<impl Drop + use<>, NetworkError> {
+    pub(super) fn lock(&self) -> Result<Locked, NetworkError> {
         let locked = self.file.try_clone().and_then(|file| file.lock().map(|()| Locked(file)));
         locked.map_err(|e| failure("lock", &self.path, e))
     }
@@ -150,7 +150,8 @@ impl Directory {
 }
 
 /// Unlocks by itself: another descriptor of the same open file may live on.
-struct Locked(File);
+#[derive(Debug)]
+pub(super) struct Locked(File);
 
 impl Drop for Locked {
     fn drop(&mut self) {

@@ -19,10 +19,11 @@ use std::io::{self, BufRead, BufReader, Read as _, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use self::directory::{Directory, failure};
+use self::directory::{Directory, Locked, failure};
 use self::format::{Contents, Line, Process, VERSION};
 pub(super) use self::format::{EntryId, Undo};
 use super::boot::boot_id;
@@ -37,6 +38,8 @@ pub(super) struct Journal {
     directory: Arc<Directory>,
     name: String,
     file: File,
+    /// Tells others that the process lives. `None`: it was handed over.
+    lock: Option<File>,
     /// The last line was not written to its end.
     torn: bool,
     next: u64,
@@ -80,6 +83,16 @@ impl Leftover {
     }
 }
 
+/// How long a dead process may still hold its locks.
+const LET_GO: Duration = Duration::from_secs(2);
+
+/// What a process has left.
+#[derive(Debug, Default)]
+pub(super) struct Left {
+    pub(super) leftovers: Vec<Leftover>,
+    _lock: Option<Locked>,
+}
+
 /// Everything in a directory of journals.
 #[derive(Debug, Default)]
 pub(super) struct Survey {
@@ -88,10 +101,41 @@ pub(super) struct Survey {
     pub(super) refused: Vec<(PathBuf, String)>,
 }
 
+/// A process that has changed something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Owner {
+    pid: u32,
+    start_time: u64,
+}
+
+impl Owner {
+    /// This process.
+    pub(super) fn this() -> Self {
+        Self::of(std::process::id())
+    }
+
+    /// The process that has started this one.
+    pub(super) fn parent() -> Self {
+        Self::of(std::os::unix::process::parent_id())
+    }
+
+    fn of(pid: u32) -> Self {
+        Self { pid, start_time: start_time(pid).unwrap_or(0) }
+    }
+
+    fn has(self, process: &Process) -> bool {
+        (process.pid, process.start_time) == (self.pid, self.start_time)
+            && process.boot == boot_id()
+    }
+}
+
 impl Journal {
-    /// Makes the directory (mode 0700) and this process's journal in it, and finds what dead
+    /// Makes the directory (mode 0700) and a process's journal in it, and finds what dead
     /// processes left in this network namespace, or before the last boot.
-    pub(super) fn open(directory: &Path) -> Result<(Self, Vec<Leftover>), NetworkError> {
+    pub(super) fn open(
+        directory: &Path,
+        owner: Owner,
+    ) -> Result<(Self, Vec<Leftover>), NetworkError> {
         let directory = Arc::new(Directory::create(directory)?);
         // Between making a journal and locking it, it would look like a dead process's.
         let _lock = directory.lock()?;
@@ -102,7 +146,7 @@ impl Journal {
         }
         // Another namespace may live on; a process there will undo it.
         survey.leftovers.retain(|leftover| leftover.namespace.is_none_or(|place| place == here));
-        let journal = Self::create(directory, here)?;
+        let journal = Self::create(directory, here, owner)?;
         Ok((journal, survey.leftovers))
     }
 
@@ -114,19 +158,43 @@ impl Journal {
         survey(&directory, Whose::Dead)
     }
 
-    /// What this process itself has noted: for when the task that keeps its journal hangs. Not
+    /// What a process has noted itself: for when the task that keeps its journal hangs. Not
     /// locked; whoever holds the lock does nothing any more.
-    pub(super) fn of_this_process(directory: &Path) -> Result<Vec<Leftover>, NetworkError> {
+    pub(super) fn of(directory: &Path, owner: Owner) -> Result<Vec<Leftover>, NetworkError> {
         let Some(directory) = Directory::open(directory)? else { return Ok(Vec::new()) };
         let here = this_namespace()?;
-        let mut own = survey(&Arc::new(directory), Whose::Own)?.leftovers;
+        let mut own = survey(&Arc::new(directory), Whose::Living(owner))?.leftovers;
         own.retain(|leftover| leftover.namespace == Some(here));
         Ok(own)
     }
 
-    fn create(directory: Arc<Directory>, namespace: NamespaceId) -> Result<Self, NetworkError> {
+    /// What a process has left in this network namespace, now that it is dead, unless somebody else
+    /// is undoing it already. Nobody starts a journal in this directory as long as the result lives.
+    pub(super) fn left_by(directory: &Path, owner: Owner) -> Result<Left, NetworkError> {
+        let Some(directory) = Directory::open(directory)? else { return Ok(Left::default()) };
+        let directory = Arc::new(directory);
+        let lock = directory.lock()?;
+        let here = this_namespace()?;
+        let end = Instant::now() + LET_GO;
+        loop {
+            let mut leftovers = survey(&directory, Whose::Dead)?.leftovers;
+            leftovers.retain(|left| left.pid == owner.pid && left.namespace == Some(here));
+            // A process that dies does not let go of all that it has at the same time.
+            let held = survey(&directory, Whose::Living(owner))?.leftovers.len();
+            if held <= leftovers.len() || Instant::now() > end {
+                return Ok(Left { leftovers, _lock: Some(lock) });
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn create(
+        directory: Arc<Directory>,
+        namespace: NamespaceId,
+        owner: Owner,
+    ) -> Result<Self, NetworkError> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let pid = std::process::id();
+        let pid = owner.pid;
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         // A process of another PID namespace may have the same number.
         let (name, made) = (0..100)
@@ -141,17 +209,43 @@ impl Journal {
             })?;
         let path = directory.path_of(&name);
         let file = made.map_err(|e| failure("create", &path, e))?;
-        file.try_lock().map_err(|e| failure("lock", &path, e.into()))?;
-        let mut journal =
-            Self { directory, name, file, torn: false, next: 0, open: BTreeMap::new() };
+        // Opened anew: a lock belongs to a descriptor and its copies, wherever they are.
+        let lock =
+            directory.get(&name).ok().flatten().ok_or_else(|| io::ErrorKind::NotFound.into());
+        let lock = lock.map_err(|e| failure("lock", &path, e))?;
+        lock.try_lock().map_err(|e| failure("lock", &path, e.into()))?;
+        let mut journal = Self {
+            directory,
+            name,
+            file,
+            lock: Some(lock),
+            torn: false,
+            next: 0,
+            open: BTreeMap::new(),
+        };
         journal.write(&[Line::Process(Process {
             version: VERSION,
             pid,
-            start_time: start_time().unwrap_or(0),
+            start_time: owner.start_time,
             boot: boot_id(),
             namespace,
         })])?;
         Ok(journal)
+    }
+
+    /// The lock, for the process that this one keeps the journal for: it ends with that process.
+    pub(super) fn hand_over_lock(&mut self) -> Option<File> {
+        self.lock.take()
+    }
+
+    /// How many changes are noted.
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Whether a change is noted.
+    pub(super) fn has(&self, what: &Undo) -> bool {
+        self.open.values().any(|open| open == what)
     }
 
     fn path(&self) -> PathBuf {
@@ -253,8 +347,8 @@ fn this_namespace() -> Result<NamespaceId, NetworkError> {
     NamespaceId::current().map_err(|e| failure("read", Path::new("/proc/thread-self/ns/net"), e))
 }
 
-fn start_time() -> Option<u64> {
-    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+fn start_time(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The second field, the command in parentheses, may itself contain spaces and parentheses.
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
@@ -263,8 +357,8 @@ fn start_time() -> Option<u64> {
 enum Whose {
     /// Of processes that do not live any more.
     Dead,
-    /// Of this process.
-    Own,
+    /// Of a process that lives.
+    Living(Owner),
 }
 
 fn survey(directory: &Arc<Directory>, whose: Whose) -> Result<Survey, NetworkError> {
@@ -289,7 +383,7 @@ fn survey(directory: &Arc<Directory>, whose: Whose) -> Result<Survey, NetworkErr
         }
         let contents = read(&file).map_err(|e| failure("read", &path, e))?;
         match contents.process {
-            Some(process) if whose == Whose::Own && !is_own(&process) => {}
+            Some(process) if matches!(whose, Whose::Living(owner) if !owner.has(&process)) => {}
             Some(process) => {
                 if contents.open.is_empty() {
                     // Nothing was changed, or all was undone.
@@ -313,7 +407,7 @@ fn survey(directory: &Arc<Directory>, whose: Whose) -> Result<Survey, NetworkErr
                 }
                 found.leftovers.push(leftover);
             }
-            None if whose == Whose::Own => {}
+            None if whose != Whose::Dead => {}
             // It was not even begun.
             None if contents.open.is_empty() && contents.unreadable <= 1 => {
                 directory.remove(&name).map_err(|e| failure("remove", &path, e))?;
@@ -326,11 +420,6 @@ fn survey(directory: &Arc<Directory>, whose: Whose) -> Result<Survey, NetworkErr
         }
     }
     Ok(found)
-}
-
-fn is_own(process: &Process) -> bool {
-    (process.pid, process.start_time) == (std::process::id(), start_time().unwrap_or(0))
-        && process.boot == boot_id()
 }
 
 fn read(file: &File) -> io::Result<Contents> {
@@ -371,7 +460,7 @@ mod tests {
 
     fn elsewhere(directory: &Path) -> Journal {
         let directory = Arc::new(Directory::create(directory).unwrap());
-        Journal::create(directory, NamespaceId { device: 4, inode: 1 }).unwrap()
+        Journal::create(directory, NamespaceId { device: 4, inode: 1 }, Owner::this()).unwrap()
     }
 
     /// As if the machine had been started anew since.
@@ -383,7 +472,7 @@ mod tests {
     #[test]
     fn what_a_dead_process_left_is_found_latest_first() {
         let directory = tempfile::tempdir().unwrap();
-        let (mut journal, leftovers) = Journal::open(directory.path()).unwrap();
+        let (mut journal, leftovers) = Journal::open(directory.path(), Owner::this()).unwrap();
         assert!(leftovers.is_empty());
         let mode = fs::metadata(journal.path()).unwrap().mode();
         assert_eq!(mode & 0o777, 0o600);
@@ -393,12 +482,12 @@ mod tests {
         journal.done(a).unwrap();
 
         // As long as it lives it is no leftover.
-        assert!(Journal::open(directory.path()).unwrap().1.is_empty());
+        assert!(Journal::open(directory.path(), Owner::this()).unwrap().1.is_empty());
         assert!(Journal::survey(directory.path()).unwrap().leftovers.is_empty());
         let path = kill(journal);
         let mut torn = OpenOptions::new().append(true).open(&path).unwrap();
         torn.write_all(b"{\"undo\":{\"id\":9,\"wh").unwrap();
-        let (_second, mut leftovers) = Journal::open(directory.path()).unwrap();
+        let (_second, mut leftovers) = Journal::open(directory.path(), Owner::this()).unwrap();
         assert_eq!(leftovers.len(), 1);
         let leftover = leftovers.remove(0);
         assert_eq!(leftover.undo, [undo("c"), undo("b")]);
@@ -410,23 +499,23 @@ mod tests {
     #[test]
     fn the_own_notes_are_found_although_they_are_locked() {
         let directory = tempfile::tempdir().unwrap();
-        let (mut journal, _) = Journal::open(directory.path()).unwrap();
+        let (mut journal, _) = Journal::open(directory.path(), Owner::this()).unwrap();
         journal.record(undo("a")).unwrap();
         let mut foreign = elsewhere(directory.path());
         foreign.record(undo("b")).unwrap();
-        let mut own = Journal::of_this_process(directory.path()).unwrap();
+        let mut own = Journal::of(directory.path(), Owner::this()).unwrap();
         assert_eq!(own.len(), 1);
         let own = own.remove(0);
         assert_eq!(own.undo, [undo("a")]);
         own.finish().unwrap();
-        assert!(Journal::of_this_process(directory.path()).unwrap().is_empty());
+        assert!(Journal::of(directory.path(), Owner::this()).unwrap().is_empty());
         assert!(foreign.path().exists());
     }
 
     #[test]
     fn a_journal_without_open_entries_shrinks_and_disappears() {
         let directory = tempfile::tempdir().unwrap();
-        let (mut journal, _) = Journal::open(directory.path()).unwrap();
+        let (mut journal, _) = Journal::open(directory.path(), Owner::this()).unwrap();
         let path = journal.path();
         let empty = fs::metadata(&path).unwrap().len();
         for _ in 0..3 {
@@ -445,7 +534,7 @@ mod tests {
     #[test]
     fn after_a_torn_line_the_next_ones_count() {
         let directory = tempfile::tempdir().unwrap();
-        let (mut journal, _) = Journal::open(directory.path()).unwrap();
+        let (mut journal, _) = Journal::open(directory.path(), Owner::this()).unwrap();
         journal.record(undo("a")).unwrap();
         journal.file.write_all(b"{\"undo\":{\"id\":1,").unwrap();
         journal.torn = true;
@@ -460,7 +549,7 @@ mod tests {
         fs::write(directory.path().join("1-0-0.journal"), "").unwrap();
         fs::write(directory.path().join("2-0-0.journal"), "{\"process\":{\"ver").unwrap();
         fs::write(directory.path().join("notes.txt"), "keep").unwrap();
-        let (_journal, leftovers) = Journal::open(directory.path()).unwrap();
+        let (_journal, leftovers) = Journal::open(directory.path(), Owner::this()).unwrap();
         assert!(leftovers.is_empty());
         assert!(!directory.path().join("1-0-0.journal").exists());
         assert!(!directory.path().join("2-0-0.journal").exists());
@@ -470,7 +559,7 @@ mod tests {
     #[test]
     fn a_journal_of_another_version_stays_and_is_named() {
         let directory = tempfile::tempdir().unwrap();
-        let (mut journal, _) = Journal::open(directory.path()).unwrap();
+        let (mut journal, _) = Journal::open(directory.path(), Owner::this()).unwrap();
         journal.record(undo("a")).unwrap();
         let path = kill(journal);
         let text = fs::read_to_string(&path).unwrap().replace("\"version\":2", "\"version\":9");
@@ -479,7 +568,7 @@ mod tests {
         assert!(survey.leftovers.is_empty());
         let [(named, reason)] = &*survey.refused else { panic!("{survey:?}") };
         assert!(*named == path && reason.contains("another version"), "{reason}");
-        assert!(Journal::open(directory.path()).unwrap().1.is_empty());
+        assert!(Journal::open(directory.path(), Owner::this()).unwrap().1.is_empty());
         assert!(path.exists());
     }
 
@@ -489,7 +578,7 @@ mod tests {
         let mut journal = elsewhere(directory.path());
         journal.record(undo("a")).unwrap();
         let path = kill(journal);
-        assert!(Journal::open(directory.path()).unwrap().1.is_empty());
+        assert!(Journal::open(directory.path(), Owner::this()).unwrap().1.is_empty());
         assert!(path.exists());
         let survey = Journal::survey(directory.path()).unwrap();
         let [leftover] = &*survey.leftovers else { panic!("{survey:?}") };
@@ -506,21 +595,21 @@ mod tests {
         journal.record(undo("b")).unwrap();
         let path = kill(journal);
         reboot(&path);
-        let (_journal, leftovers) = Journal::open(directory.path()).unwrap();
+        let (_journal, leftovers) = Journal::open(directory.path(), Owner::this()).unwrap();
         let [leftover] = &*leftovers else { panic!("{leftovers:?}") };
         assert_eq!((leftover.undo.len(), leftover.gone, leftover.namespace), (0, 2, None));
-        assert!(Journal::of_this_process(directory.path()).unwrap().is_empty());
+        assert!(Journal::of(directory.path(), Owner::this()).unwrap().is_empty());
     }
 
     #[test]
     fn a_file_that_somebody_else_could_have_written_is_not_used() {
         let directory = tempfile::tempdir().unwrap();
-        let (mut journal, _) = Journal::open(directory.path()).unwrap();
+        let (mut journal, _) = Journal::open(directory.path(), Owner::this()).unwrap();
         journal.record(undo("a")).unwrap();
         let path = kill(journal);
         use std::os::unix::fs::PermissionsExt as _;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
-        let (_second, leftovers) = Journal::open(directory.path()).unwrap();
+        let (_second, leftovers) = Journal::open(directory.path(), Owner::this()).unwrap();
         assert!(leftovers.is_empty() && path.exists());
         let survey = Journal::survey(directory.path()).unwrap();
         assert!(survey.refused[0].1.contains("written to by others"), "{survey:?}");

@@ -1,0 +1,188 @@
+//! The process's end of a line: where it asks the helper.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
+use nix::sys::time::{TimeVal, TimeValLike as _};
+use serde::de::DeserializeOwned;
+
+use super::line;
+use super::request::{CHANGES, PreparedDns, Request};
+use crate::ending;
+use crate::network::clean_up::Undone;
+use crate::network::dns::{DnsPlan, DnsUndo};
+use crate::network::error::NetworkError;
+use crate::network::journal::{EntryId, Journal, Undo};
+
+/// The helper has its own limits, for each thing it does. This is for a helper that hangs.
+const LIMIT: Duration = Duration::from_secs(20);
+
+const _: () = assert!(
+    ending::DNS.as_secs() < LIMIT.as_secs() && ending::LAST_RESORT.as_secs() < LIMIT.as_secs()
+);
+
+/// One request at a time; each waits for its answer.
+#[derive(Debug)]
+pub(in crate::network) struct Desk(Mutex<OwnedFd>);
+
+impl Desk {
+    /// `socket`: the other end is the helper's.
+    pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
+        let limit = TimeVal::milliseconds(i64::try_from(LIMIT.as_millis()).unwrap_or(i64::MAX));
+        setsockopt(&socket, sockopt::ReceiveTimeout, &limit)?;
+        setsockopt(&socket, sockopt::SendTimeout, &limit)?;
+        Ok(Self(Mutex::new(socket)))
+    }
+
+    fn ask<T: DeserializeOwned>(&self, request: &Request) -> Result<(T, Option<OwnedFd>), String> {
+        // Whoever panicked here has left the line as it was, or broken.
+        let socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = line::send(&*socket, request, None).and_then(|()| line::receive(&*socket));
+        match answer {
+            Ok(Some((Ok(value), passed))) => Ok((value, passed)),
+            Ok(Some((Err(reason), _))) => Err(reason),
+            Ok(None) => Err("the helper process has ended".to_owned()),
+            Err(error) => {
+                // The answer to this must not be taken for that to the next.
+                let _ = shutdown(std::os::fd::AsRawFd::as_raw_fd(&*socket), Shutdown::Both);
+                Err(format!("the helper process does not answer: {error}"))
+            }
+        }
+    }
+
+    /// Where waiting keeps nobody else.
+    async fn ask_elsewhere<T: DeserializeOwned + Send + 'static>(
+        self: &Arc<Self>,
+        request: Request,
+    ) -> Result<(T, Option<OwnedFd>), String> {
+        let desk = Arc::clone(self);
+        let asked = tokio::task::spawn_blocking(move || desk.ask(&request));
+        asked.await.unwrap_or_else(|error| Err(error.to_string()))
+    }
+
+    /// Starts a journal.
+    pub(in crate::network) async fn open(self: &Arc<Self>) -> Result<Notes, NetworkError> {
+        let ((), lock) = self.ask_elsewhere(Request::Open).await.map_err(NetworkError::Helper)?;
+        Ok(Notes::There { desk: Arc::clone(self), open: BTreeMap::new(), _lock: lock })
+    }
+
+    /// As `HostResolver::prepare`.
+    pub(in crate::network) async fn prepare_dns(
+        self: &Arc<Self>,
+        plan: &DnsPlan,
+        name: &str,
+        index: u32,
+    ) -> Result<PreparedDns, String> {
+        let request = Request::PrepareDns { plan: plan.clone(), name: name.to_owned(), index };
+        self.ask_elsewhere(request).await.map(|(prepared, _)| prepared)
+    }
+
+    /// As `Resolver::apply`.
+    pub(in crate::network) async fn apply_dns(self: &Arc<Self>) -> Result<Vec<String>, String> {
+        self.ask_elsewhere(Request::ApplyDns).await.map(|(notes, _)| notes)
+    }
+
+    /// As `Resolver::renew`.
+    pub(in crate::network) async fn renew_dns(self: &Arc<Self>) -> Vec<String> {
+        let renewed = self.ask_elsewhere(Request::RenewDns).await;
+        renewed.map_or_else(|reason| vec![reason], |(notes, _)| notes)
+    }
+
+    /// As `Resolver::revert`.
+    pub(in crate::network) async fn revert_dns(
+        self: &Arc<Self>,
+        undo: &DnsUndo,
+    ) -> Result<(), String> {
+        self.ask_elsewhere(Request::RevertDns(undo.clone())).await.map(|((), _)| ())
+    }
+
+    /// As `DirectNetwork::undo_abandoned`.
+    pub(in crate::network) fn undo_abandoned(&self) -> Result<Vec<Undone>, String> {
+        self.ask(&Request::UndoAbandoned).map(|(undone, _)| undone)
+    }
+
+    /// An open `/dev/net/tun`.
+    pub(super) fn open_tun(&self) -> Result<OwnedFd, String> {
+        let ((), passed) = self.ask(&Request::OpenTun)?;
+        passed.ok_or_else(|| "the helper process sent no descriptor".to_owned())
+    }
+}
+
+/// What is to be undone, in a journal of this process or of the helper.
+#[derive(Debug)]
+pub(in crate::network) enum Notes {
+    Here(Journal),
+    There {
+        desk: Arc<Desk>,
+        open: BTreeMap<EntryId, Undo>,
+        /// Free as soon as this process is dead.
+        _lock: Option<OwnedFd>,
+    },
+}
+
+impl Notes {
+    /// As [`Journal::record`].
+    pub(in crate::network) fn record(&mut self, what: Undo) -> Result<EntryId, NetworkError> {
+        let missing = || NetworkError::Helper("the helper process noted nothing".to_owned());
+        match self {
+            Self::Here(journal) => journal.record(what),
+            Self::There { .. } => self.record_all([what])?.pop().ok_or_else(missing),
+        }
+    }
+
+    /// As [`Journal::record_all`].
+    pub(in crate::network) fn record_all(
+        &mut self,
+        what: impl IntoIterator<Item = Undo>,
+    ) -> Result<Vec<EntryId>, NetworkError> {
+        match self {
+            Self::Here(journal) => journal.record_all(what),
+            Self::There { desk, open, .. } => {
+                let mut all = Vec::new();
+                let what: Vec<Undo> = what.into_iter().collect();
+                for some in what.chunks(CHANGES) {
+                    let asked = desk.ask(&Request::Record(some.to_vec()));
+                    let (ids, _): (Vec<EntryId>, _) = asked.map_err(NetworkError::Helper)?;
+                    open.extend(ids.iter().copied().zip(some.iter().cloned()));
+                    all.extend(ids);
+                }
+                Ok(all)
+            }
+        }
+    }
+
+    /// As [`Journal::get`].
+    pub(in crate::network) fn get(&self, id: EntryId) -> Option<&Undo> {
+        match self {
+            Self::Here(journal) => journal.get(id),
+            Self::There { open, .. } => open.get(&id),
+        }
+    }
+
+    /// As [`Journal::done`].
+    pub(in crate::network) fn done(&mut self, id: EntryId) -> Result<(), NetworkError> {
+        match self {
+            Self::Here(journal) => journal.done(id),
+            Self::There { .. } => self.done_all(&[id]),
+        }
+    }
+
+    /// As [`Journal::done_all`].
+    pub(in crate::network) fn done_all(&mut self, ids: &[EntryId]) -> Result<(), NetworkError> {
+        match self {
+            Self::Here(journal) => journal.done_all(ids),
+            Self::There { desk, open, .. } => {
+                for some in ids.chunks(CHANGES) {
+                    some.iter().for_each(|id| drop(open.remove(id)));
+                    let asked = desk.ask(&Request::Done(some.to_vec()));
+                    asked.map(|((), _)| ()).map_err(NetworkError::Helper)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}

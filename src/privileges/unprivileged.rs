@@ -1,0 +1,59 @@
+//! From root to a user without any rights but those over the network.
+
+use caps::{CapSet, Capability};
+use nix::unistd::{Gid, Uid, User, setgroups, setresgid, setresuid};
+
+use super::{PrivilegeError, forbid_dumps, keep, system_calls};
+
+/// Whoever installs this program may make a user for it. The other user is there on every system, and
+/// owns nothing; not `openvpn`, who may talk to the services of OpenVPN 3 Linux.
+const USERS: [&str; 2] = ["ovpn-client", "nobody"];
+
+/// What a connection may need besides `NET_ADMIN`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Needs {
+    /// `bind-dev`, on kernels before 5.7 (`NET_RAW`).
+    pub device: bool,
+    /// `lport` below 1024 (`NET_BIND_SERVICE`).
+    pub low_port: bool,
+}
+
+/// As [`super::restrict`], and if this process is root's, it is not any more: it belongs to a user
+/// without files or groups, and keeps only the capabilities it needs. For the whole process; call it
+/// before other threads exist, and after everything that takes root.
+///
+/// # Errors
+///
+/// What could not be given up; the rest was, and the process can go on.
+pub fn become_unprivileged(needs: Needs) -> Result<(), PrivilegeError> {
+    let mut kept = vec![Capability::CAP_NET_ADMIN];
+    kept.extend(needs.device.then_some(Capability::CAP_NET_RAW));
+    kept.extend(needs.low_port.then_some(Capability::CAP_NET_BIND_SERVICE));
+    let changed = if Uid::effective().is_root() { change_user() } else { Ok(()) };
+    keep(&kept)?;
+    // The kernel takes it back when the user changes.
+    forbid_dumps()?;
+    system_calls::close()?;
+    changed
+}
+
+/// Keeps what is permitted; what is effective goes, and can be taken again.
+fn change_user() -> Result<(), PrivilegeError> {
+    let found = USERS.iter().find_map(|name| User::from_name(name).ok().flatten());
+    // As every kernel has it for who is nobody else (`/proc/sys/kernel/overflowuid`).
+    let (name, uid, gid) = found.map_or_else(
+        || ("65534".to_owned(), Uid::from_raw(65_534), Gid::from_raw(65_534)),
+        |user| (user.name, user.uid, user.gid),
+    );
+    caps::securebits::set_keepcaps(true)?;
+    let change = || {
+        setgroups(&[])?;
+        setresgid(gid, gid, gid)?;
+        setresuid(uid, uid, uid)
+    };
+    let changed = change().map_err(|source| PrivilegeError::User { user: name, source });
+    caps::securebits::set_keepcaps(false)?;
+    let permitted = caps::read(None, CapSet::Permitted)?;
+    caps::set(None, CapSet::Effective, &permitted)?;
+    changed
+}
