@@ -70,6 +70,7 @@ fn address_v4() -> impl Strategy<Value = Option<(Topology, &'static str, &'stati
         Some((Subnet, "10.8.1.9", "255.255.0.0")),
         Some((Subnet, "10.9.0.2", "255.255.255.0")),
         Some((Subnet, "10.8.0.5", "255.255.255.255")),
+        Some((Subnet, "10.8.0.5", "0.0.0.0")),
         Some((Net30, "10.8.0.6", "10.8.0.5")),
         Some((Net30, "10.8.0.10", "10.8.0.9")),
         Some((P2p, "10.8.0.10", "10.8.0.5")),
@@ -85,6 +86,7 @@ fn address_v6() -> impl Strategy<Value = Option<(&'static str, u8)>> {
         Some(("fd00:8::2", 112)),
         Some(("fd00:9::2", 64)),
         Some(("fd00:8::2", 128)),
+        Some(("fe80::8:2", 64)),
     ])
 }
 
@@ -190,6 +192,8 @@ fn connection() -> impl Strategy<Value = Connection> {
         "ip link set tun7 down; ip link set tun7 up",
         "ip address flush dev tun7",
         "ip route flush proto 79; ip -6 route flush proto 79",
+        "ip route flush dev tun7; ip -6 route flush dev tun7",
+        "ip route flush dev tun7 proto kernel; ip -6 route flush dev tun7 proto kernel",
         "ip link set tun7 mtu 1300 txqueuelen 77",
         "ip link set tun7 down",
     ]);

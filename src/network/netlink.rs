@@ -139,11 +139,25 @@ impl Netlink {
 
     /// All addresses, each with the index of its link. Without link-local ones.
     pub(super) async fn addresses(&self) -> io::Result<Vec<(u32, TunnelAddress)>> {
+        let not_local = |message: &AddressMessage| message.header.scope != AddressScope::Link;
+        self.addresses_where(not_local).await
+    }
+
+    /// All addresses of a link.
+    pub(super) async fn addresses_of(&self, link: u32) -> io::Result<Vec<TunnelAddress>> {
+        let found = self.addresses_where(|message| message.header.index == link).await?;
+        Ok(found.into_iter().map(|(_, address)| address).collect())
+    }
+
+    async fn addresses_where(
+        &self,
+        wanted: impl Fn(&AddressMessage) -> bool,
+    ) -> io::Result<Vec<(u32, TunnelAddress)>> {
         let messages: Vec<AddressMessage> =
             self.handle.address().get().execute().try_collect().await.map_err(to_io)?;
         Ok(messages
             .iter()
-            .filter(|message| message.header.scope != AddressScope::Link)
+            .filter(|message| wanted(message))
             .filter_map(|message| Some((message.header.index, parse_address(message)?)))
             .collect())
     }

@@ -24,4 +24,5 @@ mod features;
 mod kernel;
 mod matrix;
 mod outage;
+mod readdressed;
 mod resilience;

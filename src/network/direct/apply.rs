@@ -127,9 +127,10 @@ impl DirectNetwork {
 
     /// From what the kernel has.
     async fn steps_to(&mut self, wanted: &[Item]) -> Result<Vec<Step>, NetworkError> {
-        self.forget_vanished().await?;
-        let present: Vec<Item> = self.entries.keys().cloned().collect();
-        Ok(diff(&present, wanted))
+        let damaged = self.forget_vanished().await?;
+        let whole = self.entries.keys().filter(|item| !damaged.contains(item));
+        let to_wanted = diff(&whole.cloned().collect::<Vec<_>>(), wanted);
+        Ok(damaged.into_iter().map(Step::Remove).chain(to_wanted).collect())
     }
 
     async fn take(

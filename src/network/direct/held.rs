@@ -1,6 +1,6 @@
 //! What is configured, as far as this session did it, and whether the kernel still has it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::super::error::NetworkError;
 use super::super::fib::{FibRoute, RouteKind};
@@ -93,7 +93,20 @@ pub(super) struct Reading {
     /// Of the tunnel's interface, if it is there.
     link: Option<LinkState>,
     addresses: Vec<TunnelAddress>,
+    /// Routes that lead to the tunnel's interface, whoever made them and wherever.
+    on_link: HashSet<RouteKey>,
     routes: HashMap<RouteKey, FibRoute>,
+}
+
+/// What has become of a part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Presence {
+    /// It is as it was made.
+    Whole,
+    /// A part of it has gone: it has to go and be made again.
+    Damaged,
+    /// It has gone.
+    Gone,
 }
 
 impl Reading {
@@ -101,26 +114,43 @@ impl Reading {
     pub(super) async fn new(netlink: &Netlink, tunnel: Option<u32>) -> Result<Self, NetworkError> {
         let host = Host::read(netlink).await?;
         let fail = |e| NetworkError::netlink("list addresses", e);
-        let addresses = netlink.addresses().await.map_err(fail)?;
+        let addresses = match tunnel {
+            Some(tunnel) => netlink.addresses_of(tunnel).await.map_err(fail)?,
+            None => Vec::new(),
+        };
         let link = host.links.iter().find(|link| Some(link.index) == tunnel);
-        Ok(Self {
-            tunnel,
-            link: link.map(|link| link.state.clone()),
-            addresses: addresses
-                .into_iter()
-                .filter(|(index, _)| Some(*index) == tunnel)
-                .map(|(_, address)| address)
-                .collect(),
-            routes: host
-                .into_routes()
-                .filter(|route| route.protocol == PROTOCOL && route.table == MAIN_TABLE)
-                .map(|route| ((route.destination, route.metric), route))
-                .collect(),
-        })
+        let link = link.map(|link| link.state.clone());
+        let (mut on_link, mut routes) = (HashSet::new(), HashMap::new());
+        for route in host.into_routes() {
+            let key = (route.destination, route.metric);
+            if route.hops.iter().any(|hop| Some(hop.index) == tunnel) {
+                on_link.insert(key);
+            }
+            if route.protocol == PROTOCOL && route.table == MAIN_TABLE {
+                routes.insert(key, route);
+            }
+        }
+        Ok(Self { tunnel, link, addresses, on_link, routes })
     }
 
     /// Whether a part is in place as it was made. DNS is not the kernel's.
-    pub(super) fn has(&self, item: &Item, held: &Held) -> bool {
+    pub(super) fn look_for(&self, item: &Item, held: &Held) -> Presence {
+        match item {
+            // A link that is down has no routes.
+            Item::Address(address)
+                if held.is_ours()
+                    && self.addresses.contains(address)
+                    && self.link.as_ref().is_some_and(|link| link.up)
+                    && address.route().is_some_and(|route| !self.on_link.contains(&route)) =>
+            {
+                Presence::Damaged
+            }
+            item if self.has(item, held) => Presence::Whole,
+            _ => Presence::Gone,
+        }
+    }
+
+    fn has(&self, item: &Item, held: &Held) -> bool {
         match item {
             Item::Link(LinkSettings { mtu, tx_queue_len }) => {
                 let Some(state) = &self.link else { return false };

@@ -16,7 +16,7 @@ use ovpn_dco::Interface;
 use tracing::{debug, warn};
 
 pub use self::apply::Applied;
-use self::held::{Entries, Entry, Held, OwnRoutes, Reading};
+use self::held::{Entries, Entry, Held, OwnRoutes, Presence, Reading};
 use self::host::Host;
 pub(super) use self::host::HostAccess;
 use super::clean_up::{self, Undone};
@@ -301,25 +301,32 @@ impl DirectNetwork {
     }
 
     /// Forgets entries that the kernel does not have any more as they were made (a device went down,
-    /// or somebody removed them), so that they are made again.
-    async fn forget_vanished(&mut self) -> Result<(), NetworkError> {
+    /// or somebody removed them), so that they are made again. Gives those of which only a part has
+    /// gone, and which have to be taken back first.
+    async fn forget_vanished(&mut self) -> Result<Vec<Item>, NetworkError> {
         if self.entries.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let tunnel = self.interface.as_ref().map(|interface| interface.index);
         let reading = Reading::new(&self.host.netlink, tunnel).await?;
-        let mut gone = Vec::new();
-        self.entries.retain(|item, entry| {
-            let there = reading.has(item, &entry.held);
-            if !there {
+        let (mut gone, mut damaged) = (Vec::new(), Vec::new());
+        self.entries.retain(|item, entry| match reading.look_for(item, &entry.held) {
+            Presence::Whole => true,
+            Presence::Damaged => {
+                debug!("{item} has lost its route");
+                damaged.push(item.clone());
+                true
+            }
+            Presence::Gone => {
                 debug!("{item} has disappeared");
                 if let Held::Ours(id) = entry.held {
                     gone.push(id);
                 }
+                false
             }
-            there
         });
-        self.journal.done_all(&gone)
+        self.journal.done_all(&gone)?;
+        Ok(damaged)
     }
 
     async fn kernel_route(

@@ -172,12 +172,18 @@ impl TunnelAddress {
         Network::new(self.peer.unwrap_or(self.address), self.prefix)
     }
 
-    /// That route. An address of the same network makes the same one; in IPv4 it would be a
-    /// secondary one, which the kernel deletes with the first.
-    fn route(&self) -> Option<RouteKey> {
+    /// That route, if it makes one (`fib_add_ifaddr` of `net/ipv4/fib_frontend.c`). An address of the
+    /// same network makes the same one; in IPv4 it would be a secondary one, which the kernel deletes
+    /// with the first.
+    pub(super) fn route(&self) -> Option<RouteKey> {
         /// `IP6_RT_PRIO_ADDRCONF` of `net/ip6_route.h`.
         const IPV6_METRIC: u32 = 256;
-        self.network().map(|n| (n, if n.is_ipv6() { IPV6_METRIC } else { 0 }))
+        let network = self.network()?;
+        match network.address() {
+            IpAddr::V6(_) => Some((network, IPV6_METRIC)),
+            IpAddr::V4(first) if first.octets()[0] == 0 => None,
+            IpAddr::V4(_) => (network != Network::host(self.address)).then_some((network, 0)),
+        }
     }
 }
 
