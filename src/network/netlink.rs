@@ -21,7 +21,7 @@ use rtnetlink::{Handle, IpVersion, LinkMessageBuilder, LinkUnspec, RouteMessageB
 use tokio::task::JoinHandle;
 
 use super::fib::{Fib, FibRoute, FibRule, Hop, RouteKind, RuleKind, Selectors, Target};
-use super::plan::{PlannedRoute, RouteTarget, TunnelAddress};
+use super::plan::{PlannedRoute, RouteKey, RouteTarget, TunnelAddress};
 use super::types::{Network, Path};
 
 /// The routing protocol number (`RTPROT_*`) of every route made here: tells them from the host's
@@ -188,6 +188,24 @@ impl Netlink {
             requests.push(async move { request?.execute().await.map_err(to_io) });
         }
         stream::iter(requests).buffered(UNDERWAY).collect().await
+    }
+
+    /// Deletes a route of the main table that leads to a link, whoever made it.
+    pub(super) async fn delete_route_to_link(
+        &self,
+        (destination, metric): RouteKey,
+        link: u32,
+    ) -> io::Result<()> {
+        let mut message = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(destination.address(), destination.prefix())
+            .map_err(io::Error::other)?
+            .output_interface(link)
+            .priority(metric)
+            .build();
+        // Any.
+        message.header.protocol = RouteProtocol::Unspec;
+        message.header.scope = RouteScope::NoWhere;
+        self.handle.route().del(message).execute().await.map_err(to_io)
     }
 
     /// The entry the kernel would use for a packet; `None`: it has none.

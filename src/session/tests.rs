@@ -279,6 +279,30 @@ fn a_refused_first_key_makes_userspace_take_over() {
     });
 }
 
+/// The data path that takes over knows what must not go into the tunnel: packets to the server.
+#[test]
+fn userspace_that_takes_over_lets_no_packet_to_the_server_in() {
+    within(|| async {
+        let mut bench = bench(Protocol::Udp, &[]).await;
+        bench.connect().await;
+        bench.session.fall_back(&mut bench.link, "test", Some(key(1))).await.unwrap();
+        bench.assert_fallen_back();
+        let tunnel = bench.session.tunnel.as_mut().unwrap();
+        let inside = UdpSocket::bind("0.0.0.0:0").unwrap();
+        let device = tunnel.plane().interface().name.clone();
+        socket2::SockRef::from(&inside).bind_device(Some(device.as_bytes())).unwrap();
+        inside.send_to(b"round and round", bench.link.transport.remote()).unwrap();
+        let caught = async {
+            while tunnel.stats().await.recursive_packets == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(LONG, caught).await.unwrap();
+        assert_eq!(tunnel.stats().await.vpn_tx_packets, 0);
+        assert_eq!(bench.sealed_with(LONG).await, Some(key(1).key_id));
+    });
+}
+
 /// The kernel has the key, and perhaps seals with it: no packet id of it may come again.
 #[test]
 fn a_key_that_the_kernel_may_have_is_never_used_again() {

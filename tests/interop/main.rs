@@ -23,6 +23,8 @@ mod failures;
 mod features;
 mod kernel;
 mod matrix;
+mod not_kept;
 mod outage;
 mod readdressed;
+mod recursion;
 mod resilience;

@@ -220,7 +220,7 @@ impl DirectNetwork {
         };
         self.remove_where(to_others).await?;
         let present = self.kernel_route(query, &host).await?;
-        if present.is_some_and(|route| !self.own_routes().contains(&route)) {
+        if present.as_ref().is_some_and(|route| !self.own_routes().contains(route)) {
             return Ok(());
         }
         // Into the tunnel, or nowhere; that may be because of a route made here as well.
@@ -241,6 +241,12 @@ impl DirectNetwork {
         };
         self.remove_where(other_ways).await?;
         let tunnel = self.interface.as_ref().map_or(0, |interface| interface.index);
+        let key = route.key();
+        if present.is_some_and(|route| (route.destination, route.metric) == key) {
+            // Somebody has led the server into the tunnel, and would be in the way.
+            let deleted = self.host.netlink.delete_route_to_link(key, tunnel).await;
+            debug!("{} into the tunnel, deleted: {deleted:?}", route.destination);
+        }
         self.add_routes(vec![route], tunnel).await?;
         if let Some(entry) = self.entries.get_mut(&item) {
             entry.provisional = true;
