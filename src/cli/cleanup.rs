@@ -86,7 +86,7 @@ impl Report {
             }
         }
         if *resolv_conf_restored {
-            writeln!(out, "resolv.conf: put back as it was before the last boot")?;
+            writeln!(out, "resolv.conf: put back as it was before a tunnel that has gone")?;
         }
         for name in &self.links {
             writeln!(out, "link {name}: removed, its process is gone")?;

@@ -144,7 +144,7 @@ struct Link {
 #[derive(Clone, Debug, Default, Serialize)]
 struct Left {
     processes: Vec<LeftBy>,
-    /// `resolv.conf` is still as a tunnel before the last boot needed it.
+    /// `resolv.conf` is still as a tunnel needed it that has gone.
     resolv_conf: bool,
     /// Journals that would not be used, each with the reason.
     refused: Vec<String>,
@@ -498,7 +498,7 @@ impl Left {
             })
             .collect();
         if self.resolv_conf {
-            texts.push(format!("resolv.conf of a tunnel before the last boot; {remedy}"));
+            texts.push(format!("resolv.conf of a tunnel that has gone; {remedy}"));
         }
         texts.extend(self.refused.iter().map(|file| format!("{file}; it is left alone")));
         texts.extend(self.error.iter().map(|error| format!("unknown: {error}")));

@@ -61,7 +61,8 @@ pub struct Refused {
 pub struct CleanUp {
     /// For each process that had left something.
     pub processes: Vec<Undone>,
-    /// A `resolv.conf` from before the last boot was put back.
+    /// A `resolv.conf` from before the last boot was put back, or one that a killed netcfg service
+    /// had left.
     pub resolv_conf_restored: bool,
     /// Files that were left alone.
     pub refused: Vec<Refused>,
@@ -72,19 +73,22 @@ pub struct CleanUp {
 pub struct Leftovers {
     /// For each of them its number, and its changes.
     pub processes: Vec<(u32, Vec<String>)>,
-    /// `resolv.conf` is still as a tunnel before the last boot needed it.
+    /// `resolv.conf` is still as a tunnel before the last boot needed it, or one of a netcfg service
+    /// that was killed.
     pub resolv_conf: bool,
     /// Files that would not be used.
     pub refused: Vec<Refused>,
 }
 
 impl Leftovers {
-    /// Looks into a directory of journals. A directory that is not there holds nothing.
+    /// Looks into a directory of journals. A directory that is not there holds nothing. Blocks; must
+    /// not be called inside a runtime.
     ///
     /// # Errors
     /// When the directory cannot be read, or is not safe from others.
     pub fn find(runtime_dir: &Path) -> Result<Self, NetworkError> {
         let survey = Journal::survey(runtime_dir)?;
+        let resolver = HostResolver::default();
         let texts = |leftover: &Leftover| leftover.undo.iter().map(ToString::to_string).collect();
         Ok(Self {
             processes: survey
@@ -93,7 +97,7 @@ impl Leftovers {
                 .filter(|leftover| !leftover.undo.is_empty())
                 .map(|leftover| (leftover.pid(), texts(leftover)))
                 .collect(),
-            resolv_conf: HostResolver::default().is_from_before_boot(),
+            resolv_conf: resolver.is_from_before_boot() || wait_for(resolver.is_left_by_service())?,
             refused: survey.refused.into_iter().map(Refused::from).collect(),
         })
     }
@@ -137,11 +141,21 @@ pub fn clean_up(runtime_dir: &Path) -> Result<CleanUp, NetworkError> {
         }
         done.processes.extend(undo_in(namespace, leftovers)?);
     }
-    match HostResolver::default().restore_after_reboot() {
+    let resolver = HostResolver::default();
+    match resolver.restore_after_reboot() {
         Ok(restored) => done.resolv_conf_restored = restored,
         Err(reason) => tracing::debug!("resolv.conf: {reason}"),
     }
+    match wait_for(resolver.put_right_after_service())? {
+        Ok(put_right) => done.resolv_conf_restored |= put_right,
+        Err(refused) => done.refused.push(refused.into()),
+    }
     Ok(done)
+}
+
+fn wait_for<T>(work: impl Future<Output = T>) -> Result<T, NetworkError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    Ok(runtime.map_err(|e| NetworkError::netlink("start", e))?.block_on(work))
 }
 
 /// Undoes everything in a namespace, or in this one, on a thread that goes there.
@@ -151,12 +165,10 @@ fn undo_in(namespace: Option<File>, leftovers: Vec<Leftover>) -> Result<Vec<Undo
         if let Some(namespace) = namespace {
             enter(namespace).map_err(|e| fail("enter the network namespace", e))?;
         }
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|e| fail("start", e))?;
-        runtime.block_on(async {
+        wait_for(async {
             let host = HostAccess::open(HostResolver::default())?;
             undo_all(&host, leftovers).await
-        })
+        })?
     };
     match std::thread::spawn(work).join() {
         Ok(done) => done,

@@ -38,7 +38,7 @@ const LOCK_LIMIT: Duration = Duration::from_millis(500);
 /// What others wrote.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Base {
+pub(super) enum Base {
     Missing,
     File { content: String, mode: u32 },
     Link { target: PathBuf },
@@ -305,7 +305,7 @@ fn change(path: &Path, edit: impl FnOnce(&mut Vec<Layer>)) -> Result<bool, Strin
 
 /// Keeps other tunnels from changing the file, as long as it lives. If somebody else holds the lock
 /// for long, it is gone on without: the worst is that a layer is put in place a moment later.
-fn lock(path: &Path) -> Option<File> {
+pub(super) fn lock(path: &Path) -> Option<File> {
     const PAUSE: Duration = Duration::from_millis(10);
     let directory = File::open(path.parent()?).ok()?;
     for _ in 0..LOCK_LIMIT.as_millis() / PAUSE.as_millis() {
@@ -338,7 +338,7 @@ fn boot() -> String {
 }
 
 /// Makes `path` what `base` says, in one step where the file system allows it.
-fn put(path: &Path, base: &Base) -> io::Result<()> {
+pub(super) fn put(path: &Path, base: &Base) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".ovpn-client.tmp");
     let temporary = Path::new(&temporary);

@@ -19,6 +19,7 @@
 
 mod file;
 mod kept;
+mod netcfg_file;
 mod plan;
 mod resolvconf;
 mod resolved;
@@ -33,7 +34,7 @@ use serde::{Deserialize, Serialize};
 pub(super) use self::kept::Resolver;
 pub use self::plan::{DnsPlan, NameServer};
 use super::namespace::{netns_name, shares_netns};
-use super::netcfg::DnsDevice;
+use super::netcfg::{self, DnsDevice};
 pub use crate::profile::DnsScope;
 use crate::profile::DomainName;
 
@@ -191,6 +192,21 @@ impl HostResolver {
                 .await
                 .map_err(|error| error.to_string()),
         }
+    }
+
+    /// Whether a netcfg service that has gone has left `resolv.conf` as a tunnel needed it.
+    pub(super) async fn is_left_by_service(&self) -> bool {
+        self.visible_resolv_conf().is_ok_and(|path| netcfg_file::is_for_tunnel(&path))
+            && !netcfg::is_running(self.bus.as_deref()).await
+    }
+
+    /// Makes a `resolv.conf` that was left so the host's own again; true if it was.
+    pub(super) async fn put_right_after_service(&self) -> Result<bool, (PathBuf, String)> {
+        if !self.is_left_by_service().await {
+            return Ok(false);
+        }
+        let path = self.visible_resolv_conf().map_err(|why| (self.resolv_conf.clone(), why))?;
+        netcfg_file::put_right(&path).map_err(|why| (path, why))
     }
 
     /// Restores a `resolv.conf` that was left rewritten when the machine went down.

@@ -11,13 +11,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tracing::debug;
 use zbus::message::{Flags, Type};
-use zbus::{Connection, DynamicType, Message, MessageStream, OwnedVariant, Variant};
+use zbus::{Connection, DynamicType, Message, MessageStream, OwnedVariant, Variant, connection};
 
 use crate::bus_call::{CallFailure, means_unknown};
 
 const SERVICE: &str = "net.openvpn.v3.netcfg";
 const INTERFACE: &str = "net.openvpn.v3.netcfg";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
+const BUS: &str = "org.freedesktop.DBus";
+const BUS_OBJECT: &str = "/org/freedesktop/DBus";
 
 /// The service may have to be started; its own time limits are of this size.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -136,20 +138,36 @@ pub(super) async fn start_service(connection: &Connection) -> Result<(), NetcfgE
     }
 }
 
+/// Whether the service runs, on the bus at that address (`None`: the system bus). Without a bus it
+/// does not; on one that does not answer it may.
+pub(in crate::network) async fn is_running(bus: Option<&str>) -> bool {
+    let builder = match bus {
+        Some(address) => connection::Builder::address(address),
+        None => connection::Builder::system(),
+    };
+    let found = async {
+        let Ok(connection) = builder.build().await else { return false };
+        has_owner(&connection).await.unwrap_or(true)
+    };
+    tokio::time::timeout(START_LIMIT, found).await.unwrap_or(true)
+}
+
 async fn find_or_start(connection: &Connection) -> Result<(), NetcfgError> {
-    const BUS: &str = "org.freedesktop.DBus";
-    const BUS_OBJECT: &str = "/org/freedesktop/DBus";
-    const FIND: &str = "NameHasOwner";
     const START: &str = "StartServiceByName";
-    let found = connection.call_method(Some(BUS), BUS_OBJECT, Some(BUS), FIND, &SERVICE).await;
-    let found = found.map_err(|error| NetcfgError::new(FIND, error))?;
     // Starting fails for a service that runs but is none of the bus's own.
-    if found.body().deserialize().map_err(|error| NetcfgError::reply(FIND, &error))? {
+    if has_owner(connection).await? {
         return Ok(());
     }
     let name = (SERVICE, 0_u32);
     let started = connection.call_method(Some(BUS), BUS_OBJECT, Some(BUS), START, &name).await;
     started.map(drop).map_err(|error| NetcfgError::new(START, error))
+}
+
+async fn has_owner(connection: &Connection) -> Result<bool, NetcfgError> {
+    const FIND: &str = "NameHasOwner";
+    let found = connection.call_method(Some(BUS), BUS_OBJECT, Some(BUS), FIND, &SERVICE).await;
+    let found = found.map_err(|error| NetcfgError::new(FIND, error))?;
+    found.body().deserialize().map_err(|error| NetcfgError::reply(FIND, &error))
 }
 
 /// Calls the service.

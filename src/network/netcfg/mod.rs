@@ -17,6 +17,7 @@ use tracing::{debug, warn};
 use zbus::{Connection, OwnedObjectPath, Variant};
 
 pub use self::call::NetcfgError;
+pub(super) use self::call::is_running;
 use self::call::{Caller, Patience};
 pub(super) use self::dns::DnsDevice;
 pub use self::plan::NetcfgPlan;
