@@ -19,7 +19,7 @@ use ovpn_dco::kernel::{Api, KernelDataChannel, LinkName};
 use ovpn_dco::recording::RecordingDataChannel;
 use ovpn_dco::{
     Cipher, ControlPort, DataChannel, DataEvent, DirectionKey, Error, Framing, Keepalive,
-    KeyConfig, KeyId, KeySlot, PeerConfig, PeerDeletedReason, PeerId, TransportSocket,
+    KeyConfig, KeyId, PeerConfig, PeerDeletedReason, PeerId, TransportSocket,
 };
 use ovpn_userspace::message;
 use ovpn_userspace::peer::{Opened, Peer};
@@ -111,6 +111,10 @@ fn key(id: u8, variant: u8, mirrored: bool) -> KeyConfig {
         encrypt: direction(encrypt),
         decrypt: direction(decrypt),
     }
+}
+
+fn id(id: u8) -> KeyId {
+    KeyId::new(id).unwrap()
 }
 
 /// The far end's socket. Both kinds carry whole packets.
@@ -358,10 +362,16 @@ fn within<F: Future<Output = ()>>(test: impl FnOnce(NetNs) -> F + Send) {
 }
 
 impl<C: DataChannel> Bench<C> {
-    /// Installs a key in the same slot at both ends.
-    async fn both_keys(&mut self, slot: KeySlot, id: u8) {
-        self.channel.new_key(slot, key(id, 0, false)).await.unwrap();
-        self.far.peer.set_key(slot, key(id, 0, true)).unwrap();
+    /// Installs a key at both ends.
+    async fn both_keys(&mut self, id: u8) {
+        self.channel.install(key(id, 0, false)).await.unwrap();
+        self.far.peer.install(key(id, 0, true)).unwrap();
+    }
+
+    /// The key that sends and the one that only opens.
+    async fn keys(&mut self) -> [Option<u8>; 2] {
+        let keys = self.channel.keys().await.unwrap();
+        [keys.sending(), keys.opening()].map(|key| key.map(KeyId::get))
     }
 
     /// Sends through the tunnel; what arrives at the far end, with the wire's first byte.
@@ -431,14 +441,14 @@ fn inner_packet(payload: &[u8]) -> Vec<u8> {
 
 async fn carries_packets_both_ways<P: Plane>(ns: NetNs) {
     let mut bench = bench::<P>(ns, Transport::Udp, Keepalive::default()).await;
-    bench.both_keys(KeySlot::Primary, 0).await;
+    bench.both_keys(0).await;
     assert_eq!(bench.upwards(b"up").unwrap(), b"up");
     assert_eq!(bench.downwards(b"down", SOON).unwrap(), b"down");
 }
 
 async fn carries_packets_over_tcp<P: Plane>(ns: NetNs) {
     let mut bench = bench::<P>(ns, Transport::Tcp, Keepalive::default()).await;
-    bench.both_keys(KeySlot::Primary, 0).await;
+    bench.both_keys(0).await;
     for n in 0..100u32 {
         let payload = vec![n as u8; 1 + 13 * n as usize];
         assert_eq!(bench.upwards(&payload).unwrap(), payload);
@@ -446,59 +456,63 @@ async fn carries_packets_over_tcp<P: Plane>(ns: NetNs) {
     }
 }
 
-async fn sends_nothing_without_a_primary_key<P: Plane>(ns: NetNs) {
+async fn sends_nothing_without_a_key_to_send_with<P: Plane>(ns: NetNs) {
     let mut bench = bench::<P>(ns, Transport::Udp, Keepalive { interval: 1, timeout: 0 }).await;
-    bench.both_keys(KeySlot::Secondary, 1).await;
+    bench.both_keys(0).await;
+    bench.both_keys(1).await;
+    bench.channel.retire(id(0)).await.unwrap();
+    // What was pinged before.
+    while bench.far.receive_raw(A_WHILE).is_some() {}
     bench.inside.send(b"lost").unwrap();
     assert_eq!(bench.far.receive_raw(Duration::from_millis(1500)), None);
     // But it opens what comes with the other key.
-    bench.far.peer.swap_keys();
+    bench.far.peer.promote(id(1)).unwrap();
     assert_eq!(bench.downwards(b"down", SOON).unwrap(), b"down");
 }
 
-async fn opens_with_both_slots_and_seals_with_the_primary<P: Plane>(ns: NetNs) {
+async fn opens_with_both_keys_and_seals_with_one<P: Plane>(ns: NetNs) {
     let mut bench = bench::<P>(ns, Transport::Udp, Keepalive::default()).await;
-    bench.both_keys(KeySlot::Primary, 1).await;
-    bench.both_keys(KeySlot::Secondary, 2).await;
+    bench.both_keys(1).await;
+    bench.both_keys(2).await;
     assert_eq!(bench.wire(b"one")[0], 0x49);
     assert_eq!(bench.downwards(b"one", SOON).unwrap(), b"one");
-    bench.far.peer.swap_keys();
+    bench.far.peer.promote(id(2)).unwrap();
     assert_eq!(bench.downwards(b"two", SOON).unwrap(), b"two");
     assert_eq!(bench.wire(b"one")[0], 0x49);
-    bench.channel.swap_keys().await.unwrap();
+    bench.channel.promote(id(2)).await.unwrap();
     assert_eq!(bench.wire(b"two")[0], 0x4a);
-    bench.far.peer.swap_keys();
+    bench.far.peer.promote(id(1)).unwrap();
     assert_eq!(bench.downwards(b"one", SOON).unwrap(), b"one");
 }
 
 async fn a_new_key_replaces_the_old_and_counts_from_one<P: Plane>(ns: NetNs) {
     let mut bench = bench::<P>(ns, Transport::Udp, Keepalive::default()).await;
-    bench.both_keys(KeySlot::Primary, 0).await;
+    bench.both_keys(0).await;
     assert_eq!(bench.wire(b"x")[4..8], [0, 0, 0, 1]);
     assert_eq!(bench.wire(b"x")[4..8], [0, 0, 0, 2]);
     let old = bench.far.seal(&inner_packet(b"old"));
-    bench.channel.new_key(KeySlot::Primary, key(0, 1, false)).await.unwrap();
-    bench.far.peer.set_key(KeySlot::Primary, key(0, 1, true)).unwrap();
+    bench.channel.install(key(0, 1, false)).await.unwrap();
+    bench.far.peer.install(key(0, 1, true)).unwrap();
     assert_eq!(bench.wire(b"x")[4..8], [0, 0, 0, 1]);
     bench.far.send_raw(&old);
     assert_eq!(bench.downwards(b"new", SOON).unwrap(), b"new");
 }
 
-async fn a_deleted_key_is_gone<P: Plane>(ns: NetNs) {
+async fn a_retired_key_is_gone<P: Plane>(ns: NetNs) {
     let mut bench = bench::<P>(ns, Transport::Udp, Keepalive::default()).await;
-    bench.both_keys(KeySlot::Primary, 1).await;
-    bench.both_keys(KeySlot::Secondary, 2).await;
-    bench.channel.del_key(KeySlot::Secondary).await.unwrap();
-    bench.channel.del_key(KeySlot::Secondary).await.unwrap();
+    bench.both_keys(1).await;
+    bench.both_keys(2).await;
+    bench.channel.retire(id(2)).await.unwrap();
+    bench.channel.retire(id(2)).await.unwrap();
     assert_eq!(bench.downwards(b"one", SOON).unwrap(), b"one");
-    bench.far.peer.swap_keys();
+    bench.far.peer.promote(id(2)).unwrap();
     assert_eq!(bench.downwards(b"two", A_WHILE), None);
     bench.no_event().await;
 }
 
 async fn refuses_forgeries_and_replays<P: Plane>(ns: NetNs) {
     let mut bench = bench::<P>(ns, Transport::Udp, Keepalive::default()).await;
-    bench.both_keys(KeySlot::Primary, 0).await;
+    bench.both_keys(0).await;
     let packet = bench.far.seal(&inner_packet(b"once"));
     let mut forged = packet.clone();
     *forged.last_mut().unwrap() ^= 1;
@@ -509,14 +523,15 @@ async fn refuses_forgeries_and_replays<P: Plane>(ns: NetNs) {
     assert_eq!(bench.received(SOON).unwrap(), b"once");
     assert_eq!(bench.received(A_WHILE), None);
     // A packet of a key that was never installed.
-    bench.far.peer.set_key(KeySlot::Primary, key(5, 0, true)).unwrap();
+    bench.far.peer.install(key(5, 0, true)).unwrap();
+    bench.far.peer.promote(id(5)).unwrap();
     assert_eq!(bench.downwards(b"unknown", A_WHILE), None);
     bench.no_event().await;
 }
 
 async fn consumes_pings_and_sends_its_own<P: Plane>(ns: NetNs) {
     let mut bench = bench::<P>(ns, Transport::Udp, Keepalive { interval: 1, timeout: 30 }).await;
-    bench.both_keys(KeySlot::Primary, 0).await;
+    bench.both_keys(0).await;
     bench.far.send(&message::PING);
     let mut packet = bench.far.receive_raw(SOON).unwrap();
     assert_eq!(bench.far.peer.open(&mut packet, Instant::now()), Opened::Consumed);
@@ -527,7 +542,7 @@ async fn consumes_pings_and_sends_its_own<P: Plane>(ns: NetNs) {
 
 async fn expires_once<P: Plane>(ns: NetNs) {
     let mut bench = bench::<P>(ns, Transport::Udp, Keepalive { interval: 0, timeout: 2 }).await;
-    bench.both_keys(KeySlot::Primary, 0).await;
+    bench.both_keys(0).await;
     // What is authentic counts, what is not does not.
     tokio::time::sleep(Duration::from_secs(1)).await;
     bench.far.send(&message::PING);
@@ -556,9 +571,10 @@ async fn commands_need_a_peer<P: Plane>(ns: NetNs) {
     let channel = &mut bench.channel;
     let results = [
         channel.set_keepalive(Keepalive::default()).await,
-        channel.new_key(KeySlot::Primary, key(0, 0, false)).await.map_err(Error::from),
-        channel.swap_keys().await,
-        channel.del_key(KeySlot::Primary).await,
+        channel.install(key(0, 0, false)).await.map_err(Error::from),
+        channel.promote(id(0)).await,
+        channel.retire(id(0)).await,
+        channel.keys().await.map(drop),
         channel.stats().await.map(drop),
         channel.del_peer().await.map(drop),
     ];
@@ -570,15 +586,31 @@ async fn commands_need_a_peer<P: Plane>(ns: NetNs) {
     bench.no_event().await;
 }
 
-/// What can be seen of peers and slots without a packet.
-async fn keeps_account_of_peers_and_slots<P: Plane>(ns: NetNs) {
+/// What can be seen of peers and keys without a packet.
+async fn keeps_account_of_peers_and_keys<P: Plane>(ns: NetNs) {
     let mut bench = bench::<P>(ns, Transport::Udp, Keepalive::default()).await;
+    assert_eq!(bench.keys().await, [None, None]);
+    bench.channel.retire(id(1)).await.unwrap();
+    for n in [0, 1] {
+        bench.channel.install(key(n, 0, false)).await.unwrap();
+    }
+    assert_eq!(bench.keys().await, [Some(0), Some(1)]);
+    bench.channel.promote(id(1)).await.unwrap();
+    bench.channel.promote(id(1)).await.unwrap();
+    assert_eq!(bench.keys().await, [Some(1), Some(0)]);
+    bench.channel.install(key(2, 0, false)).await.unwrap();
+    assert_eq!(bench.keys().await, [Some(1), Some(2)], "in place of the one that goes");
+    let gone = bench.channel.promote(id(0)).await;
+    assert!(matches!(gone, Err(Error::NoSuchKey(key)) if key == id(0)), "{gone:?}");
+    assert_eq!(bench.keys().await, [Some(1), Some(2)]);
+    bench.channel.retire(id(1)).await.unwrap();
+    assert_eq!(bench.keys().await, [None, Some(2)]);
+    bench.channel.install(key(3, 0, false)).await.unwrap();
+    assert_eq!(bench.keys().await, [Some(3), Some(2)], "something has to send");
+    bench.channel.retire(id(3)).await.unwrap();
+    bench.channel.install(key(2, 0, false)).await.unwrap();
+    assert_eq!(bench.keys().await, [Some(2), None], "in place of its namesake");
     let channel = &mut bench.channel;
-    channel.del_key(KeySlot::Secondary).await.unwrap();
-    channel.new_key(KeySlot::Primary, key(0, 0, false)).await.unwrap();
-    channel.new_key(KeySlot::Secondary, key(1, 0, false)).await.unwrap();
-    channel.swap_keys().await.unwrap();
-    channel.del_key(KeySlot::Secondary).await.unwrap();
     channel.set_keepalive(Keepalive { interval: 10, timeout: 60 }).await.unwrap();
     assert_eq!(channel.stats().await.unwrap().link_rx_packets, 0);
     let socket = bench.control.own.duplicate();
@@ -590,15 +622,17 @@ async fn keeps_account_of_peers_and_slots<P: Plane>(ns: NetNs) {
 
 async fn another_peer_replaces_the_first<P: Plane>(ns: NetNs) {
     let mut bench = bench::<P>(ns, Transport::Udp, Keepalive::default()).await;
-    bench.both_keys(KeySlot::Primary, 0).await;
+    bench.both_keys(0).await;
     assert_eq!(bench.upwards(b"one").unwrap(), b"one");
     let socket = bench.control.own.duplicate();
     let config = peer(socket, Keepalive::default());
     bench.control.port = bench.channel.new_peer(config, Vec::new()).await.unwrap();
     assert_eq!(bench.channel.stats().await.unwrap().vpn_tx_packets, 0);
     // The old key went with the old peer; the new one has another.
+    assert_eq!(bench.keys().await, [None, None]);
     assert_eq!(bench.downwards(b"old", A_WHILE), None);
-    bench.both_keys(KeySlot::Primary, 1).await;
+    bench.both_keys(1).await;
+    bench.far.peer.promote(id(1)).unwrap();
     assert_eq!(bench.upwards(b"two").unwrap(), b"two");
     assert_eq!(bench.downwards(b"two", SOON).unwrap(), b"two");
     bench.no_event().await;
@@ -606,7 +640,7 @@ async fn another_peer_replaces_the_first<P: Plane>(ns: NetNs) {
 
 async fn counts<P: Plane>(ns: NetNs) {
     let mut bench = bench::<P>(ns, Transport::Udp, Keepalive::default()).await;
-    bench.both_keys(KeySlot::Primary, 0).await;
+    bench.both_keys(0).await;
     // Whatever the kernel says by itself on a new interface is counted too.
     tokio::time::sleep(A_WHILE).await;
     let before = bench.channel.stats().await.unwrap();
@@ -639,7 +673,7 @@ async fn nothing_is_told_of_an_earlier_peer<P: Plane>(ns: NetNs) {
         let config = peer(bench.control.own.duplicate(), Keepalive::default());
         bench.control.port = bench.channel.new_peer(config, Vec::new()).await.unwrap();
         bench.no_event().await;
-        bench.both_keys(KeySlot::Primary, 1).await;
+        bench.both_keys(1).await;
         assert_eq!(bench.upwards(b"up").unwrap(), b"up");
         bench.channel.set_keepalive(Keepalive { interval: 0, timeout: 1 }).await.unwrap();
     }
@@ -651,7 +685,7 @@ async fn nothing_is_told_of_an_earlier_peer<P: Plane>(ns: NetNs) {
 /// Why a server goes is told before that it does.
 async fn control_packets_come_before_the_end<P: Plane>(ns: NetNs) {
     let mut bench = bench::<P>(ns, Transport::Tcp, Keepalive::default()).await;
-    bench.both_keys(KeySlot::Primary, 0).await;
+    bench.both_keys(0).await;
     bench.far.send_raw(&[0x20; 40]);
     let FarSocket::Tcp(stream) = &bench.far.socket else { unreachable!() };
     stream.shutdown(std::net::Shutdown::Both).unwrap();
@@ -669,7 +703,7 @@ async fn passes_control_packets<P: Plane>(ns: NetNs, transport: Transport) {
         assert_eq!(bench.control.receive().await.unwrap(), packet);
     }
     // Also with keys, next to data.
-    bench.both_keys(KeySlot::Primary, 0).await;
+    bench.both_keys(0).await;
     bench.far.send_raw(&[0x28; 40]);
     assert_eq!(bench.downwards(b"down", SOON).unwrap(), b"down");
     assert_eq!(bench.control.receive().await.unwrap(), [0x28; 40]);
@@ -685,7 +719,7 @@ async fn passes_control_packets_over_tcp<P: Plane>(ns: NetNs) {
 
 async fn a_closed_stream_ends_the_peer<P: Plane>(ns: NetNs) {
     let mut bench = bench::<P>(ns, Transport::Tcp, Keepalive::default()).await;
-    bench.both_keys(KeySlot::Primary, 0).await;
+    bench.both_keys(0).await;
     let FarSocket::Tcp(stream) = &bench.far.socket else { unreachable!() };
     stream.shutdown(std::net::Shutdown::Both).unwrap();
     let event = bench.event().await;
@@ -696,7 +730,7 @@ async fn a_closed_stream_ends_the_peer<P: Plane>(ns: NetNs) {
 
 async fn a_deleted_peer_leaves_the_socket_alone<P: Plane>(ns: NetNs) {
     let mut bench = bench::<P>(ns, Transport::Udp, Keepalive::default()).await;
-    bench.both_keys(KeySlot::Primary, 0).await;
+    bench.both_keys(0).await;
     assert_eq!(bench.upwards(b"one").unwrap(), b"one");
     bench.channel.del_peer().await.unwrap();
     let OwnedSocket::Udp(socket) = &bench.control.own else { unreachable!() };
@@ -745,15 +779,15 @@ macro_rules! contract {
 contract!(userspace, super::Userspace:
     carries_packets_both_ways,
     carries_packets_over_tcp,
-    sends_nothing_without_a_primary_key,
-    opens_with_both_slots_and_seals_with_the_primary,
+    sends_nothing_without_a_key_to_send_with,
+    opens_with_both_keys_and_seals_with_one,
     a_new_key_replaces_the_old_and_counts_from_one,
-    a_deleted_key_is_gone,
+    a_retired_key_is_gone,
     refuses_forgeries_and_replays,
     consumes_pings_and_sends_its_own,
     expires_once,
     commands_need_a_peer,
-    keeps_account_of_peers_and_slots,
+    keeps_account_of_peers_and_keys,
     another_peer_replaces_the_first,
     nothing_is_told_of_an_earlier_peer,
     counts,
@@ -769,15 +803,15 @@ contract!(userspace, super::Userspace:
 contract!(in guests: kernel, super::Kernel:
     carries_packets_both_ways,
     carries_packets_over_tcp,
-    sends_nothing_without_a_primary_key,
-    opens_with_both_slots_and_seals_with_the_primary,
+    sends_nothing_without_a_key_to_send_with,
+    opens_with_both_keys_and_seals_with_one,
     a_new_key_replaces_the_old_and_counts_from_one,
-    a_deleted_key_is_gone,
+    a_retired_key_is_gone,
     refuses_forgeries_and_replays,
     consumes_pings_and_sends_its_own,
     expires_once,
     commands_need_a_peer,
-    keeps_account_of_peers_and_slots,
+    keeps_account_of_peers_and_keys,
     another_peer_replaces_the_first,
     nothing_is_told_of_an_earlier_peer,
     counts,
@@ -790,5 +824,5 @@ contract!(in guests: kernel, super::Kernel:
 // The rest of the list is about packets.
 contract!(recording, super::Recording:
     commands_need_a_peer,
-    keeps_account_of_peers_and_slots,
+    keeps_account_of_peers_and_keys,
 );

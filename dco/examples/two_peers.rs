@@ -15,8 +15,8 @@ use std::process::Command;
 use nix::sched::{CloneFlags, setns};
 use ovpn_dco::kernel::{KernelDataChannel, LinkName, probe};
 use ovpn_dco::{
-    Cipher, DataChannel, DirectionKey, Framing, Keepalive, KeyConfig, KeyId, KeySlot, PeerConfig,
-    PeerId, TransportSocket,
+    Cipher, DataChannel, DirectionKey, Framing, Keepalive, KeyConfig, KeyId, PeerConfig, PeerId,
+    TransportSocket,
 };
 use tokio::sync::oneshot;
 
@@ -95,7 +95,7 @@ fn peer(
             encrypt: direction(own)?,
             decrypt: direction(other)?,
         };
-        channel.new_key(KeySlot::Primary, key).await?;
+        channel.install(key).await?;
 
         // Nobody may be waiting any more if the other end failed.
         let _ = ready.send(());

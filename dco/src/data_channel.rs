@@ -4,11 +4,11 @@
 //! Semantics that hold for all implementations (one contract test suite checks them):
 //!
 //! - One peer at a time. [`DataChannel::new_peer`] on an occupied channel replaces the peer.
-//! - The primary slot encrypts, both slots decrypt, chosen by key id. Without a primary key nothing
-//!   is sent.
-//! - [`DataChannel::new_key`] replaces what is in the slot; packet ids start at 1 again.
-//! - [`DataChannel::swap_keys`] exchanges the slots; no packet in flight is lost.
-//! - Deleting an empty slot succeeds.
+//! - At most two keys, by one rule ([`crate::Slots`]): one encrypts, both decrypt, chosen by key id.
+//!   Without one that encrypts nothing is sent.
+//! - [`DataChannel::install`] with an id that is there replaces that key; packet ids start at 1 again.
+//! - [`DataChannel::promote`] loses no packet in flight.
+//! - Retiring a key that is not there succeeds.
 //! - Pings are consumed, never delivered.
 //! - Commands for a peer that does not exist fail with [`crate::Error::NoSuchPeer`].
 //! - A peer that disappears by itself is told by exactly one [`DataEvent::PeerDeleted`]; deleting
@@ -21,7 +21,8 @@
 use std::future::Future;
 
 use crate::error::{Error, NotInstalled};
-use crate::types::{Keepalive, KeyConfig, KeyId, KeySlot, PeerConfig, PeerStats};
+use crate::slots::Slots;
+use crate::types::{Keepalive, KeyConfig, KeyId, PeerConfig, PeerStats};
 
 /// Why a peer disappeared. Numbers and names as in `include/uapi/linux/ovpn.h`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -96,20 +97,21 @@ pub trait DataChannel: Send {
         keepalive: Keepalive,
     ) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Installs a key in a slot. Whoever does not get it back must never install it again,
-    /// anywhere.
-    fn new_key(
-        &mut self,
-        slot: KeySlot,
-        key: KeyConfig,
-    ) -> impl Future<Output = Result<(), NotInstalled>> + Send;
+    /// Adds a key. It encrypts at once if no other does; otherwise it only decrypts until it is
+    /// promoted, in place of one that was never promoted or no longer encrypts. Whoever does not get
+    /// it back must never install it again, anywhere.
+    fn install(&mut self, key: KeyConfig) -> impl Future<Output = Result<(), NotInstalled>> + Send;
 
-    /// Exchanges the two slots. [`crate::Error::KeySlotEmpty`] where the implementation can tell
-    /// that the secondary slot has no key: nothing could be sent afterwards.
-    fn swap_keys(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Encrypts with this key from now on; the one before goes on decrypting.
+    /// [`Error::NoSuchKey`] if it is not there, as far as the implementation can tell: then the one
+    /// before goes on encrypting.
+    fn promote(&mut self, key: KeyId) -> impl Future<Output = Result<(), Error>> + Send;
 
-    /// Empties a slot.
-    fn del_key(&mut self, slot: KeySlot) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Deletes a key.
+    fn retire(&mut self, key: KeyId) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// The keys that are there.
+    fn keys(&mut self) -> impl Future<Output = Result<Slots<()>, Error>> + Send;
 
     /// The peer's counters.
     fn stats(&mut self) -> impl Future<Output = Result<PeerStats, Error>> + Send;

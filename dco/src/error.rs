@@ -1,6 +1,6 @@
 //! What can go wrong with a data channel operation.
 
-use crate::types::{KeyConfig, KeySlot};
+use crate::types::{KeyConfig, KeyId};
 
 /// Why a data channel operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -22,9 +22,9 @@ pub enum Error {
     /// The peer does not exist (any more).
     #[error("no such peer")]
     NoSuchPeer,
-    /// The slot has no key.
-    #[error("the {0:?} key slot is empty")]
-    KeySlotEmpty(KeySlot),
+    /// The peer has no key of this id.
+    #[error("there is no key {0}")]
+    NoSuchKey(KeyId),
     /// The process lacks a privilege.
     #[error("{operation} needs {needs}")]
     NotPermitted {
@@ -103,7 +103,7 @@ impl Error {
             Self::Unsupported { .. }
             | Self::NoSuchFamily { .. }
             | Self::NoSuchPeer
-            | Self::KeySlotEmpty(_)
+            | Self::NoSuchKey(_)
             | Self::NotPermitted { .. }
             | Self::Kernel { .. } => true,
             Self::Io { .. } | Self::Malformed { .. } | Self::Closed => false,

@@ -15,7 +15,7 @@
 //! use ovpn_dco::kernel::{KernelDataChannel, LinkName, probe};
 //! use ovpn_dco::{
 //!     Cipher, DataChannel, DataEvent, DirectionKey, Framing, Keepalive, KeyConfig, KeyId,
-//!     KeySlot, PeerConfig, PeerId, TransportSocket,
+//!     PeerConfig, PeerId, TransportSocket,
 //! };
 //!
 //! /// `ours` and `theirs`: 32 bytes of key each, exchanged at the other end.
@@ -50,7 +50,7 @@
 //!         encrypt: direction(&ours)?,
 //!         decrypt: direction(&theirs)?,
 //!     };
-//!     channel.new_key(KeySlot::Primary, key).await?;
+//!     channel.install(key).await?;
 //!     loop {
 //!         match channel.next_event().await {
 //!             DataEvent::PeerDeleted(reason) => {
@@ -73,11 +73,13 @@ mod generation;
 pub mod kernel;
 #[cfg(feature = "recording")]
 pub mod recording;
+mod slots;
 mod types;
 
 pub use data_channel::{ControlPort, DataChannel, DataEvent, Interface, PeerDeletedReason};
 pub use error::{Error, NotInstalled};
 pub use generation::{Generation, Told};
+pub use slots::Slots;
 pub use types::{
     Cipher, DirectionKey, Framing, Keepalive, KeyConfig, KeyId, KeySlot, MssClamp, PeerConfig,
     PeerId, PeerStats, TransportSocket,

@@ -12,8 +12,9 @@ use tokio::sync::mpsc;
 use crate::data_channel::{ControlPort, DataChannel, DataEvent, Interface};
 use crate::error::{Error, NotInstalled};
 use crate::generation::{Generation, Told};
+use crate::slots::Slots;
 use crate::types::{
-    Cipher, Keepalive, KeyConfig, KeyId, KeySlot, PeerConfig, PeerId, PeerStats, TransportSocket,
+    Cipher, Keepalive, KeyConfig, KeyId, PeerConfig, PeerId, PeerStats, TransportSocket,
 };
 
 /// One call, with what of its arguments a test may want to see.
@@ -34,12 +35,12 @@ pub enum Call {
     },
     /// `set_keepalive`
     SetKeepalive(Keepalive),
-    /// `new_key`; not the material.
-    NewKey(KeySlot, KeyId, Cipher),
-    /// `swap_keys`
-    SwapKeys,
-    /// `del_key`
-    DelKey(KeySlot),
+    /// `install`; not the material.
+    Install(KeyId, Cipher),
+    /// `promote`
+    Promote(KeyId),
+    /// `retire`
+    Retire(KeyId),
     /// `notify_exit`
     NotifyExit,
     /// `del_peer`
@@ -53,7 +54,7 @@ struct State {
     calls: Vec<Call>,
     failures: VecDeque<Failure>,
     peer: bool,
-    keys: [Option<KeyId>; 2],
+    keys: Slots<()>,
     stats: PeerStats,
     /// Of the present peer.
     generation: Generation,
@@ -106,20 +107,16 @@ impl RecordingDataChannel {
         &self,
         call: Call,
         needs_peer: bool,
-        work: impl FnOnce(&mut State),
+        work: impl FnOnce(&mut State) -> Result<(), Error>,
     ) -> Result<(), Error> {
         let mut state = self.shared.lock();
         state.calls.push(call);
         match state.failures.pop_front() {
-            Some(Failure::Instead(error)) => return Err(error),
-            _ if needs_peer && !state.peer => return Err(Error::NoSuchPeer),
-            Some(Failure::Afterwards(error)) => {
-                work(&mut state);
-                return Err(error);
-            }
+            Some(Failure::Instead(error)) => Err(error),
+            _ if needs_peer && !state.peer => Err(Error::NoSuchPeer),
+            Some(Failure::Afterwards(error)) => work(&mut state).and(Err(error)),
             None => work(&mut state),
         }
-        Ok(())
     }
 }
 
@@ -149,9 +146,10 @@ impl Recorder {
         self.lock().stats = stats;
     }
 
-    /// The key ids in the primary and the secondary slot.
+    /// The key that sends and the one that only opens.
     pub fn keys(&self) -> [Option<KeyId>; 2] {
-        self.lock().keys
+        let keys = self.lock().keys;
+        [keys.sending(), keys.opening()]
     }
 
     /// Lets the channel tell something. A deleted peer is gone from then on, like a failed
@@ -179,20 +177,12 @@ impl Recorder {
 impl State {
     fn clear_peer(&mut self) {
         self.peer = false;
-        self.keys = [None; 2];
+        self.keys = Slots::default();
     }
 
     fn replace_peer(&mut self) {
         self.clear_peer();
         self.generation = self.generation.next();
-    }
-
-    fn slot(&mut self, slot: KeySlot) -> &mut Option<KeyId> {
-        let [primary, secondary] = &mut self.keys;
-        match slot {
-            KeySlot::Primary => primary,
-            KeySlot::Secondary => secondary,
-        }
     }
 }
 
@@ -208,26 +198,37 @@ impl DataChannel for RecordingDataChannel {
         self.call(call, false, |state| {
             state.replace_peer();
             state.peer = true;
+            Ok(())
         })?;
         Ok(ControlPort::Socket { tcp_packets: tcp && self.tcp_packets })
     }
 
     async fn set_keepalive(&mut self, keepalive: Keepalive) -> Result<(), Error> {
-        self.call(Call::SetKeepalive(keepalive), true, |_| ())
+        self.call(Call::SetKeepalive(keepalive), true, |_| Ok(()))
     }
 
-    async fn new_key(&mut self, slot: KeySlot, key: KeyConfig) -> Result<(), NotInstalled> {
-        let call = Call::NewKey(slot, key.key_id, key.cipher);
-        self.call(call, true, |state| *state.slot(slot) = Some(key.key_id))
-            .map_err(|error| NotInstalled::new(error, key))
+    async fn install(&mut self, key: KeyConfig) -> Result<(), NotInstalled> {
+        let installed = self.call(Call::Install(key.key_id, key.cipher), true, |state| {
+            state.keys.install(key.key_id, ());
+            Ok(())
+        });
+        installed.map_err(|error| NotInstalled::new(error, key))
     }
 
-    async fn swap_keys(&mut self) -> Result<(), Error> {
-        self.call(Call::SwapKeys, true, |state| state.keys.swap(0, 1))
+    async fn promote(&mut self, key: KeyId) -> Result<(), Error> {
+        self.call(Call::Promote(key), true, |state| state.keys.promote(key))
     }
 
-    async fn del_key(&mut self, slot: KeySlot) -> Result<(), Error> {
-        self.call(Call::DelKey(slot), true, |state| *state.slot(slot) = None)
+    async fn retire(&mut self, key: KeyId) -> Result<(), Error> {
+        self.call(Call::Retire(key), true, |state| {
+            state.keys.retire(key);
+            Ok(())
+        })
+    }
+
+    async fn keys(&mut self) -> Result<Slots<()>, Error> {
+        let state = self.shared.lock();
+        if state.peer { Ok(state.keys) } else { Err(Error::NoSuchPeer) }
     }
 
     async fn stats(&mut self) -> Result<PeerStats, Error> {
@@ -236,12 +237,12 @@ impl DataChannel for RecordingDataChannel {
     }
 
     async fn notify_exit(&mut self) -> Result<(), Error> {
-        self.call(Call::NotifyExit, true, |_| ())
+        self.call(Call::NotifyExit, true, |_| Ok(()))
     }
 
     async fn del_peer(&mut self) -> Result<PeerStats, Error> {
         let stats = self.shared.lock().stats;
-        let deleted = self.call(Call::DelPeer, true, |_| ());
+        let deleted = self.call(Call::DelPeer, true, |_| Ok(()));
         // Also of a peer that is gone already nothing more is told.
         self.shared.lock().replace_peer();
         deleted.map(|()| stats)
@@ -305,17 +306,17 @@ mod tests {
     #[tokio::test]
     async fn a_key_comes_back_only_if_it_was_refused() {
         let (mut channel, recorder) = RecordingDataChannel::new("tun0", true);
-        let no_peer = channel.new_key(KeySlot::Primary, key(KeyId::FIRST)).await.unwrap_err();
+        let no_peer = channel.install(key(KeyId::FIRST)).await.unwrap_err();
         assert!(no_peer.key.is_some(), "{no_peer}");
         channel.new_peer(peer(), Vec::new()).await.unwrap();
         let refused = || Error::Kernel { operation: "KEY_NEW", errno: 22, message: None };
         recorder.fail_next(refused());
-        let not_installed = channel.new_key(KeySlot::Primary, *no_peer.key.unwrap()).await;
+        let not_installed = channel.install(*no_peer.key.unwrap()).await;
         assert_eq!(recorder.keys(), [None; 2]);
         let key = not_installed.unwrap_err().key.unwrap();
         let lost = || Error::io("KEY_NEW", std::io::ErrorKind::TimedOut.into());
         recorder.fail_after_next(lost());
-        let perhaps = channel.new_key(KeySlot::Primary, *key).await.unwrap_err();
+        let perhaps = channel.install(*key).await.unwrap_err();
         assert!(perhaps.key.is_none() && recorder.keys() == [Some(KeyId::FIRST), None]);
     }
 
@@ -338,15 +339,22 @@ mod tests {
     #[tokio::test]
     async fn keeps_state_and_records() {
         let (mut channel, recorder) = RecordingDataChannel::new("tun0", true);
-        assert!(matches!(channel.swap_keys().await, Err(Error::NoSuchPeer)));
+        assert!(matches!(channel.keys().await, Err(Error::NoSuchPeer)));
         channel.new_peer(peer(), Vec::new()).await.unwrap();
-        channel.new_key(KeySlot::Secondary, key(KeyId::FIRST)).await.unwrap();
-        channel.swap_keys().await.unwrap();
-        assert_eq!(recorder.keys(), [Some(KeyId::FIRST), None]);
+        let second = KeyId::FIRST.next();
+        for id in [KeyId::FIRST, second] {
+            channel.install(key(id)).await.unwrap();
+        }
+        channel.promote(second).await.unwrap();
+        channel.retire(KeyId::FIRST).await.unwrap();
+        let gone = channel.promote(KeyId::FIRST).await;
+        assert!(matches!(gone, Err(Error::NoSuchKey(KeyId::FIRST))));
+        assert_eq!(recorder.keys(), [Some(second), None]);
+        assert_eq!(channel.keys().await.unwrap().sending(), Some(second));
         recorder.fail_next(Error::Closed);
         assert!(channel.stats().await.is_ok());
-        assert!(matches!(channel.del_key(KeySlot::Primary).await, Err(Error::Closed)));
-        assert_eq!(recorder.keys(), [Some(KeyId::FIRST), None], "a failing call changes nothing");
+        assert!(matches!(channel.retire(second).await, Err(Error::Closed)));
+        assert_eq!(recorder.keys(), [Some(second), None], "a failing call changes nothing");
         let gone = DataEvent::PeerDeleted(PeerDeletedReason::Expired);
         recorder.tell(gone.clone());
         assert_eq!(channel.next_event().await, gone);

@@ -69,7 +69,8 @@ impl fmt::Display for KeyId {
     }
 }
 
-/// A peer's two key slots. The primary key encrypts; both decrypt, chosen by key id.
+/// A peer's two key slots, as the kernel has them. The primary key encrypts; both decrypt, chosen by
+/// key id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum KeySlot {
     /// Encrypts and decrypts.
@@ -191,8 +192,9 @@ impl fmt::Debug for DirectionKey {
 ///   its own from a TLS handshake of its own.
 /// - *The same key exchange derived twice* (a second PUSH_REPLY, a repeated soft reset). Each
 ///   yields its key once; the control channel takes a push reply only while it waits for one.
-/// - *Swapped slots.* A key moves with its counter, there and back.
-/// - *Emptied slots* (a key operation failed). What was in them is gone; a soft reset follows.
+/// - *Promoted keys.* A key moves with its counter, there and back.
+/// - *A key that is not there* when it is to be promoted: nothing takes its place but what a soft reset
+///   yields.
 /// - *A replaced peer.* Its keys go with it, and the new one has none until it is given some.
 /// - *A counter at its end.* The last packet id is never used, and nothing is sent afterwards.
 #[derive(Debug)]

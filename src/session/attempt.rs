@@ -379,7 +379,7 @@ impl Session {
             Event::PushedLater { options } => self.pushed_later(link, &options)?,
             Event::Keys(key) => {
                 self.install_key(link, key).await?;
-                if !self.connected && self.can_send() {
+                if !self.connected && self.can_send().await {
                     self.connected(link);
                 }
             }
@@ -409,10 +409,10 @@ impl Session {
             Event::Halt { reason } => return Err(Ending::Halted(reason)),
             Event::AuthFailed(failed) => return Err(Ending::AuthFailed(failed)),
             Event::ServerExit => return Err(Ending::ServerExit),
-            Event::RenegotiationFailed { reason } if !self.can_send() => {
-                return Err(Ending::Lost(format!("there is no key to send with: {reason}")));
-            }
             Event::RenegotiationFailed { reason } => {
+                if !self.can_send().await {
+                    return Err(Ending::Lost(format!("there is no key to send with: {reason}")));
+                }
                 tracing::warn!("renegotiation failed, the old key stays in use: {reason}");
             }
             Event::Closed(error) => return Err(Ending::Control(error)),

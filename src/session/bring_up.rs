@@ -301,8 +301,11 @@ impl Session {
 
     /// Whether the tunnel has a key to send with: not yet, where an installation failed and a new
     /// key is on its way.
-    pub(super) fn can_send(&self) -> bool {
-        self.tunnel.as_ref().is_some_and(Tunnel::can_send)
+    pub(super) async fn can_send(&mut self) -> bool {
+        match &mut self.tunnel {
+            Some(tunnel) => tunnel.can_send().await,
+            None => false,
+        }
     }
 
     pub(super) async fn install_key(
@@ -343,14 +346,9 @@ impl Session {
             DataError::NoSuchPeer => {
                 Err(Ending::Lost("the data channel's peer has disappeared".to_owned()))
             }
-            DataError::KeySlotEmpty(slot) => {
-                tracing::warn!(
-                    "the {slot:?} key slot is empty although it should not be: renegotiating"
-                );
+            DataError::NoSuchKey(key) => {
+                tracing::warn!("the data channel has lost key {key}: renegotiating");
                 self.statistics.count("KEY_STATE_ERROR");
-                if let Some(tunnel) = &mut self.tunnel {
-                    tunnel.clear_keys().await;
-                }
                 link.control.renegotiate(Instant::now());
                 Ok(())
             }

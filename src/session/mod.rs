@@ -33,7 +33,6 @@ mod commands;
 mod event;
 mod host;
 mod inactivity;
-mod keys;
 mod login;
 mod mtu;
 mod name_query;

@@ -2,8 +2,8 @@
 
 use ovpn_dco::kernel::{Api, KernelDataChannel};
 use ovpn_dco::{
-    ControlPort, DataChannel, DataEvent, Error, Interface, Keepalive, KeyConfig, KeySlot,
-    NotInstalled, PeerConfig, PeerStats,
+    ControlPort, DataChannel, DataEvent, Error, Interface, Keepalive, KeyConfig, KeyId,
+    NotInstalled, PeerConfig, PeerStats, Slots,
 };
 use ovpn_userspace::UserspaceDataChannel;
 
@@ -62,16 +62,20 @@ impl DataChannel for DataPlane {
         either!(self, channel => channel.set_keepalive(keepalive).await)
     }
 
-    async fn new_key(&mut self, slot: KeySlot, key: KeyConfig) -> Result<(), NotInstalled> {
-        either!(self, channel => channel.new_key(slot, key).await)
+    async fn install(&mut self, key: KeyConfig) -> Result<(), NotInstalled> {
+        either!(self, channel => channel.install(key).await)
     }
 
-    async fn swap_keys(&mut self) -> Result<(), Error> {
-        either!(self, channel => channel.swap_keys().await)
+    async fn promote(&mut self, key: KeyId) -> Result<(), Error> {
+        either!(self, channel => channel.promote(key).await)
     }
 
-    async fn del_key(&mut self, slot: KeySlot) -> Result<(), Error> {
-        either!(self, channel => channel.del_key(slot).await)
+    async fn retire(&mut self, key: KeyId) -> Result<(), Error> {
+        either!(self, channel => channel.retire(key).await)
+    }
+
+    async fn keys(&mut self) -> Result<Slots<()>, Error> {
+        either!(self, channel => channel.keys().await)
     }
 
     async fn stats(&mut self) -> Result<PeerStats, Error> {

@@ -10,7 +10,7 @@ use ovpn_dco::kernel::{Api, ApiReport, Features, Report, Status};
 use ovpn_dco::recording::{Call, Recorder, RecordingDataChannel};
 use ovpn_dco::{
     Cipher, DataChannel, DataEvent, DirectionKey, Error, Framing, Keepalive, KeyConfig, KeyId,
-    KeySlot, PeerConfig, PeerDeletedReason, PeerId, PeerStats, TransportSocket, is_data_packet,
+    PeerConfig, PeerDeletedReason, PeerId, PeerStats, TransportSocket, is_data_packet,
 };
 use tokio::sync::mpsc;
 
@@ -480,23 +480,26 @@ fn a_key_that_is_nowhere_is_replaced_by_a_soft_reset() {
         bench.connect().await;
         let (session, link) = (&mut bench.session, &mut bench.link);
         session.promote_key(link, key(1).key_id).await.unwrap();
-        let emptied = [KeySlot::Primary, KeySlot::Secondary].map(Call::DelKey);
-        assert_eq!(bench.recorder.take_calls(), emptied);
+        assert_eq!(bench.recorder.take_calls(), [Call::Promote(key(1).key_id)]);
         assert!(bench.soft_reset());
         assert_eq!(bench.session.statistics.get("KEY_STATE_ERROR"), 1);
         assert_eq!(bench.data_path(), Some("ovpn"), "the peer lives");
-        bench.session.install_key(&mut bench.link, key(2)).await.unwrap();
-        assert_eq!(bench.recorder.keys(), [Some(key(2).key_id), None]);
+        // The key that sent goes on sending until the one of the soft reset takes over.
+        let (session, link) = (&mut bench.session, &mut bench.link);
+        session.install_key(link, key(2)).await.unwrap();
+        assert_eq!(bench.recorder.keys(), [0, 2].map(|n| Some(key(n).key_id)));
+        session.promote_key(link, key(2).key_id).await.unwrap();
+        assert_eq!(bench.recorder.keys(), [2, 0].map(|n| Some(key(n).key_id)));
     });
 }
 
 #[test]
-fn the_kernels_empty_slot_is_a_mismatch_too() {
+fn a_key_that_the_kernel_lost_is_replaced_too() {
     within(|| async {
         let mut bench = bench(Protocol::Udp, &[]).await;
         bench.connect().await;
         bench.session.install_key(&mut bench.link, key(1)).await.unwrap();
-        bench.recorder.fail_next(Error::KeySlotEmpty(KeySlot::Secondary));
+        bench.recorder.fail_next(Error::NoSuchKey(key(1).key_id));
         bench.session.promote_key(&mut bench.link, key(1).key_id).await.unwrap();
         assert!(bench.soft_reset());
         assert_eq!(bench.data_path(), Some("ovpn"));

@@ -4,21 +4,19 @@
 use std::time::Duration;
 
 use ovpn_dco::{
-    ControlPort, DataChannel, DataEvent, Error as DataError, KeyConfig, KeyId, KeySlot,
-    NotInstalled, PeerConfig, PeerStats,
+    ControlPort, DataChannel, DataEvent, Error as DataError, KeyConfig, KeyId, NotInstalled,
+    PeerConfig, PeerStats, Slots,
 };
 
-use super::keys::{KeySlots, KeyStep};
 use super::plane::DataPlane;
 
 /// How often the counters are looked at: a peer that dies takes along what was counted since.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// An interface, what moves its packets, and the keys in use.
+/// An interface, and what moves its packets.
 #[derive(Debug)]
 pub(super) struct Tunnel {
     plane: DataPlane,
-    keys: KeySlots,
     has_peer: bool,
     /// The data plane has ended: another one must take its place.
     failed: bool,
@@ -38,7 +36,6 @@ impl Tunnel {
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         Self {
             plane,
-            keys: KeySlots::default(),
             has_peer: false,
             failed: false,
             look,
@@ -66,7 +63,6 @@ impl Tunnel {
         peer: PeerConfig,
         residue: Vec<u8>,
     ) -> Result<ControlPort, DataError> {
-        self.keys = KeySlots::default();
         self.last_stats = PeerStats::default();
         let port = self.plane.new_peer(peer, residue).await?;
         self.has_peer = true;
@@ -97,46 +93,29 @@ impl Tunnel {
     }
 
     /// Whether there is a key to send with.
-    pub(super) const fn can_send(&self) -> bool {
-        self.has_peer && self.keys.can_send()
+    pub(super) async fn can_send(&mut self) -> bool {
+        self.has_peer && self.keys().await.sending().is_some()
+    }
+
+    async fn keys(&mut self) -> Slots<()> {
+        self.plane.keys().await.unwrap_or_default()
     }
 
     pub(super) async fn install_key(&mut self, key: KeyConfig) -> Result<(), NotInstalled> {
-        let id = key.key_id;
-        match self.keys.add(id) {
-            KeyStep::Install(slot) => self.plane.new_key(slot, key).await,
-            KeyStep::Swap | KeyStep::Delete(_) | KeyStep::Nothing | KeyStep::Mismatch => Ok(()),
-        }
+        self.plane.install(key).await
     }
 
-    /// [`DataError::KeySlotEmpty`] if the key is not there.
+    /// [`DataError::NoSuchKey`] if the key is not there although others are.
     pub(super) async fn promote_key(&mut self, key: KeyId) -> Result<(), DataError> {
-        let step = self.keys.promote(key);
-        self.perform(step).await
+        match self.plane.promote(key).await {
+            // A new peer: the key was the old one's, and another is on its way.
+            Err(DataError::NoSuchKey(_)) if self.keys().await == Slots::default() => Ok(()),
+            promoted => promoted,
+        }
     }
 
     pub(super) async fn retire_key(&mut self, key: KeyId) -> Result<(), DataError> {
-        let step = self.keys.retire(key);
-        self.perform(step).await
-    }
-
-    async fn perform(&mut self, step: KeyStep) -> Result<(), DataError> {
-        match step {
-            KeyStep::Swap => self.plane.swap_keys().await,
-            KeyStep::Delete(slot) => self.plane.del_key(slot).await,
-            KeyStep::Mismatch => Err(DataError::KeySlotEmpty(KeySlot::Secondary)),
-            KeyStep::Install(_) | KeyStep::Nothing => Ok(()),
-        }
-    }
-
-    /// Takes all keys away: the next one installed sends at once.
-    pub(super) async fn clear_keys(&mut self) {
-        self.keys = KeySlots::default();
-        for slot in [KeySlot::Primary, KeySlot::Secondary] {
-            if let Err(e) = self.plane.del_key(slot).await {
-                tracing::debug!("deleting the {slot:?} key: {e}");
-            }
-        }
+        self.plane.retire(key).await
     }
 
     pub(super) async fn notify_exit(&mut self) -> Result<(), DataError> {
@@ -200,13 +179,11 @@ mod tests {
         let (channel, recorder) = RecordingDataChannel::new("lo", false);
         let mut tunnel = Tunnel::new(DataPlane::Recording(channel));
         tunnel.new_peer(peer(), Vec::new()).await.unwrap();
+        assert!(tunnel.promote_key(key(1).key_id).await.is_ok(), "it went with its peer");
         tunnel.install_key(key(0)).await.unwrap();
-        recorder.take_calls();
         let error = tunnel.promote_key(key(1).key_id).await.unwrap_err();
-        assert!(matches!(error, DataError::KeySlotEmpty(KeySlot::Secondary)), "{error}");
-        assert_eq!(recorder.take_calls(), [], "the key in use stays in use");
-        tunnel.clear_keys().await;
-        tunnel.install_key(key(2)).await.unwrap();
-        assert_eq!(recorder.keys(), [Some(key(2).key_id), None], "the next one sends at once");
+        assert!(matches!(error, DataError::NoSuchKey(id) if id == key(1).key_id), "{error}");
+        assert_eq!(recorder.keys(), [Some(key(0).key_id), None], "the key in use stays in use");
+        assert!(tunnel.can_send().await);
     }
 }

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use clap::Parser;
 use ovpn_dco::{
-    Cipher, DataChannel, DirectionKey, Framing, Keepalive, KeyConfig, KeyId, KeySlot, PeerConfig,
-    PeerId, TransportSocket,
+    Cipher, DataChannel, DirectionKey, Framing, Keepalive, KeyConfig, KeyId, PeerConfig, PeerId,
+    TransportSocket,
 };
 use ovpn_userspace::{Options, TunDevice, TunOptions, UserspaceDataChannel};
 use tokio::signal::unix::{SignalKind, signal};
@@ -114,7 +114,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut channel = UserspaceDataChannel::new(tun, options)?;
     let _control = channel.new_peer(peer, Vec::new()).await?;
     let key = key(cipher, arguments.mirrored).ok_or("no key")?;
-    channel.new_key(KeySlot::Primary, key).await?;
+    channel.install(key).await?;
     println!("ready");
 
     let mut terminate = signal(SignalKind::terminate())?;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use ovpn_dco::{
-    ControlPort, DataChannel, DataEvent, Error, Generation, Interface, Keepalive, KeyConfig,
-    KeySlot, NotInstalled, PeerConfig, PeerStats, Told,
+    ControlPort, DataChannel, DataEvent, Error, Generation, Interface, Keepalive, KeyConfig, KeyId,
+    NotInstalled, PeerConfig, PeerStats, Slots, Told,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -102,16 +102,20 @@ impl DataChannel for UserspaceDataChannel {
         self.ask(|reply| Command::SetKeepalive(keepalive, reply)).await
     }
 
-    async fn new_key(&mut self, slot: KeySlot, key: KeyConfig) -> Result<(), NotInstalled> {
-        Ok(self.ask(|reply| Command::NewKey(slot, Box::new(key), reply)).await?)
+    async fn install(&mut self, key: KeyConfig) -> Result<(), NotInstalled> {
+        Ok(self.ask(|reply| Command::Install(Box::new(key), reply)).await?)
     }
 
-    async fn swap_keys(&mut self) -> Result<(), Error> {
-        self.ask(Command::SwapKeys).await
+    async fn promote(&mut self, key: KeyId) -> Result<(), Error> {
+        self.ask(|reply| Command::Promote(key, reply)).await
     }
 
-    async fn del_key(&mut self, slot: KeySlot) -> Result<(), Error> {
-        self.ask(|reply| Command::DeleteKey(slot, reply)).await
+    async fn retire(&mut self, key: KeyId) -> Result<(), Error> {
+        self.ask(|reply| Command::Retire(key, reply)).await
+    }
+
+    async fn keys(&mut self) -> Result<Slots<()>, Error> {
+        self.ask(Command::Keys).await
     }
 
     async fn stats(&mut self) -> Result<PeerStats, Error> {
@@ -195,7 +199,7 @@ mod tests {
         assert_eq!(incoming.recv().await, None);
         let last = tokio::time::timeout(Duration::from_millis(50), channel.next_event()).await;
         assert!(last.is_err(), "told once: {last:?}");
-        assert!(matches!(channel.swap_keys().await, Err(Error::Closed)));
+        assert!(matches!(channel.keys().await, Err(Error::Closed)));
         assert!(matches!(channel.stats().await, Err(Error::Closed)));
         assert!(matches!(channel.del_peer().await, Err(Error::Closed)));
         assert!(matches!(channel.close().await, Err(Error::Closed)));

@@ -4,7 +4,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use ovpn_dco::{
-    ControlPort, DataEvent, Error, KeyConfig, KeySlot, PeerConfig, PeerDeletedReason, PeerStats,
+    ControlPort, DataEvent, Error, KeyConfig, PeerConfig, PeerDeletedReason, PeerStats,
     is_data_packet,
 };
 use tokio::sync::mpsc;
@@ -184,16 +184,15 @@ impl Link {
         }
     }
 
-    /// Puts a key into a slot, and gives the coalescer the inner packets that came before it. The
-    /// coalescer's places are in the buffer returned.
-    pub(crate) fn set_key(
+    /// Adds a key, and gives the coalescer the inner packets that came before it. The coalescer's
+    /// places are in the buffer returned.
+    pub(crate) fn install(
         &mut self,
-        slot: KeySlot,
         key: KeyConfig,
         now: Instant,
         coalescer: &mut Coalescer,
     ) -> Result<Vec<u8>, Error> {
-        self.peer.set_key(slot, key)?;
+        self.peer.install(key)?;
         let (mut slab, packets) = self.early.take(now);
         for packet in packets {
             // Whatever else it may be is worth nothing by now.

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use ovpn_dco::{
-    Error, Framing, KeyConfig, KeyId, KeySlot, MssClamp, PeerId, PeerStats, is_data_packet,
+    Error, Framing, KeyConfig, KeyId, MssClamp, PeerId, PeerStats, Slots, is_data_packet,
 };
 
 use crate::crypto::{Associated, Exhausted, OpenError, Opener, PACKET_ID, Sealer, TAG};
@@ -24,13 +24,11 @@ pub struct Peer {
     header: DataHeader,
     framing: Framing,
     mss: Option<MssClamp>,
-    primary: Option<Key>,
-    secondary: Option<Key>,
+    keys: Slots<Key>,
     stats: PeerStats,
 }
 
 struct Key {
-    id: KeyId,
     sealer: Sealer,
     opener: Opener,
     /// Its end was told already.
@@ -71,9 +69,9 @@ impl Envelope {
 /// Why a packet was not sealed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NotSealed {
-    /// There is no primary key.
+    /// There is no key to seal with.
     NoKey,
-    /// The primary key must not be used any more.
+    /// The key must not be used any more.
     Exhausted,
 }
 
@@ -110,53 +108,51 @@ impl Peer {
             header: id.map_or(DataHeader::V1, DataHeader::V2),
             framing,
             mss,
-            primary: None,
-            secondary: None,
+            keys: Slots::default(),
             stats: PeerStats::default(),
         }
     }
 
-    fn slot(&mut self, slot: KeySlot) -> &mut Option<Key> {
-        match slot {
-            KeySlot::Primary => &mut self.primary,
-            KeySlot::Secondary => &mut self.secondary,
-        }
-    }
-
-    /// Puts a key into a slot; its packet ids start at 1.
-    pub fn set_key(&mut self, slot: KeySlot, key: KeyConfig) -> Result<(), Error> {
+    /// Adds a key, which seals if no other does; its packet ids start at 1.
+    pub fn install(&mut self, key: KeyConfig) -> Result<(), Error> {
+        let id = key.key_id;
         let key = Key {
-            id: key.key_id,
             sealer: Sealer::new(key.cipher, &key.encrypt)?,
             opener: Opener::new(key.cipher, &key.decrypt)?,
             reported: false,
         };
-        *self.slot(slot) = Some(key);
+        self.keys.install(id, key);
         Ok(())
     }
 
-    /// Empties a slot.
-    pub fn delete_key(&mut self, slot: KeySlot) {
-        *self.slot(slot) = None;
+    /// Seals with this key from now on; the one before goes on opening. [`Error::NoSuchKey`].
+    pub fn promote(&mut self, key: KeyId) -> Result<(), Error> {
+        self.keys.promote(key)
     }
 
-    /// Exchanges the slots.
-    pub fn swap_keys(&mut self) {
-        std::mem::swap(&mut self.primary, &mut self.secondary);
+    /// Deletes a key, if it is there.
+    pub fn retire(&mut self, key: KeyId) {
+        self.keys.retire(key);
+    }
+
+    /// The keys that are there.
+    #[must_use]
+    pub fn keys(&self) -> Slots<()> {
+        self.keys.ids()
     }
 
     /// A key that has come near its end since the last call.
     pub fn take_worn_out(&mut self) -> Option<KeyId> {
-        [&mut self.primary, &mut self.secondary].into_iter().flatten().find_map(|key| {
+        self.keys.iter_mut().find_map(|(id, key)| {
             let worn_out = key.sealer.wears_out() || key.opener.wears_out();
-            (worn_out && !std::mem::replace(&mut key.reported, worn_out)).then_some(key.id)
+            (worn_out && !std::mem::replace(&mut key.reported, worn_out)).then_some(id)
         })
     }
 
     /// Whether packets can be sent.
     #[must_use]
     pub fn can_send(&self) -> bool {
-        self.primary.is_some()
+        self.keys.sending().is_some()
     }
 
     /// The counters.
@@ -198,18 +194,18 @@ impl Peer {
     /// Seals something that is no IP packet: a ping, an OCC message.
     #[inline]
     pub fn seal_message(&mut self, envelope: Envelope, packet: &mut [u8]) -> Result<(), NotSealed> {
-        let key = self.primary.as_mut().ok_or(NotSealed::NoKey)?;
+        let (id, key) = self.keys.sending_mut().ok_or(NotSealed::NoKey)?;
         let len = packet.len();
         let (header, rest) = packet.split_at_mut(envelope.front - SEAL - envelope.prefix.len());
         let (seal, body) = rest.split_first_chunk_mut::<SEAL>().ok_or(NotSealed::NoKey)?;
         let associated = match self.header {
             DataHeader::V1 => {
-                header.copy_from_slice(&[DATA_V1 | key.id.get()]);
+                header.copy_from_slice(&[DATA_V1 | id.get()]);
                 Associated::V1
             }
-            DataHeader::V2(id) => {
-                let mut word = id.get().to_be_bytes();
-                word[0] = DATA_V2 | key.id.get();
+            DataHeader::V2(peer) => {
+                let mut word = peer.get().to_be_bytes();
+                word[0] = DATA_V2 | id.get();
                 header.copy_from_slice(&word);
                 Associated::V2(word)
             }
@@ -245,10 +241,9 @@ impl Peer {
         if body.is_empty() {
             return self.forged();
         }
-        let id = KeyId::from_first_byte(first);
-        let key =
-            [&mut self.primary, &mut self.secondary].into_iter().flatten().find(|key| key.id == id);
-        let Some(key) = key else { return Opened::UnknownKey };
+        let Some(key) = self.keys.get_mut(KeyId::from_first_byte(first)) else {
+            return Opened::UnknownKey;
+        };
         match key.opener.open(associated, seal, body, now) {
             Ok(()) => {}
             Err(OpenError::Forged) => return self.forged(),
@@ -313,7 +308,7 @@ mod tests {
     fn peers(id: Option<u32>, framing: Framing) -> [Peer; 2] {
         [false, true].map(|mirrored| {
             let mut peer = Peer::new(id.and_then(PeerId::new), framing, None);
-            peer.set_key(KeySlot::Primary, key(0, mirrored)).unwrap();
+            peer.install(key(0, mirrored)).unwrap();
             peer
         })
     }
@@ -359,7 +354,7 @@ mod tests {
                 decrypt: direction(),
             };
             let mut peer = Peer::new(PeerId::new(23), Framing::None, None);
-            peer.set_key(KeySlot::Primary, config).unwrap();
+            peer.install(config).unwrap();
             let packet = seal(&mut peer, &message::PING).unwrap();
             assert_eq!(hex::encode(&packet), expected);
             assert_eq!(opened(&mut peer, &packet), Err(Opened::Consumed));
@@ -407,21 +402,23 @@ mod tests {
     #[test]
     fn slots() {
         let [mut a, mut b] = peers(Some(1), Framing::None);
-        a.set_key(KeySlot::Secondary, key(1, false)).unwrap();
-        b.set_key(KeySlot::Secondary, key(1, true)).unwrap();
+        let [zero, one] = [0, 1].map(|n| KeyId::new(n).unwrap());
+        a.install(key(1, false)).unwrap();
+        b.install(key(1, true)).unwrap();
         let old = seal(&mut a, b"E-old").unwrap();
-        a.swap_keys();
+        a.promote(one).unwrap();
         let new = seal(&mut a, b"E-new").unwrap();
         assert_eq!((old[0], new[0]), (0x48, 0x49));
-        // B has not swapped yet, and opens both.
+        // B seals with the old one still, and opens both.
         assert_eq!(opened(&mut b, &new).unwrap(), b"E-new");
         assert_eq!(opened(&mut b, &old).unwrap(), b"E-old");
-        b.delete_key(KeySlot::Secondary);
+        b.retire(one);
         let newer = seal(&mut a, b"E").unwrap();
         assert_eq!(opened(&mut b, &newer), Err(Opened::UnknownKey));
-        a.delete_key(KeySlot::Primary);
-        a.delete_key(KeySlot::Primary);
+        a.retire(one);
+        a.retire(one);
         assert!(!a.can_send());
+        assert_eq!(a.keys().opening(), Some(zero));
         assert_eq!(seal(&mut a, b"E"), Err(NotSealed::NoKey));
     }
 
@@ -452,13 +449,13 @@ mod tests {
     fn a_worn_out_key_is_told_once() {
         let [mut a, _] = peers(Some(1), Framing::None);
         assert_eq!(a.take_worn_out(), None);
-        a.primary.as_mut().unwrap().sealer.skip_to(0xfeff_ffff);
+        a.keys.sending_mut().unwrap().1.sealer.skip_to(0xfeff_ffff);
         seal(&mut a, b"E").unwrap();
         assert_eq!(a.take_worn_out(), Some(KeyId::FIRST));
         assert_eq!(a.take_worn_out(), None);
-        a.primary.as_mut().unwrap().sealer.skip_to(u32::MAX - 1);
+        a.keys.sending_mut().unwrap().1.sealer.skip_to(u32::MAX - 1);
         assert_eq!(seal(&mut a, b"E"), Err(NotSealed::Exhausted));
-        a.set_key(KeySlot::Primary, key(1, false)).unwrap();
+        a.install(key(0, false)).unwrap();
         assert_eq!(seal(&mut a, b"E").unwrap()[4..8], [0, 0, 0, 1]);
     }
 }

@@ -8,8 +8,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use ovpn_dco::{
-    ControlPort, DataEvent, Error, Generation, Keepalive, KeyConfig, KeySlot, PeerConfig,
-    PeerStats, Told,
+    ControlPort, DataEvent, Error, Generation, Keepalive, KeyConfig, KeyId, PeerConfig, PeerStats,
+    Slots, Told,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -42,9 +42,10 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
 pub(crate) enum Command {
     NewPeer(Generation, Box<PeerConfig>, Vec<u8>, Reply<ControlPort>),
     SetKeepalive(Keepalive, Reply<()>),
-    NewKey(KeySlot, Box<KeyConfig>, Reply<()>),
-    SwapKeys(Reply<()>),
-    DeleteKey(KeySlot, Reply<()>),
+    Install(Box<KeyConfig>, Reply<()>),
+    Promote(KeyId, Reply<()>),
+    Retire(KeyId, Reply<()>),
+    Keys(Reply<Slots<()>>),
     NotifyExit(Reply<()>),
     DeletePeer(Reply<PeerStats>),
     #[cfg(test)]
@@ -423,22 +424,21 @@ impl Worker {
                 });
                 let _ = reply.send(result);
             }
-            Command::NewKey(slot, key, reply) => {
-                let _ = reply.send(self.new_key(slot, *key));
+            Command::Install(key, reply) => {
+                let _ = reply.send(self.install(*key));
             }
-            Command::SwapKeys(reply) => {
+            Command::Promote(key, reply) => {
+                let _ = reply.send(self.for_link(|link, _| link.peer.promote(key)));
+            }
+            Command::Retire(key, reply) => {
                 let result = self.for_link(|link, _| {
-                    link.peer.swap_keys();
+                    link.peer.retire(key);
                     Ok(())
                 });
                 let _ = reply.send(result);
             }
-            Command::DeleteKey(slot, reply) => {
-                let result = self.for_link(|link, _| {
-                    link.peer.delete_key(slot);
-                    Ok(())
-                });
-                let _ = reply.send(result);
+            Command::Keys(reply) => {
+                let _ = reply.send(self.for_link(|link, _| Ok(link.peer.keys())));
             }
             Command::NotifyExit(reply) => {
                 let exists = self.for_link(|_, _| Ok(()));
@@ -458,9 +458,9 @@ impl Worker {
         }
     }
 
-    fn new_key(&mut self, slot: KeySlot, key: KeyConfig) -> Result<(), Error> {
+    fn install(&mut self, key: KeyConfig) -> Result<(), Error> {
         let link = self.link.as_mut().ok_or(Error::NoSuchPeer)?;
-        let slab = link.set_key(slot, key, self.now, &mut self.coalescer)?;
+        let slab = link.install(key, self.now, &mut self.coalescer)?;
         self.write_tun(&slab);
         Ok(())
     }

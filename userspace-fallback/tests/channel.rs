@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::netns::NetNs;
 use common::{CIPHER, Setup, Tunnel, config, far_peer, key, namespaces, sealed, udp};
 use ovpn_dco::{
-    ControlPort, DataChannel, DataEvent, Error, Keepalive, KeySlot, PeerConfig, PeerDeletedReason,
+    ControlPort, DataChannel, DataEvent, Error, Keepalive, KeyId, PeerConfig, PeerDeletedReason,
     TransportSocket,
 };
 use ovpn_userspace::peer::Opened;
@@ -40,7 +40,7 @@ async fn over_tcp(residue: Vec<u8>) -> (NetNs, UserspaceDataChannel, ControlPort
     let far = listener.accept().unwrap().0;
     let mut channel = channel(&namespace);
     let port = channel.new_peer(config(TransportSocket::Tcp(own.into())), residue).await.unwrap();
-    channel.new_key(KeySlot::Primary, key(CIPHER, 0, false)).await.unwrap();
+    channel.install(key(CIPHER, 0, false)).await.unwrap();
     (namespace, channel, port, far)
 }
 
@@ -95,7 +95,7 @@ async fn nonsense_on_tcp_ends_the_peer() {
         let expected = DataEvent::PeerDeleted(PeerDeletedReason::TransportError);
         assert_eq!(event(&mut channel).await.unwrap(), expected);
         no_event(&mut channel).await;
-        assert!(matches!(channel.swap_keys().await, Err(Error::NoSuchPeer)));
+        assert!(matches!(channel.promote(KeyId::FIRST).await, Err(Error::NoSuchPeer)));
     }
 }
 
@@ -234,7 +234,7 @@ async fn recursive_routing_is_no_loop() {
             ..config(TransportSocket::Udp(own.into()))
         };
         channel.new_peer(peer, Vec::new()).await.unwrap();
-        channel.new_key(KeySlot::Primary, key(CIPHER, 0, false)).await.unwrap();
+        channel.install(key(CIPHER, 0, false)).await.unwrap();
         for _ in 0..10 {
             inside.send(b"round and round").unwrap();
         }
@@ -311,7 +311,7 @@ async fn idle_costs_nothing() {
     let keepalive = Keepalive { interval: 60, timeout: 120 };
     let config = PeerConfig { keepalive, ..config(socket) };
     let _port = channel.new_peer(config, Vec::new()).await.unwrap();
-    channel.new_key(KeySlot::Primary, key(CIPHER, 0, false)).await.unwrap();
+    channel.install(key(CIPHER, 0, false)).await.unwrap();
     let switches = || -> u64 {
         let task = std::fs::read_dir("/proc/self/task").unwrap().find_map(|task| {
             let task = task.unwrap().path();
@@ -341,7 +341,7 @@ async fn pings_go_out_under_a_one_way_download() {
     let keepalive = Keepalive { interval: 1, timeout: 60 };
     let config = PeerConfig { keepalive, remote, ..config(socket) };
     let _port = channel.new_peer(config, Vec::new()).await.unwrap();
-    channel.new_key(KeySlot::Primary, key(CIPHER, 0, false)).await.unwrap();
+    channel.install(key(CIPHER, 0, false)).await.unwrap();
     let mut peer = far_peer();
     let (mut pings, mut buffer) = (0, [0; 2048]);
     let end = Instant::now() + Duration::from_millis(3500);

@@ -11,7 +11,7 @@ use common::netns::NetNs;
 use common::{CIPHER, config, far_peer, key, namespaces, sealed, udp, udp_pair};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::RcvBufForce;
-use ovpn_dco::{DataChannel, KeySlot, PeerStats, TransportSocket};
+use ovpn_dco::{DataChannel, KeyId, PeerStats, TransportSocket};
 use ovpn_userspace::peer::{Opened, Peer};
 use ovpn_userspace::{Options, TunDevice, TunOptions, UserspaceDataChannel};
 use packets::Flow;
@@ -78,7 +78,7 @@ impl Bench {
         }
         let mut channel = UserspaceDataChannel::new(device, Options::default()).unwrap();
         let _ = channel.new_peer(config(socket), Vec::new()).await.unwrap();
-        channel.new_key(KeySlot::Primary, key(CIPHER, 0, false)).await.unwrap();
+        channel.install(key(CIPHER, 0, false)).await.unwrap();
         Self {
             channel,
             application,
@@ -168,24 +168,25 @@ async fn keys_change_without_a_gap() {
     let mut old = 0;
     // After the last key-id comes 1 again; 0 is for the first key of a connection.
     for (generation, id) in (1..=7).chain([1, 2]).enumerate() {
+        let new = KeyId::new(id).unwrap();
         bench.burst();
-        bench.channel.new_key(KeySlot::Secondary, key(CIPHER, id, false)).await.unwrap();
-        bench.peer.set_key(KeySlot::Secondary, key(CIPHER, id, true)).unwrap();
+        bench.channel.install(key(CIPHER, id, false)).await.unwrap();
+        bench.peer.install(key(CIPHER, id, true)).unwrap();
         bench.burst();
         let late: Vec<_> = (0..10).map(|_| bench.seal()).collect();
         let too_late = bench.seal();
         lost.push(bench.down - 1);
 
         let ours_from = if generation % 2 == 0 {
-            bench.channel.swap_keys().await.unwrap();
+            bench.channel.promote(new).await.unwrap();
             let ours_from = bench.up;
             bench.burst();
-            bench.peer.swap_keys();
+            bench.peer.promote(new).unwrap();
             ours_from
         } else {
-            bench.peer.swap_keys();
+            bench.peer.promote(new).unwrap();
             bench.burst();
-            bench.channel.swap_keys().await.unwrap();
+            bench.channel.promote(new).await.unwrap();
             bench.up
         };
         bench.burst();
@@ -202,8 +203,9 @@ async fn keys_change_without_a_gap() {
         let stats = bench.stats().await;
         assert_eq!((stats.replay_errors, stats.decrypt_errors), (doubled, 0));
 
-        bench.channel.del_key(KeySlot::Secondary).await.unwrap();
-        bench.peer.delete_key(KeySlot::Secondary);
+        let retired = KeyId::new(old).unwrap();
+        bench.channel.retire(retired).await.unwrap();
+        bench.peer.retire(retired);
         bench.send_twice(&too_late);
         let next = bench.seal();
         bench.send(&next);
@@ -222,11 +224,11 @@ async fn keys_change_without_a_gap() {
 #[tokio::test]
 async fn packets_before_their_key_wait_for_it() {
     let mut bench = Bench::new().await;
-    bench.peer.set_key(KeySlot::Secondary, key(CIPHER, 1, true)).unwrap();
-    bench.peer.swap_keys();
+    bench.peer.install(key(CIPHER, 1, true)).unwrap();
+    bench.peer.promote(KeyId::FIRST.next()).unwrap();
     bench.burst();
     assert_eq!(bench.stats().await.vpn_rx_packets, 0);
-    bench.channel.new_key(KeySlot::Secondary, key(CIPHER, 1, false)).await.unwrap();
+    bench.channel.install(key(CIPHER, 1, false)).await.unwrap();
     bench.burst();
     bench.receive(0);
     let stats = bench.stats().await;

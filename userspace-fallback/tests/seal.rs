@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use aws_lc_rs::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
-use ovpn_dco::{Cipher, DirectionKey, Framing, KeyConfig, KeyId, KeySlot, PeerId};
+use ovpn_dco::{Cipher, DirectionKey, Framing, KeyConfig, KeyId, PeerId};
 use ovpn_userspace::crypto::{Associated, Opener, PACKET_ID, Sealer, TAG};
 use ovpn_userspace::peer::{Opened, Peer};
 use proptest::collection::vec;
@@ -84,7 +84,7 @@ impl Secret {
             encrypt: self.direction(),
             decrypt: self.direction(),
         };
-        peer.set_key(KeySlot::Primary, config).unwrap();
+        peer.install(config).unwrap();
         peer
     }
 }

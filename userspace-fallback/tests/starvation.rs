@@ -14,7 +14,7 @@ use common::netns::NetNs;
 use common::{CIPHER, config, far_peer, key, sealed, udp};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::SndBufForce;
-use ovpn_dco::{ControlPort, DataChannel, KeySlot, TransportSocket, is_data_packet};
+use ovpn_dco::{ControlPort, DataChannel, TransportSocket, is_data_packet};
 use ovpn_userspace::{Counters, Options, TunDevice, TunOptions, UserspaceDataChannel};
 use packets::Flow;
 use tokio::sync::mpsc::{Receiver, Sender};
@@ -60,7 +60,7 @@ impl Bench {
         let socket = TransportSocket::Udp(own.into());
         let port = channel.new_peer(config(socket), Vec::new()).await.unwrap();
         let ControlPort::Channel { incoming, outgoing } = port else { panic!("no channel") };
-        channel.new_key(KeySlot::Primary, key(CIPHER, 0, false)).await.unwrap();
+        channel.install(key(CIPHER, 0, false)).await.unwrap();
         Self { channel, incoming, outgoing, application, server, flow, _namespace: namespace }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Setup, Tunnel, key, namespaces, udp};
-use ovpn_dco::{Cipher, DataChannel, Framing, KeySlot, MssClamp};
+use ovpn_dco::{Cipher, DataChannel, Framing, KeyId, MssClamp};
 use ovpn_userspace::{Options, TunDevice, TunOptions};
 
 const MEGABYTE: usize = 1_000_000;
@@ -226,12 +226,12 @@ async fn keys_change_under_load_without_loss() {
         for id in 1..=7 {
             for (channel, mirrored) in [(&mut tunnel.a, false), (&mut tunnel.b, true)] {
                 let key = key(cipher, id, mirrored);
-                channel.new_key(KeySlot::Secondary, key).await.unwrap();
+                channel.install(key).await.unwrap();
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
-            tunnel.a.swap_keys().await.unwrap();
+            tunnel.a.promote(KeyId::new(id).unwrap()).await.unwrap();
             tokio::time::sleep(Duration::from_millis(10)).await;
-            tunnel.b.swap_keys().await.unwrap();
+            tunnel.b.promote(KeyId::new(id).unwrap()).await.unwrap();
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let output = flood.wait_with_output().unwrap();

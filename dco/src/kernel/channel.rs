@@ -16,8 +16,9 @@ use super::message::{NewPeer, PeerEvent, PeerInfo, SetPeer};
 use super::usage::{KeyUsage, Unwrap};
 use crate::data_channel::{ControlPort, DataChannel, DataEvent, Interface, PeerDeletedReason};
 use crate::error::{Error, NotInstalled};
+use crate::slots::Slots;
 use crate::types::{
-    Framing, Keepalive, KeyConfig, KeySlot, PeerConfig, PeerId, PeerStats, TransportSocket,
+    Framing, Keepalive, KeyConfig, KeyId, KeySlot, PeerConfig, PeerId, PeerStats, TransportSocket,
 };
 
 /// `ovpn-dco-v2` tells about a deletion, then waits for the packets in flight and gives the socket
@@ -339,17 +340,18 @@ impl Backend {
         self.device.set_peer(&SetPeer { id, remote: None, keepalive: Some(keepalive) })
     }
 
-    fn new_key(&mut self, slot: KeySlot, key: KeyConfig) -> Result<(), NotInstalled> {
-        // The counters first: once the kernel has the key, nothing may fail any more.
-        let before = self.peer().map(|peer| peer.id).and_then(|id| Ok((id, self.stats()?)));
-        let installed = before.and_then(|(id, before)| {
+    fn install(&mut self, key: KeyConfig) -> Result<(), NotInstalled> {
+        // The rest first: once the kernel has the key, nothing may fail any more.
+        let installed = self.make_room(key.key_id).and_then(|slot| {
+            let before = self.stats()?;
+            let id = self.peer()?.id;
             self.device.new_key(id, slot, &key)?;
             Ok(before)
         });
         match installed {
             Ok(before) => {
                 if let Some(peer) = &mut self.peer {
-                    peer.usage.installed(slot, key.key_id, key.cipher, before);
+                    peer.usage.installed(key.key_id, key.cipher, before);
                 }
                 Ok(())
             }
@@ -357,25 +359,45 @@ impl Backend {
         }
     }
 
-    fn swap_keys(&mut self) -> Result<(), Error> {
-        let id = self.peer()?.id;
+    /// The slot for a new key. A namesake in the other one goes: the kernel would keep both.
+    fn make_room(&mut self, key: KeyId) -> Result<KeySlot, Error> {
+        let keys = self.peer()?.usage.keys();
+        let slot = keys.place_for(key);
+        if keys.find(key).is_some_and(|other| other != slot) {
+            self.retire(key)?;
+        }
+        Ok(slot)
+    }
+
+    fn promote(&mut self, key: KeyId) -> Result<(), Error> {
+        let peer = self.peer()?;
+        let id = peer.id;
+        if !peer.usage.keys().waits(key)? {
+            return Ok(());
+        }
         // The kernel exchanges with an empty slot too, and is left without a key to send with.
         match self.device.key(id, KeySlot::Secondary) {
-            Ok(_) | Err(Error::Unsupported { .. }) => {}
+            Ok(Some(info)) if info.key_id == key => {}
+            Ok(_) => {
+                self.peer()?.usage.retired(key);
+                return Err(Error::NoSuchKey(key));
+            }
+            Err(Error::Unsupported { .. }) => {}
             Err(error) => return Err(error),
         }
         // Before the exchange: afterwards nothing may fail that was done.
         let before = self.stats()?;
         self.device.swap_keys(id)?;
-        self.peer()?.usage.swapped(before);
-        Ok(())
+        self.peer()?.usage.promoted(key, before)
     }
 
-    fn del_key(&mut self, slot: KeySlot) -> Result<(), Error> {
+    fn retire(&mut self, key: KeyId) -> Result<(), Error> {
         let peer = self.peer()?;
-        peer.usage.deleted(slot);
         let id = peer.id;
-        self.device.del_key(id, slot)
+        match peer.usage.retired(key) {
+            Some(slot) => self.device.del_key(id, slot),
+            None => Ok(()),
+        }
     }
 
     fn del_peer(&mut self) -> Result<PeerStats, Error> {
@@ -436,16 +458,20 @@ impl DataChannel for KernelDataChannel {
         self.request(move |backend| backend.set_keepalive(keepalive)).await
     }
 
-    async fn new_key(&mut self, slot: KeySlot, key: KeyConfig) -> Result<(), NotInstalled> {
-        self.request(move |backend| Ok(backend.new_key(slot, key))).await?
+    async fn install(&mut self, key: KeyConfig) -> Result<(), NotInstalled> {
+        self.request(move |backend| Ok(backend.install(key))).await?
     }
 
-    async fn swap_keys(&mut self) -> Result<(), Error> {
-        self.request(Backend::swap_keys).await
+    async fn promote(&mut self, key: KeyId) -> Result<(), Error> {
+        self.request(move |backend| backend.promote(key)).await
     }
 
-    async fn del_key(&mut self, slot: KeySlot) -> Result<(), Error> {
-        self.request(move |backend| backend.del_key(slot)).await
+    async fn retire(&mut self, key: KeyId) -> Result<(), Error> {
+        self.request(move |backend| backend.retire(key)).await
+    }
+
+    async fn keys(&mut self) -> Result<Slots<()>, Error> {
+        self.request(|backend| Ok(backend.peer()?.usage.keys().ids())).await
     }
 
     async fn stats(&mut self) -> Result<PeerStats, Error> {

@@ -103,10 +103,9 @@ impl Device {
         }
     }
 
-    /// Describes the key in a slot. [`Error::KeySlotEmpty`]; [`Error::Unsupported`] by
-    /// `ovpn-dco-v2`.
+    /// Describes the key in a slot, if there is one. [`Error::Unsupported`] by `ovpn-dco-v2`.
     #[expect(clippy::missing_errors_doc, reason = "at the type")]
-    pub fn key(&mut self, peer: PeerId, slot: KeySlot) -> Result<KeyInfo, Error> {
+    pub fn key(&mut self, peer: PeerId, slot: KeySlot) -> Result<Option<KeyInfo>, Error> {
         let mut info = None;
         let api = self.api();
         let result = self.send(&Command::GetKey { peer, slot }, |bytes| {
@@ -114,8 +113,8 @@ impl Device {
             Ok(())
         });
         match result {
-            Err(Error::NoSuchPeer) if self.peer(peer).is_ok() => Err(Error::KeySlotEmpty(slot)),
-            other => other.and_then(|()| info.ok_or(Error::KeySlotEmpty(slot))),
+            Err(Error::NoSuchPeer) if self.peer(peer).is_ok() => Ok(None),
+            other => other.map(|()| info),
         }
     }
 

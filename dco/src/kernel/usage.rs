@@ -4,6 +4,8 @@
 //! its end and then nothing more. The counters are per peer, not per key, so each key's share is
 //! what was counted since it became the one that encrypts. Pure.
 
+use crate::error::Error;
+use crate::slots::Slots;
 use crate::types::{Cipher, KeyId, KeySlot, PeerStats};
 
 /// Packets per key after which to renegotiate. A good 250 million before the end: minutes even at
@@ -13,9 +15,9 @@ const PACKETS: u64 = 0xf000_0000;
 /// that OpenVPN uses.
 const GCM_BLOCKS: u64 = (1 << 36) / 8 * 7;
 
+/// What is kept of a key.
 #[derive(Clone, Copy, Debug)]
-struct Key {
-    id: KeyId,
+pub(super) struct Key {
     cipher: Cipher,
     /// The counters when it began to encrypt.
     start: Traffic,
@@ -41,45 +43,50 @@ impl From<PeerStats> for Traffic {
     }
 }
 
-/// The two slots as far as this module cares.
+/// The keys that were given to the kernel, and how much it has used of them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct KeyUsage {
-    primary: Option<Key>,
-    secondary: Option<Key>,
+    keys: Slots<Key>,
 }
 
 impl KeyUsage {
-    /// A key was put into a slot.
-    pub(super) fn installed(&mut self, slot: KeySlot, id: KeyId, cipher: Cipher, now: PeerStats) {
-        *self.slot(slot) = Some(Key { id, cipher, start: now.into(), told: false });
+    /// Which keys there are.
+    pub(super) const fn keys(&self) -> &Slots<Key> {
+        &self.keys
     }
 
-    /// The slots were exchanged.
-    pub(super) fn swapped(&mut self, now: PeerStats) {
-        std::mem::swap(&mut self.primary, &mut self.secondary);
-        if let Some(key) = &mut self.primary {
+    /// A key was installed.
+    pub(super) fn installed(&mut self, id: KeyId, cipher: Cipher, now: PeerStats) {
+        self.keys.install(id, Key { cipher, start: now.into(), told: false });
+    }
+
+    /// A key began to encrypt that had only decrypted.
+    pub(super) fn promoted(&mut self, id: KeyId, now: PeerStats) -> Result<(), Error> {
+        self.keys.promote(id)?;
+        if let Some((_, key)) = self.keys.sending_mut() {
             key.start = now.into();
             key.told = false;
         }
+        Ok(())
     }
 
-    /// A slot was emptied.
-    pub(super) fn deleted(&mut self, slot: KeySlot) {
-        *self.slot(slot) = None;
+    /// A key is to be deleted: from where.
+    pub(super) fn retired(&mut self, id: KeyId) -> Option<KeySlot> {
+        self.keys.retire(id)
     }
 
     /// Whether the kernel's word that this key is used up is about the one that encrypts, and
     /// news.
     pub(super) fn exhausted(&mut self, id: KeyId) -> bool {
-        match &mut self.primary {
-            Some(key) if key.id == id => !std::mem::replace(&mut key.told, true),
+        match self.keys.sending_mut() {
+            Some((sending, key)) if sending == id => !std::mem::replace(&mut key.told, true),
             _ => false,
         }
     }
 
     /// The key that encrypts, once, when it is time for another one.
     pub(super) fn check(&mut self, now: PeerStats) -> Option<KeyId> {
-        let key = self.primary.as_mut()?;
+        let (id, key) = self.keys.sending_mut()?;
         let now = Traffic::from(now);
         let sent = now.tx_packets.saturating_sub(key.start.tx_packets);
         // Both directions have a key of their own and so a limit of their own. What was received
@@ -92,14 +99,7 @@ impl KeyUsage {
         );
         let used_up = sent >= PACKETS
             || key.cipher.has_usage_limit() && sent_blocks.max(received_blocks) >= GCM_BLOCKS;
-        (used_up && !std::mem::replace(&mut key.told, true)).then_some(key.id)
-    }
-
-    fn slot(&mut self, slot: KeySlot) -> &mut Option<Key> {
-        match slot {
-            KeySlot::Primary => &mut self.primary,
-            KeySlot::Secondary => &mut self.secondary,
-        }
+        (used_up && !std::mem::replace(&mut key.told, true)).then_some(id)
     }
 }
 
@@ -160,22 +160,21 @@ mod tests {
             (gcm, received(PACKETS, 0), None),
         ] {
             let mut usage = KeyUsage::default();
-            usage.installed(KeySlot::Primary, KeyId::FIRST, cipher, PeerStats::default());
+            usage.installed(KeyId::FIRST, cipher, PeerStats::default());
             assert_eq!(usage.check(stats), expected, "{cipher} {stats:?}");
             assert_eq!(usage.check(stats), None, "told once");
         }
     }
 
     #[test]
-    fn a_swap_starts_a_new_count() {
+    fn a_promotion_starts_a_new_count() {
         let mut usage = KeyUsage::default();
-        usage.installed(KeySlot::Primary, KeyId::FIRST, Cipher::Aes128Gcm, PeerStats::default());
-        usage.installed(KeySlot::Secondary, ONE, Cipher::Aes128Gcm, sent(10, 10));
-        usage.swapped(sent(1000, 1000));
+        usage.installed(KeyId::FIRST, Cipher::Aes128Gcm, PeerStats::default());
+        usage.installed(ONE, Cipher::Aes128Gcm, sent(10, 10));
+        usage.promoted(ONE, sent(1000, 1000)).unwrap();
         assert_eq!(usage.check(sent(PACKETS + 999, 1000)), None);
         assert_eq!(usage.check(sent(PACKETS + 1000, 1000)), Some(ONE));
-        usage.deleted(KeySlot::Secondary);
-        usage.swapped(sent(0, 0));
+        assert_eq!(usage.retired(ONE), Some(KeySlot::Primary));
         assert_eq!(usage.check(sent(u64::MAX, u64::MAX)), None, "no key encrypts");
     }
 
@@ -183,7 +182,7 @@ mod tests {
     fn the_kernels_own_word_counts_once() {
         let mut usage = KeyUsage::default();
         assert!(!usage.exhausted(KeyId::FIRST));
-        usage.installed(KeySlot::Primary, ONE, Cipher::Aes128Gcm, PeerStats::default());
+        usage.installed(ONE, Cipher::Aes128Gcm, PeerStats::default());
         assert!(!usage.exhausted(KeyId::FIRST), "an older key");
         assert!(usage.exhausted(ONE));
         assert!(!usage.exhausted(ONE));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ovpn_dco::kernel::{Api, Device, Family, KernelDataChannel, LinkName, Links};
 use ovpn_dco::{
-    Cipher, DataChannel, DataEvent, Error, Framing, Keepalive, KeySlot, PeerDeletedReason, PeerId,
+    Cipher, DataChannel, DataEvent, Error, Framing, Keepalive, KeyId, PeerDeletedReason, PeerId,
     TransportSocket,
 };
 
@@ -26,9 +26,10 @@ fn commands_without_a_peer() {
         let (key, _) = keys(Cipher::Aes256Gcm, 0);
         for error in [
             channel.set_keepalive(Keepalive::default()).await.unwrap_err(),
-            channel.new_key(KeySlot::Primary, key).await.unwrap_err().into(),
-            channel.swap_keys().await.unwrap_err(),
-            channel.del_key(KeySlot::Primary).await.unwrap_err(),
+            channel.install(key).await.unwrap_err().into(),
+            channel.promote(KeyId::FIRST).await.unwrap_err(),
+            channel.retire(KeyId::FIRST).await.unwrap_err(),
+            channel.keys().await.unwrap_err(),
             channel.stats().await.unwrap_err(),
             channel.del_peer().await.unwrap_err(),
         ] {
@@ -90,7 +91,7 @@ fn own_deletions_are_silent() {
         }
         silence(&mut pair.client.channel, SECOND).await;
         pair.client.channel.del_peer().await.unwrap();
-        let error = pair.client.channel.swap_keys().await.unwrap_err();
+        let error = pair.client.channel.promote(KeyId::FIRST).await.unwrap_err();
         assert!(matches!(error, Error::NoSuchPeer), "{error}");
         silence(&mut pair.client.channel, SECOND).await;
         pair.close().await;
@@ -127,7 +128,7 @@ fn expiry() {
             let keepalive = Keepalive { interval, timeout: 2 };
             pair.client.new_peer(&sockets, keepalive).await;
             let (key, _) = keys(Cipher::Aes256Gcm, 0);
-            pair.client.channel.new_key(KeySlot::Primary, key).await.unwrap();
+            pair.client.channel.install(key).await.unwrap();
             let told = event(&mut pair.client.channel, 10 * SECOND).await;
             assert_eq!(told, DataEvent::PeerDeleted(PeerDeletedReason::Expired));
             let error = pair.client.channel.stats().await.unwrap_err();
@@ -345,7 +346,7 @@ fn two_hundred_cycles() {
             };
             channel.new_peer(config, vec![]).await.unwrap();
             let (key, _) = keys(Cipher::Aes256Gcm, 0);
-            channel.new_key(KeySlot::Primary, key).await.unwrap();
+            channel.install(key).await.unwrap();
             channel.close().await.unwrap();
             if cycle == 20 {
                 before = Some(count());

@@ -1,7 +1,7 @@
 //! The machine changes under a running tunnel.
 
 use ovpn_dco::kernel::{Api, Family, KernelDataChannel, LinkName, Status, probe};
-use ovpn_dco::{Cipher, DataChannel, DataEvent, Error, Keepalive, KeySlot};
+use ovpn_dco::{Cipher, DataChannel, DataEvent, Error, Keepalive};
 
 use crate::support::{
     Pair, SECOND, Transport, create, event, guest, keys, namespaces, sh, silence,
@@ -112,7 +112,7 @@ fn cipher_absent() {
         sh("rmmod chacha20poly1305 2>/dev/null || true");
         let (key, _) = keys(Cipher::ChaCha20Poly1305, 0);
         let channel = &mut pair.client.channel;
-        let refused = without_modprobe(channel.new_key(KeySlot::Primary, key)).await.unwrap_err();
+        let refused = without_modprobe(channel.install(key)).await.unwrap_err();
         let error = refused.error;
         assert!(
             matches!(&error, Error::Unsupported { what, by }
@@ -120,7 +120,7 @@ fn cipher_absent() {
             "{error}"
         );
         // The peer is as it was, and with the module there it works.
-        channel.new_key(KeySlot::Primary, *refused.key.unwrap()).await.unwrap();
+        channel.install(*refused.key.unwrap()).await.unwrap();
         pair.close().await;
     });
 }

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use ovpn_dco::{
-    Cipher, DataChannel, DirectionKey, Framing, Keepalive, KeyConfig, KeyId, KeySlot, PeerConfig,
+    Cipher, DataChannel, DirectionKey, Framing, Keepalive, KeyConfig, KeyId, PeerConfig,
     TransportSocket,
 };
 
@@ -133,15 +133,15 @@ fn over_udp() {
                 TransportSocket::Udp(OwnedFd::from(socket))
             });
             client.channel.new_peer(peer(socket, remote), Vec::new()).await.unwrap();
-            client.channel.new_key(KeySlot::Primary, key(1, cipher)).await.unwrap();
+            client.channel.install(key(1, cipher)).await.unwrap();
             ping(&client.ns, "10.8.0.1");
             ping(&client.ns, "fd08::1");
             // The tool sends with its new key before we do: both slots must open.
             tool.key(2, cipher);
-            client.channel.new_key(KeySlot::Secondary, key(2, cipher)).await.unwrap();
+            client.channel.install(key(2, cipher)).await.unwrap();
             tool.run("swap_keys tun0 5");
             ping(&client.ns, "10.8.0.1");
-            client.channel.swap_keys().await.unwrap();
+            client.channel.promote(key(2, cipher).key_id).await.unwrap();
             ping(&client.ns, "10.8.0.1");
             let stats = client.channel.stats().await.unwrap();
             assert!(stats.vpn_rx_packets >= 12, "{stats:?}");
@@ -180,7 +180,7 @@ fn over_tcp() {
             told.contains("listened: 0").then_some(())
         });
         tool.key(1, Cipher::Aes256Gcm);
-        client.channel.new_key(KeySlot::Primary, key(1, Cipher::Aes256Gcm)).await.unwrap();
+        client.channel.install(key(1, Cipher::Aes256Gcm)).await.unwrap();
         ping(&client.ns, "10.8.0.1");
         let stats = client.channel.stats().await.unwrap();
         assert!(stats.vpn_rx_packets >= 3, "{stats:?}");

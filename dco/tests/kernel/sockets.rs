@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use ovpn_dco::kernel::Api;
 use ovpn_dco::{
-    Cipher, ControlPort, DataChannel, DataEvent, Error, Keepalive, KeySlot, PeerDeletedReason,
+    Cipher, ControlPort, DataChannel, DataEvent, Error, Keepalive, PeerDeletedReason,
     TransportSocket,
 };
 
@@ -105,7 +105,7 @@ fn control_packets_over_tcp() {
                 other => panic!("{other:?}"),
             }
         }
-        pair.key(KeySlot::Primary, Cipher::Aes256Gcm, 0).await;
+        pair.key(Cipher::Aes256Gcm, 0).await;
         let (mut client, mut server) = tcp(&sockets);
         for round in 0..5 {
             pair.ping();
@@ -308,7 +308,7 @@ fn floating() {
         config.socket = TransportSocket::Udp(socket.into());
         config.remote = "10.99.0.1:1195".parse().unwrap();
         pair.client.channel.new_peer(config, vec![]).await.unwrap();
-        pair.key(KeySlot::Primary, Cipher::Aes256Gcm, 0).await;
+        pair.key(Cipher::Aes256Gcm, 0).await;
 
         // 10.99.0.2:40000 was what the server was told; the first packet comes from :40001.
         let told = event(&mut pair.server.channel, 10 * SECOND).await;

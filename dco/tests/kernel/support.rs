@@ -10,7 +10,7 @@ use nix::sched::{CloneFlags, setns};
 use ovpn_dco::kernel::{Api, KernelDataChannel, LinkName};
 use ovpn_dco::{
     Cipher, ControlPort, DataChannel, DataEvent, DirectionKey, Framing, Keepalive, KeyConfig,
-    KeyId, KeySlot, PeerConfig, PeerId, TransportSocket,
+    KeyId, PeerConfig, PeerId, TransportSocket,
 };
 use tokio::time::timeout;
 
@@ -183,16 +183,16 @@ impl Pair {
     }
 
     /// The same key on both sides, mirrored.
-    pub(crate) async fn key(&mut self, slot: KeySlot, cipher: Cipher, id: u8) {
+    pub(crate) async fn key(&mut self, cipher: Cipher, id: u8) {
         let (client, server) = keys(cipher, id);
-        self.client.channel.new_key(slot, client).await.unwrap();
-        self.server.channel.new_key(slot, server).await.unwrap();
+        self.client.channel.install(client).await.unwrap();
+        self.server.channel.install(server).await.unwrap();
     }
 
-    /// Peers and a primary key: a working tunnel.
+    /// Peers and a key: a working tunnel.
     pub(crate) async fn up(&mut self, sockets: &Sockets, cipher: Cipher) {
         self.peers(sockets, Keepalive { interval: 10, timeout: 60 }).await;
-        self.key(KeySlot::Primary, cipher, 0).await;
+        self.key(cipher, 0).await;
     }
 
     pub(crate) async fn close(self) {

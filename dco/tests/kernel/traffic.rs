@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use ovpn_dco::kernel::{Api, Device, Family, LinkName};
-use ovpn_dco::{Cipher, DataChannel, Error, Keepalive, KeySlot};
+use ovpn_dco::{Cipher, DataChannel, Error, Keepalive, KeyId, KeySlot};
 
 use crate::support::{
     Pair, SECOND, Transport, create, guest, inside, keys, namespaces, sh, silence,
@@ -39,10 +39,10 @@ fn every_transport_family_and_cipher() {
     });
 }
 
-/// Keys are exchanged every 100 ms under flood ping; nothing is lost.
+/// Another key every 100 ms under flood ping; nothing is lost.
 #[test]
 #[ignore = "runs in a guest: ci/vm/run"]
-fn swapping_keys_loses_nothing() {
+fn promoting_keys_loses_nothing() {
     guest(|api| async move {
         let mut pair = Pair::new(api).await;
         let sockets = pair.sockets(Transport::Udp, false);
@@ -58,23 +58,24 @@ fn swapping_keys_loses_nothing() {
             .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
-        let mut swaps = 0;
+        let (mut changes, mut old) = (0, KeyId::FIRST);
         while ping.try_wait().unwrap().is_none() {
-            swaps += 1;
-            let id = (swaps % 7 + 1) as u8;
+            changes += 1;
+            let id = old.next();
             // As a renegotiation does it: both sides can decrypt with the new key before either
             // encrypts with it.
-            pair.key(KeySlot::Secondary, Cipher::Aes256Gcm, id).await;
-            pair.client.channel.swap_keys().await.unwrap();
-            pair.server.channel.swap_keys().await.unwrap();
+            pair.key(Cipher::Aes256Gcm, id.get()).await;
+            pair.client.channel.promote(id).await.unwrap();
+            pair.server.channel.promote(id).await.unwrap();
             tokio::time::sleep(Duration::from_millis(100)).await;
-            pair.client.channel.del_key(KeySlot::Secondary).await.unwrap();
-            pair.server.channel.del_key(KeySlot::Secondary).await.unwrap();
+            pair.client.channel.retire(old).await.unwrap();
+            pair.server.channel.retire(old).await.unwrap();
+            old = id;
         }
         let output = ping.wait_with_output().unwrap();
         let output = String::from_utf8_lossy(&output.stdout).into_owned();
-        assert!(output.contains(" 0% packet loss"), "{swaps} swaps: {output}");
-        assert!(swaps > 20, "only {swaps} swaps");
+        assert!(output.contains(" 0% packet loss"), "{changes} changes: {output}");
+        assert!(changes > 20, "only {changes} changes");
         pair.close().await;
     });
 }
@@ -115,7 +116,7 @@ fn keepalive_keeps_alive() {
         let mut pair = Pair::new(api).await;
         let sockets = pair.sockets(Transport::Udp, false);
         pair.peers(&sockets, Keepalive { interval: 1, timeout: 3 }).await;
-        pair.key(KeySlot::Primary, Cipher::Aes256Gcm, 0).await;
+        pair.key(Cipher::Aes256Gcm, 0).await;
         silence(&mut pair.client.channel, 6 * SECOND).await;
         let stats = pair.client.channel.stats().await.unwrap();
         let delivered = match api {
@@ -139,33 +140,55 @@ fn slots() {
         pair.peers(&sockets, Keepalive::default()).await;
         let ping = format!("ping -q -c 1 -W 1 {server}");
         assert!(!pair.client.ns.succeeds(&ping), "nothing is sent without a key");
-        pair.client.channel.del_key(KeySlot::Primary).await.unwrap();
-        pair.client.channel.del_key(KeySlot::Secondary).await.unwrap();
+        let id = |n| KeyId::new(n).unwrap();
+        pair.client.channel.retire(id(0)).await.unwrap();
 
-        // In the secondary slots a key decrypts but does not encrypt.
-        let (client, server_key) = keys(Cipher::Aes256Gcm, 1);
-        pair.client.channel.new_key(KeySlot::Primary, client).await.unwrap();
-        pair.server.channel.new_key(KeySlot::Secondary, server_key).await.unwrap();
+        // A key that waits decrypts but does not encrypt.
+        let (other, _) = keys(Cipher::Aes256Gcm, 5);
+        pair.server.channel.install(other).await.unwrap();
+        pair.key(Cipher::Aes256Gcm, 1).await;
         assert!(!pair.client.ns.succeeds(&ping));
         let stats = pair.server.channel.stats().await.unwrap();
         assert!(stats.vpn_rx_packets >= 1, "{stats:?}");
-        pair.server.channel.swap_keys().await.unwrap();
+        pair.server.channel.promote(id(1)).await.unwrap();
         pair.client.ns.sh(&ping);
+        let there = pair.server.channel.keys().await.unwrap();
+        assert_eq!([there.sending(), there.opening()], [Some(id(1)), Some(id(5))]);
 
-        // A key in place of another starts over at packet id 1.
-        pair.key(KeySlot::Primary, Cipher::ChaCha20Poly1305, 2).await;
+        // A key in place of its namesake starts over at packet id 1.
+        pair.key(Cipher::ChaCha20Poly1305, 1).await;
         pair.client.ns.sh(&ping);
-        // A swap with an empty slot would leave nothing to send with: refused where the slot can be
-        // looked at.
-        let swapped = pair.client.channel.swap_keys().await;
+        // To exchange an empty slot would leave nothing to send with.
+        let missing = pair.client.channel.promote(id(2)).await.unwrap_err();
+        assert!(matches!(missing, Error::NoSuchKey(key) if key == id(2)), "{missing}");
+        pair.client.ns.sh(&ping);
+        // Not even when somebody else has emptied it: where the slot can be looked at.
+        let (waiting, _) = keys(Cipher::Aes256Gcm, 2);
+        pair.client.channel.install(waiting).await.unwrap();
+        let index = pair.client.channel.interface().index;
+        let open = async { Device::open(Family::resolve(api).unwrap(), index).unwrap() };
+        let mut device = inside(&pair.client.ns, open).await;
+        device.del_key(crate::support::PEER, KeySlot::Secondary).unwrap();
+        let promoted = pair.client.channel.promote(id(2)).await;
         match api {
             Api::Ovpn => {
-                let error = swapped.unwrap_err();
-                assert!(matches!(error, Error::KeySlotEmpty(KeySlot::Secondary)), "{error}");
+                let missing = promoted.unwrap_err();
+                assert!(matches!(missing, Error::NoSuchKey(key) if key == id(2)), "{missing}");
                 pair.client.ns.sh(&ping);
+                // Where nothing sends, a waiting key's successor of the same id is alone.
+                for retired in [None, Some(id(1))] {
+                    if let Some(retired) = retired {
+                        pair.client.channel.retire(retired).await.unwrap();
+                    }
+                    let (key, _) = keys(Cipher::Aes256Gcm, 2);
+                    pair.client.channel.install(key).await.unwrap();
+                }
+                let there = |slot| device.key(crate::support::PEER, slot).unwrap();
+                let there = [KeySlot::Primary, KeySlot::Secondary].map(there);
+                assert_eq!(there.map(|key| key.map(|key| key.key_id)), [Some(id(2)), None]);
             }
             Api::OvpnDcoV2 => {
-                swapped.unwrap();
+                promoted.unwrap();
                 assert!(!pair.client.ns.succeeds(&ping));
             }
         }
@@ -237,10 +260,9 @@ fn refusals_are_explained() {
         match api {
             Api::Ovpn => {
                 assert_eq!(peers, [info]);
-                let key = device.key(crate::support::PEER, KeySlot::Secondary).unwrap();
+                let key = device.key(crate::support::PEER, KeySlot::Secondary).unwrap().unwrap();
                 assert_eq!(key.key_id.get(), 3);
-                let error = device.key(crate::support::PEER, KeySlot::Primary).unwrap_err();
-                assert!(matches!(error, Error::KeySlotEmpty(KeySlot::Primary)), "{error}");
+                assert_eq!(device.key(crate::support::PEER, KeySlot::Primary).unwrap(), None);
             }
             Api::OvpnDcoV2 => {
                 assert_eq!(peers, [], "this module lists nothing in point-to-point mode");

@@ -3,9 +3,7 @@
 
 use std::time::Instant;
 
-use ovpn_dco::{
-    Cipher, DirectionKey, Framing, KeyConfig, KeyId, KeySlot, MssClamp, PeerId, is_data_packet,
-};
+use ovpn_dco::{Cipher, DirectionKey, Framing, KeyConfig, KeyId, MssClamp, PeerId, is_data_packet};
 use ovpn_userspace::crypto::{Associated, PACKET_ID, Sealer, TAG};
 use ovpn_userspace::message::Payload;
 use ovpn_userspace::mss;
@@ -55,11 +53,11 @@ impl Setup {
     /// A peer with keys 0 and 1.
     fn peer(&self) -> Peer {
         let mut peer = Peer::new(self.id, self.framing, self.mss);
-        for (id, slot) in [(0, KeySlot::Primary), (1, KeySlot::Secondary)] {
+        for id in [0, 1] {
             let (encrypt, decrypt) = (self.direction(id), self.direction(id));
             let key_id = KeyId::new(id).expect("small enough");
             let key = KeyConfig { key_id, cipher: self.cipher, encrypt, decrypt };
-            peer.set_key(slot, key).expect("a key of its cipher");
+            peer.install(key).expect("a key of its cipher");
         }
         peer
     }

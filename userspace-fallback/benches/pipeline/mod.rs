@@ -6,7 +6,7 @@ pub(crate) mod packets;
 use std::hint::black_box;
 use std::time::Instant;
 
-use ovpn_dco::{Cipher, DirectionKey, Framing, KeyConfig, KeyId, KeySlot, PeerId};
+use ovpn_dco::{Cipher, DirectionKey, Framing, KeyConfig, KeyId, PeerId};
 use ovpn_userspace::offload::coalesce::Coalescer;
 use ovpn_userspace::offload::split::Plan;
 use ovpn_userspace::offload::virtio::Header;
@@ -29,7 +29,7 @@ pub(crate) fn peer(cipher: Cipher) -> Peer {
     let mut peer = Peer::new(PeerId::new(1), Framing::None, None);
     let key =
         KeyConfig { key_id: KeyId::FIRST, cipher, encrypt: direction(), decrypt: direction() };
-    peer.set_key(KeySlot::Primary, key).unwrap();
+    peer.install(key).unwrap();
     peer
 }
 

@@ -16,8 +16,8 @@ use netns::{NetNs, connect};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::RcvBufForce;
 use ovpn_dco::{
-    Cipher, ControlPort, DataChannel, DirectionKey, Framing, Keepalive, KeyConfig, KeyId, KeySlot,
-    MssClamp, PeerConfig, PeerId, TransportSocket,
+    Cipher, ControlPort, DataChannel, DirectionKey, Framing, Keepalive, KeyConfig, KeyId, MssClamp,
+    PeerConfig, PeerId, TransportSocket,
 };
 use ovpn_userspace::peer::Peer;
 use ovpn_userspace::{Options, TunDevice, TunOptions, UserspaceDataChannel};
@@ -97,7 +97,7 @@ pub(crate) fn config(socket: TransportSocket) -> PeerConfig {
 /// The other end of [`config`], to be played by hand.
 pub(crate) fn far_peer() -> Peer {
     let mut peer = Peer::new(PeerId::new(7), Framing::None, None);
-    peer.set_key(KeySlot::Primary, key(CIPHER, 0, true)).unwrap();
+    peer.install(key(CIPHER, 0, true)).unwrap();
     peer
 }
 
@@ -215,7 +215,7 @@ impl Tunnel {
                 allow_recursive_routing: false,
             };
             ports.push(channel.new_peer(config, Vec::new()).await.unwrap());
-            channel.new_key(KeySlot::Primary, key(setup.cipher, 0, n == 1)).await.unwrap();
+            channel.install(key(setup.cipher, 0, n == 1)).await.unwrap();
         }
         let ports = ports.try_into().unwrap_or_else(|_| panic!("two ports"));
         Self { a, b, ports, namespaces }
