@@ -19,9 +19,9 @@ use ovpn_client::profile::{
 };
 use ovpn_client::secret::Credentials;
 use ovpn_client::session::{
-    NetworkMode, Outcome, SessionConfig, SessionEvent, SessionHandle, SessionState,
+    Command, NetworkMode, Outcome, Running, SessionConfig, SessionEvent, SessionState,
 };
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{Sender, UnboundedReceiver};
 use zbus::{Message, OwnedVariant, Variant};
 
 const SERVICE: &str = "net.openvpn.v3.netcfg";
@@ -402,7 +402,7 @@ fn a_service_that_was_started_anew_has_lost_the_device() {
 }
 
 /// A session that waits for a server nobody hears from.
-async fn session(bus: &Bus) -> (SessionHandle, UnboundedReceiver<SessionEvent>, UdpSocket) {
+async fn session(bus: &Bus) -> (Sender<Command>, UnboundedReceiver<SessionEvent>, UdpSocket) {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
     let text = format!(
         "client\ndev tun\nremote 127.0.0.1 {}\nauth-user-pass\npeer-fingerprint {}\n\
@@ -430,8 +430,8 @@ async fn session(bus: &Bus) -> (SessionHandle, UnboundedReceiver<SessionEvent>, 
         sso: String::new(),
         posture: None,
     };
-    let (handle, events) = SessionHandle::start(config);
-    (handle, events, server)
+    let Running { commands, events } = Running::start(config);
+    (commands, events, server)
 }
 
 /// Waits for the next attempt, or for the end, which it returns.

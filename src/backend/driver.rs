@@ -12,33 +12,8 @@ use tracing::warn;
 use super::Error;
 use super::machine::{Attempt, Effect, Machine, Registration, Request, Signal};
 use crate::posture::DevicePosture;
-use crate::secret::{Credentials, Secret};
-use crate::session::{NetworkMode, Outcome, SessionConfig, SessionEvent, Statistics};
+use crate::session::{Command, NetworkMode, Outcome, Running, SessionConfig, SessionEvent, Wish};
 use crate::text::printable;
-
-/// What a running session is told.
-#[derive(Debug)]
-#[expect(missing_docs, reason = "the methods of SessionHandle, by name")]
-pub enum Command {
-    Pause,
-    Resume,
-    Restart,
-    Disconnect,
-    Respond(Secret<String>),
-    LogIn(Credentials, bool),
-    Sign(u32, Result<Vec<u8>, String>),
-    Ping(oneshot::Sender<()>),
-    Statistics(oneshot::Sender<Statistics>),
-}
-
-/// A running session, as two channels. Dropping `commands` disconnects.
-#[derive(Debug)]
-pub struct Running {
-    /// To the session. A queue that is full means that it hangs.
-    pub commands: mpsc::Sender<Command>,
-    /// From the session: its own steps, and what the server says as far as that is allowed for.
-    pub events: mpsc::UnboundedReceiver<SessionEvent>,
-}
 
 /// Starts a session; [`super::Threads::starter`] outside of tests.
 pub type StartSession = Box<dyn Fn(SessionConfig) -> Running + Send + Sync>;
@@ -217,15 +192,7 @@ impl Backend {
                     self.timer = None;
                     self.running = Some((self.start)(self.session_config(*attempt)));
                 }
-                Effect::Pause => self.command(Command::Pause),
-                Effect::Resume => self.command(Command::Resume),
-                Effect::Restart => self.command(Command::Restart),
-                Effect::Disconnect => self.command(Command::Disconnect),
-                Effect::Respond(answer) => self.command(Command::Respond(answer)),
-                Effect::LogIn(login) => {
-                    self.command(Command::LogIn(login.credentials, login.one_time));
-                }
-                Effect::Sign(id, signature) => self.command(Command::Sign(id, signature)),
+                Effect::Session(command) => self.command(command),
                 Effect::Timer(after) => self.timer = Some(Instant::now() + after),
             }
         }
@@ -237,7 +204,9 @@ impl Backend {
             // A session that is over has said so by its last event.
             Ok(()) | Err(TrySendError::Closed(_)) => {}
             // Once it reads its commands again, it finds that there is nobody to give them.
-            Err(TrySendError::Full(Command::Disconnect)) => running.commands = mpsc::channel(1).0,
+            Err(TrySendError::Full(Command::Wish(Wish::Disconnect))) => {
+                running.commands = mpsc::channel(1).0
+            }
             Err(TrySendError::Full(_)) => warn!("The session does not take commands"),
         }
     }
@@ -374,7 +343,7 @@ mod tests {
         let heard: Vec<_> = std::iter::from_fn(|| script.commands.try_recv().ok())
             .map(|command| format!("{command:?}"))
             .collect();
-        assert_eq!(heard, ["Pause", "Resume", "Restart", "Disconnect"]);
+        assert_eq!(heard, ["Wish(Pause)", "Wish(Resume)", "Wish(Restart)", "Wish(Disconnect)"]);
         script.events.send(SessionEvent::Ended(Outcome::Disconnected)).unwrap();
         backend.next().await;
         assert!(backend.machine().is_done());

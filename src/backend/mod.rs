@@ -18,7 +18,7 @@ mod status;
 mod threads;
 
 pub use attention::{AttentionGroup, AttentionType, Dialect};
-pub use driver::{Backend, Command, Running, Settings, StartSession};
+pub use driver::{Backend, Settings, StartSession};
 pub use error::{Domain, Error};
 pub use machine::{Machine, Registration, Request, Signal};
 pub use queue::Slot;

@@ -14,14 +14,13 @@ use tokio::time::Instant;
 use tracing::error;
 
 use super::allowance::Allowances;
-use super::driver::{Command, Running, StartSession};
+use super::driver::StartSession;
 use super::last_resort::{self, Traces};
 use crate::ending;
-use crate::session::{NetworkMode, Outcome, SessionConfig, SessionEvent, SessionHandle};
+use crate::session::{
+    self, COMMANDS, Command, NetworkMode, Outcome, Running, SessionConfig, SessionEvent,
+};
 
-/// Commands that wait for a session. Answers and wishes are few; a queue that is full is one of a
-/// session that hangs.
-const COMMANDS: usize = 64;
 /// The same where the netcfg service makes the changes: it was asked to undo them already.
 const NETCFG_SESSION_LIMIT: Duration = Duration::from_millis(500);
 
@@ -80,11 +79,7 @@ impl Threads {
 
     /// Starts real sessions on the threads for them.
     pub fn starter(&self) -> StartSession {
-        self.starter_of(|config, commands| {
-            let (handle, events) = SessionHandle::start(config);
-            tokio::spawn(pass_on(commands, handle));
-            events
-        })
+        self.starter_of(session::run)
     }
 
     fn starter_of(&self, body: Body) -> StartSession {
@@ -171,34 +166,6 @@ async fn report(
         }
     }
     false
-}
-
-/// A session that hangs stops reading its commands. Waiting for it happens here, in order, so that
-/// whoever gives the commands never waits.
-async fn pass_on(mut receiver: mpsc::Receiver<Command>, handle: SessionHandle) {
-    while let Some(command) = receiver.recv().await {
-        match command {
-            Command::Pause => handle.pause().await,
-            Command::Resume => handle.resume().await,
-            Command::Restart => handle.restart().await,
-            Command::Disconnect => handle.disconnect().await,
-            Command::Respond(answer) => handle.respond(answer).await,
-            Command::LogIn(credentials, one_time) => handle.log_in(credentials, one_time).await,
-            Command::Sign(id, signature) => handle.sign(id, signature).await,
-            // A session that ends meanwhile says so by its last event; only one that hangs is
-            // not alive, and that one does not get here.
-            Command::Ping(reply) => {
-                if handle.ping().await {
-                    let _ = reply.send(());
-                }
-            }
-            Command::Statistics(reply) => {
-                if let Some(statistics) = handle.statistics().await {
-                    let _ = reply.send(statistics);
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]

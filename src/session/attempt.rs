@@ -8,7 +8,7 @@ use ovpn_dco::{DataEvent, Error as DataError, PeerDeletedReason};
 use rand::RngExt;
 use tokio::time::sleep_until;
 
-use super::commands::{Request, Wish};
+use super::commands::{Command, Wish};
 use super::event::{SessionEvent, SessionState};
 use super::host;
 use super::inactivity::{Inactivity, traffic};
@@ -285,24 +285,25 @@ impl Session {
                 check = posture::next_check(self.posture.as_mut()) => {
                     posture::answer(&mut link.control, check);
                 }
-                request = self.commands.next() => match request {
-                    Request::Wish(Wish::Resume) => {}
-                    Request::Wish(wish) => return wish.into(),
-                    Request::Respond(response) => {
+                command = self.commands.next() => match command {
+                    Command::Wish(Wish::Resume) => {}
+                    Command::Wish(wish) => return wish.into(),
+                    Command::Respond(response) => {
                         link.control.respond(response.expose(), Instant::now());
                     }
-                    Request::LogIn(credentials, one_time) => {
+                    Command::LogIn { credentials, one_time } => {
                         self.login.renew(credentials, one_time);
                         self.log_in(link);
                     }
-                    Request::Sign(id, signature) => {
+                    Command::Sign { id, signature } => {
                         if !self.signing.as_mut().is_some_and(|s| s.answer(id, signature)) {
                             tracing::warn!("signature {id} came too late: nothing waits for it");
                         }
                     }
-                    Request::Statistics(reply) => {
+                    Command::Statistics(reply) => {
                         let _ = reply.send(self.statistics_now(&link.statistics()).await);
                     }
+                    Command::Ping(reply) => drop(reply.send(())),
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Requests to a running session. Every wait of the session goes through here, so that it answers
+//! Commands to a running session. Every wait of the session goes through here, so that it answers
 //! at any time.
 
 use std::collections::VecDeque;
@@ -8,42 +8,71 @@ use tokio::sync::{mpsc, oneshot};
 use super::stats::Statistics;
 use crate::secret::{Credentials, Secret};
 
-/// What a [`super::SessionHandle`] asks.
-pub(super) enum Command {
-    Pause,
-    Resume,
-    Restart,
-    Disconnect,
-    Respond(Secret<String>),
-    LogIn(Credentials, bool),
-    Sign(u32, Result<Vec<u8>, String>),
-    Ping(oneshot::Sender<()>),
-    Statistics(oneshot::Sender<Statistics>),
-}
-
-/// A request that ends the present attempt.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Wish {
-    Pause,
-    Resume,
-    Restart,
-    Disconnect,
-}
-
-/// A request that is served while the attempt goes on.
-pub(super) enum Request {
+/// What a running session can be told.
+#[derive(Debug)]
+pub enum Command {
+    /// To change what it does.
     Wish(Wish),
+    /// Answers a pending `CR_TEXT` challenge.
     Respond(Secret<String>),
-    LogIn(Credentials, bool),
-    Sign(u32, Result<Vec<u8>, String>),
+    /// Answers a [`super::SessionEvent::CredentialsNeeded`].
+    LogIn {
+        /// User name and password.
+        credentials: Credentials,
+        /// See [`super::SessionConfig::one_time_password`].
+        one_time: bool,
+    },
+    /// Answers a [`super::SessionEvent::Sign`].
+    Sign {
+        /// The request's.
+        id: u32,
+        /// ECDSA: DER, or `r || s` as PKCS#11 has it. Or why there is none.
+        signature: Result<Vec<u8>, String>,
+    },
+    /// Asks for the counters since the session started, over all reconnects. A session that is over
+    /// does not answer.
     Statistics(oneshot::Sender<Statistics>),
+    /// Answered at once, as long as the session's own event loop runs.
+    Ping(oneshot::Sender<()>),
+}
+
+impl Command {
+    /// Answers a question; gives everything else back.
+    fn unanswered(self, statistics: &Statistics) -> Option<Self> {
+        // Whoever does not wait any more needs no answer.
+        match self {
+            Self::Statistics(reply) => drop(reply.send(statistics.clone())),
+            Self::Ping(reply) => drop(reply.send(())),
+            other => return Some(other),
+        }
+        None
+    }
+}
+
+/// What somebody wants a session to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wish {
+    /// Close the sockets and wait; [`super::SessionState::Paused`] follows.
+    Pause,
+    /// Connect again after a pause.
+    Resume,
+    /// Drop the connection and connect again at once (also from a pause).
+    Restart,
+    /// End; [`super::SessionEvent::Ended`] follows, usually within a fraction of a second.
+    Disconnect,
+}
+
+impl From<Wish> for Command {
+    fn from(wish: Wish) -> Self {
+        Self::Wish(wish)
+    }
 }
 
 /// The receiving end.
 pub(super) struct Commands {
     receiver: mpsc::Receiver<Command>,
     /// What came during [`Self::while_busy`].
-    postponed: VecDeque<Request>,
+    postponed: VecDeque<Command>,
     /// Every handle is gone, and the wish that follows from it was told.
     abandoned: bool,
 }
@@ -53,51 +82,32 @@ impl Commands {
         Self { receiver, postponed: VecDeque::new(), abandoned: false }
     }
 
-    /// The next request. Cancel safe. Nobody left to ask is a wish to disconnect.
-    pub(super) async fn next(&mut self) -> Request {
+    /// The next one. Cancel safe. Nobody left to ask is a wish to disconnect.
+    pub(super) async fn next(&mut self) -> Command {
         match self.postponed.pop_front() {
-            Some(request) => request,
+            Some(command) => command,
             None => self.receive().await,
         }
     }
 
-    async fn receive(&mut self) -> Request {
-        loop {
-            return match self.receiver.recv().await {
-                Some(Command::Ping(reply)) => {
-                    let _ = reply.send(());
-                    continue;
-                }
-                Some(Command::Pause) => Request::Wish(Wish::Pause),
-                Some(Command::Resume) => Request::Wish(Wish::Resume),
-                Some(Command::Restart) => Request::Wish(Wish::Restart),
-                Some(Command::Disconnect) => Request::Wish(Wish::Disconnect),
-                None if self.abandoned => std::future::pending().await,
-                None => {
-                    self.abandoned = true;
-                    Request::Wish(Wish::Disconnect)
-                }
-                Some(Command::Respond(response)) => Request::Respond(response),
-                Some(Command::LogIn(credentials, one_time)) => {
-                    Request::LogIn(credentials, one_time)
-                }
-                Some(Command::Sign(id, signature)) => Request::Sign(id, signature),
-                Some(Command::Statistics(reply)) => Request::Statistics(reply),
-            };
+    async fn receive(&mut self) -> Command {
+        match self.receiver.recv().await {
+            Some(command) => command,
+            None if self.abandoned => std::future::pending().await,
+            None => {
+                self.abandoned = true;
+                Wish::Disconnect.into()
+            }
         }
     }
 
     /// The next wish, while nothing is connected; `statistics` answers who asks meanwhile.
     pub(super) async fn wish(&mut self, statistics: &Statistics) -> Wish {
         loop {
-            match self.next().await {
-                Request::Wish(wish) => return wish,
-                Request::Statistics(reply) => {
-                    let _ = reply.send(statistics.clone());
-                }
-                Request::Respond(_) | Request::LogIn(..) | Request::Sign(..) => {
-                    tracing::warn!("an answer came too late: nothing waits for it");
-                }
+            match self.next().await.unanswered(statistics) {
+                None => {}
+                Some(Command::Wish(wish)) => return wish,
+                Some(_) => tracing::warn!("an answer came too late: nothing waits for it"),
             }
         }
     }
@@ -112,12 +122,7 @@ impl Commands {
         loop {
             tokio::select! {
                 result = &mut future => return result,
-                request = self.receive() => match request {
-                    Request::Statistics(reply) => {
-                        let _ = reply.send(statistics.clone());
-                    }
-                    request => self.postponed.push_back(request),
-                }
+                command = self.receive() => self.postponed.extend(command.unanswered(statistics)),
             }
         }
     }
@@ -134,17 +139,12 @@ impl Commands {
             let wished = self
                 .postponed
                 .iter()
-                .any(|request| matches!(request, Request::Wish(wish) if *wish != Wish::Resume));
+                .any(|command| matches!(command, Command::Wish(wish) if *wish != Wish::Resume));
             tokio::select! {
                 biased;
                 result = &mut future => return Some(result),
                 () = std::future::ready(()), if wished => return None,
-                request = self.receive() => match request {
-                    Request::Statistics(reply) => {
-                        let _ = reply.send(statistics.clone());
-                    }
-                    request => self.postponed.push_back(request),
-                }
+                command = self.receive() => self.postponed.extend(command.unanswered(statistics)),
             }
         }
     }

@@ -77,12 +77,12 @@ pub enum SessionEvent {
     /// The server wants something from the user; the connection waits.
     PendingAuth(PendingAuth),
     /// A renegotiation needs credentials that were forgotten (`auth-nocache`); the connection goes
-    /// on meanwhile. Answer with [`super::SessionHandle::log_in`].
+    /// on meanwhile. Answer with [`super::Command::LogIn`].
     CredentialsNeeded,
     /// A text from the server for the user.
     Info(String),
     /// The external private key must sign; the connection waits. Answer with
-    /// [`super::SessionHandle::sign`].
+    /// [`super::Command::Sign`].
     Sign(SignatureRequest),
     /// It is over; nothing else follows, and nothing is left behind.
     Ended(Outcome),

@@ -52,9 +52,9 @@ mod tunnel;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
-use commands::Command;
+pub use commands::{Command, Wish};
 pub use event::{ConnectionInfo, Outcome, SessionEvent, SessionState, SignatureRequest};
 #[doc(hidden)]
 pub use posture::request as posture_request;
@@ -131,79 +131,35 @@ pub enum NetworkMode {
     Netcfg(crate::network::NetcfgConfig),
 }
 
-/// Drives a running session. Dropping every handle disconnects.
-#[derive(Clone, Debug)]
-pub struct SessionHandle {
-    commands: mpsc::Sender<Command>,
+/// A running session, as two channels. It tells its own steps, a few for each attempt, and what the
+/// server says: as many wait as nobody takes, but of the server's the control channel tells 32 at
+/// once and one a second, and of new keys 10 at once and one a second.
+#[derive(Debug)]
+pub struct Running {
+    /// To the session. Dropping it, and every clone of it, disconnects. A queue that is full means
+    /// that the session hangs.
+    pub commands: mpsc::Sender<Command>,
+    /// From the session; the last one is [`SessionEvent::Ended`].
+    pub events: mpsc::UnboundedReceiver<SessionEvent>,
 }
 
-impl SessionHandle {
-    /// Starts a session on the current tokio runtime. Returns at once; progress and end come as
-    /// events.
-    ///
-    /// As many wait as nobody takes. They are the session's own steps, a few for each attempt, and
-    /// what the server says: of that the control channel tells 32 at once and one a second, and of
-    /// new keys 10 at once and one a second.
-    pub fn start(config: SessionConfig) -> (Self, mpsc::UnboundedReceiver<SessionEvent>) {
-        let (commands, receiver) = mpsc::channel(16);
-        let (events, event_receiver) = mpsc::unbounded_channel();
-        tokio::spawn(run::run(config, receiver, events));
-        (Self { commands }, event_receiver)
-    }
+/// Commands that wait for a session. Answers and wishes are few.
+pub(crate) const COMMANDS: usize = 64;
 
-    /// Closes the sockets and waits for [`Self::resume`]; [`SessionState::Paused`] follows.
-    pub async fn pause(&self) {
-        self.send(Command::Pause).await;
+impl Running {
+    /// Starts a session on the current tokio runtime. Returns at once.
+    pub fn start(config: SessionConfig) -> Self {
+        let (commands, receiver) = mpsc::channel(COMMANDS);
+        Self { commands, events: run(config, receiver) }
     }
+}
 
-    /// Connects again after a pause.
-    pub async fn resume(&self) {
-        self.send(Command::Resume).await;
-    }
-
-    /// Drops the connection and connects again at once (also from a pause).
-    pub async fn restart(&self) {
-        self.send(Command::Restart).await;
-    }
-
-    /// Ends the session; [`SessionEvent::Ended`] follows, usually within a fraction of a second.
-    pub async fn disconnect(&self) {
-        self.send(Command::Disconnect).await;
-    }
-
-    /// Answers a pending `CR_TEXT` challenge.
-    pub async fn respond(&self, response: Secret<String>) {
-        self.send(Command::Respond(response)).await;
-    }
-
-    /// Answers a [`SessionEvent::CredentialsNeeded`]. `one_time`: see
-    /// [`SessionConfig::one_time_password`].
-    pub async fn log_in(&self, credentials: Credentials, one_time: bool) {
-        self.send(Command::LogIn(credentials, one_time)).await;
-    }
-
-    /// Answers a [`SessionEvent::Sign`]: the signature (ECDSA: DER, or `r || s` as PKCS#11 has it),
-    /// or why there is none.
-    pub async fn sign(&self, id: u32, signature: Result<Vec<u8>, String>) {
-        self.send(Command::Sign(id, signature)).await;
-    }
-
-    /// True if the session's own event loop answers.
-    pub async fn ping(&self) -> bool {
-        let (reply, answer) = oneshot::channel();
-        self.send(Command::Ping(reply)).await;
-        answer.await.is_ok()
-    }
-
-    /// Counters since the session started, over all reconnects. `None` when the session is over.
-    pub async fn statistics(&self) -> Option<Statistics> {
-        let (reply, answer) = oneshot::channel();
-        self.send(Command::Statistics(reply)).await;
-        answer.await.ok()
-    }
-
-    async fn send(&self, command: Command) {
-        // A session that is over has said so by its last event.
-        let _ = self.commands.send(command).await;
-    }
+/// The same with a queue of commands that exists already: from whoever does something else first.
+pub(crate) fn run(
+    config: SessionConfig,
+    commands: mpsc::Receiver<Command>,
+) -> mpsc::UnboundedReceiver<SessionEvent> {
+    let (events, receiver) = mpsc::unbounded_channel();
+    tokio::spawn(run::run(config, commands, events));
+    receiver
 }

@@ -594,7 +594,7 @@ fn a_server_that_does_not_read() {
                     answer.await.unwrap();
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
-                assert!(commands.send(Command::Disconnect).await.is_ok());
+                assert!(commands.send(Wish::Disconnect.into()).await.is_ok());
                 std::future::pending::<()>().await;
             };
             let end = tokio::time::timeout(3 * LONG, async {

@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
-use ovpn_client::backend::{Command, Running, Settings};
+use ovpn_client::backend::Settings;
 use ovpn_client::dbus::{Answer, OwnProfile, PrivateService, serve_private};
 use ovpn_client::logging::{Category, Group, LogLevel, LogLine};
 use ovpn_client::profile::{NoFiles, Profile, Protocol};
-use ovpn_client::session::{ConnectionInfo, NetworkMode, Outcome, SessionEvent, SessionState};
+use ovpn_client::session::{
+    Command, ConnectionInfo, NetworkMode, Outcome, Running, SessionEvent, SessionState, Wish,
+};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -140,7 +142,7 @@ async fn a_session_winds_up_without_its_connection() {
             let _ = private.lines.send(line).await;
         }
         let command = timeout(LIMIT, commands.recv()).await.unwrap();
-        assert!(matches!(command, Some(Command::Disconnect)), "{command:?}");
+        assert!(matches!(command, Some(Command::Wish(Wish::Disconnect))), "{command:?}");
         assert!(!private.service.is_finished(), "the session has not ended yet");
         events.send(SessionEvent::Ended(Outcome::Disconnected)).unwrap();
         let _ = timeout(LIMIT, private.service).await.unwrap().unwrap();
@@ -169,7 +171,7 @@ async fn device_session_and_connection_are_shown_once_there_are_any() {
 
     // A pause leaves them as they are.
     call(peer, "Pause", &("lunch",)).await;
-    assert!(matches!(commands.recv().await, Some(Command::Pause)));
+    assert!(matches!(commands.recv().await, Some(Command::Wish(Wish::Pause))));
     events.send(SessionEvent::State(SessionState::Paused)).unwrap();
     peer.expect(&["S 2,13 Reason: lunch", "S 2,14"]).await;
     assert_eq!(shown(peer).await, all());

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use ovpn_client::profile::{Profile, ProfileFile};
 use ovpn_client::secret::Credentials;
-use ovpn_client::session::{SessionConfig, SessionEvent, SessionHandle, SessionState};
+use ovpn_client::session::{Running, SessionConfig, SessionEvent, SessionState, Wish};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -25,10 +25,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     if let (Some(username), Some(password)) = (arguments.next(), arguments.next()) {
         config.credentials = Credentials { username, password: password.into() };
     }
-    let (session, mut events) = SessionHandle::start(config);
+    let mut session = Running::start(config);
     loop {
         tokio::select! {
-            event = events.recv() => match event {
+            event = session.events.recv() => match event {
                 Some(SessionEvent::State(SessionState::Connected(tunnel))) => {
                     println!("{:?} on {}: data path {}", tunnel.tunnel, tunnel.device, tunnel.data_path);
                 }
@@ -37,12 +37,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                     println!("{outcome:?}");
                     return Ok(());
                 }
-                // Questions: `respond`, `log_in` and `sign` of the handle answer them.
+                // Questions: `Command::{Respond, LogIn, Sign}` answer them.
                 Some(other) => println!("{other:?}"),
                 None => return Ok(()),
             },
             // Everything is undone before `Ended` comes.
-            _ = tokio::signal::ctrl_c() => session.disconnect().await,
+            _ = tokio::signal::ctrl_c() => session.commands.send(Wish::Disconnect.into()).await?,
         }
     }
 }

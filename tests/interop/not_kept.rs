@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use ovpn_client::profile::{Profile, ProfileFile};
-use ovpn_client::session::{Outcome, SessionConfig, SessionEvent, SessionHandle, SessionState};
+use ovpn_client::session::{Outcome, Running, SessionConfig, SessionEvent, SessionState, Wish};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::lab::{Lab, plain};
@@ -70,12 +70,12 @@ fn what_does_not_stay_ends_the_connection() {
             let options = Arc::new(profile.expect("profile").options);
             let runtime_dir = lab.directory().join("run");
             let config = SessionConfig { dco: false, ..SessionConfig::new(options, runtime_dir) };
-            let (session, mut events) = SessionHandle::start(config);
+            let Running { commands, mut events } = Running::start(config);
             let ended = async {
                 if reconnect {
                     result(&mut events).await.expect("nobody removes anything");
                     removing.store(true, Ordering::Relaxed);
-                    session.restart().await;
+                    commands.send(Wish::Restart.into()).await.expect("it runs");
                 }
                 result(&mut events).await.expect_err("connected without a route")
             };

@@ -11,7 +11,7 @@ use super::super::status::{Status, StatusMajor, StatusMinor};
 use super::{Effect, LAST_WORD_DELAY, LOGIN_NEEDED, Machine, Phase, QUESTIONS_DELAY, Run, State};
 use crate::control::PendingAuth;
 use crate::secret::Secret;
-use crate::session::{ConnectionInfo, Outcome, SessionEvent, SessionState, SignatureRequest};
+use crate::session::{ConnectionInfo, Outcome, SessionEvent, SessionState, SignatureRequest, Wish};
 use crate::text::printable;
 
 impl Machine {
@@ -172,7 +172,7 @@ impl Machine {
             PendingAuth::Malformed(text) => {
                 error!("Authentication request that cannot be decoded: {}", printable(&text));
                 run.malformed_auth = true;
-                self.effects.push(Effect::Disconnect);
+                self.tell_session(Wish::Disconnect);
             }
         }
     }

@@ -36,13 +36,13 @@ use std::time::Duration;
 use tracing::{debug, info};
 
 use super::attention::{AttentionGroup, Dialect};
-use super::credentials::{self, DynamicChallenge, Login};
+use super::credentials::{self, DynamicChallenge};
 use super::queue::Queue;
 use super::status::{Status, StatusMinor};
 use crate::ending;
 use crate::profile::{DnsScope, Options};
 use crate::secret::{Credentials, Secret};
-use crate::session::ConnectionInfo;
+use crate::session::{Command, ConnectionInfo, Wish};
 use crate::text::{excerpt, printable};
 
 /// A session manager of OpenVPN 3 Linux 25 and later closes the session as soon as it sees (2,10),
@@ -138,13 +138,8 @@ pub(super) struct Attempt {
 pub(super) enum Effect {
     Signal(Signal),
     Start(Box<Attempt>),
-    Pause,
-    Resume,
-    Restart,
-    Disconnect,
-    Respond(Secret<String>),
-    LogIn(Login),
-    Sign(u32, Result<Vec<u8>, String>),
+    /// To the session that runs.
+    Session(Command),
     /// Call [`Machine::timeout`] after this time; replaces a timer set before.
     Timer(Duration),
 }
@@ -311,7 +306,7 @@ impl Machine {
 
     fn wind_up(&mut self, farewell: Farewell) {
         self.state = State::Ending(farewell);
-        self.effects.push(Effect::Disconnect);
+        self.tell_session(Wish::Disconnect);
         self.effects.push(Effect::Timer(ending::ANSWER));
     }
 
@@ -361,6 +356,10 @@ impl Machine {
         let path = self.registration.as_ref().map_or("", |r| &r.config_path);
         let message = format!("config_path={path}");
         self.say(StatusMinor::CfgOk, message);
+    }
+
+    fn tell_session(&mut self, command: impl Into<Command>) {
+        self.effects.push(Effect::Session(command.into()));
     }
 
     fn say(&mut self, minor: StatusMinor, message: impl Into<String>) {

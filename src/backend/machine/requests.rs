@@ -3,12 +3,13 @@
 use tracing::{debug, error, info};
 
 use super::super::attention::{AttentionGroup, Dialect};
-use super::super::credentials;
+use super::super::credentials::{self, Login};
 use super::super::error::Error;
 use super::super::queue::Slot;
 use super::super::signing;
 use super::super::status::StatusMinor;
 use super::{Attempt, Effect, Farewell, Machine, Phase, Registration, Request, Run, State};
+use crate::session::{Command, Wish};
 use crate::text::printable;
 
 impl Machine {
@@ -38,7 +39,8 @@ impl Machine {
             Some(AttentionGroup::ChallengeAuthPending) => {
                 let answer = self.queue.value(AttentionGroup::ChallengeAuthPending, "auth_pending");
                 if let (State::Running(_), Some(answer)) = (&self.state, answer) {
-                    self.effects.push(Effect::Respond(answer.clone()));
+                    let answer = Command::Respond(answer.clone());
+                    self.tell_session(answer);
                 }
             }
             Some(AttentionGroup::Pkcs11Sign) => {
@@ -46,7 +48,8 @@ impl Machine {
                 if let (State::Running(run), Some(answer)) = (&mut self.state, answer)
                     && let Some(id) = run.signing.take()
                 {
-                    self.effects.push(Effect::Sign(id, signing::decode(answer.expose())));
+                    let signature = signing::decode(answer.expose());
+                    self.tell_session(Command::Sign { id, signature });
                 }
                 self.queue.remove(AttentionGroup::Pkcs11Sign);
             }
@@ -72,7 +75,8 @@ impl Machine {
         run.login_wanted = false;
         if let Some(Registration { profile: Ok(options), .. }) = &self.registration {
             let login = credentials::login(&mut self.queue, options, None);
-            self.effects.push(Effect::LogIn(login));
+            let Login { credentials, one_time } = login;
+            self.tell_session(Command::LogIn { credentials, one_time });
         }
     }
 
@@ -212,7 +216,7 @@ impl Machine {
         let reason = format!("Reason: {}", printable(reason));
         info!("Pausing connection");
         self.say(StatusMinor::ConnPausing, reason);
-        self.effects.push(Effect::Pause);
+        self.tell_session(Wish::Pause);
         Ok(())
     }
 
@@ -226,7 +230,7 @@ impl Machine {
         run.phase = Phase::Resuming;
         info!("Resuming connection");
         self.say(StatusMinor::ConnResuming, "");
-        self.effects.push(Effect::Resume);
+        self.tell_session(Wish::Resume);
         Ok(())
     }
 
@@ -238,7 +242,7 @@ impl Machine {
         run.phase = if run.phase == Phase::Paused { Phase::Resuming } else { Phase::Reconnecting };
         info!("Restarting connection");
         self.say(StatusMinor::ConnReconnecting, "");
-        self.effects.push(Effect::Restart);
+        self.tell_session(Wish::Restart);
         Ok(())
     }
 

@@ -81,22 +81,26 @@ fn said(machine: &mut Machine) -> Vec<String> {
                 attempt.credentials.password.expose(),
                 if attempt.one_time_password { " once" } else { "" }
             ),
-            Effect::Pause => "pause".to_owned(),
-            Effect::Resume => "resume".to_owned(),
-            Effect::Restart => "restart".to_owned(),
-            Effect::Disconnect => "disconnect".to_owned(),
-            Effect::Sign(id, signature) => format!("sign {id} {signature:?}"),
-            Effect::LogIn(login) => format!(
-                "log in {}:{}{}",
-                login.credentials.username,
-                login.credentials.password.expose(),
-                if login.one_time { " once" } else { "" }
-            ),
-            Effect::Respond(answer) => format!("respond {}", answer.expose()),
+            Effect::Session(command) => shown(command),
             Effect::Timer(after) => format!("timer {}", after.as_secs()),
         })
         .map(|text| text.trim_end().to_owned())
         .collect()
+}
+
+fn shown(command: Command) -> String {
+    match command {
+        Command::Wish(wish) => format!("{wish:?}").to_lowercase(),
+        Command::Sign { id, signature } => format!("sign {id} {signature:?}"),
+        Command::LogIn { credentials, one_time } => format!(
+            "log in {}:{}{}",
+            credentials.username,
+            credentials.password.expose(),
+            if one_time { " once" } else { "" }
+        ),
+        Command::Respond(answer) => format!("respond {}", answer.expose()),
+        Command::Statistics(_) | Command::Ping(_) => panic!("the driver asks, not the machine"),
+    }
 }
 
 fn ended(machine: &mut Machine, outcome: Outcome) -> Vec<String> {

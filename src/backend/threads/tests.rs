@@ -10,11 +10,11 @@ use ovpn_dco::Interface;
 use tokio::sync::mpsc;
 
 use super::{Body, Threads};
-use crate::backend::Command;
 use crate::netns::NetNs;
 use crate::network::{DirectNetwork, NetworkPlan, PlanInput, RouteQuery};
 use crate::profile::{DnsScope, NetworkOptions, NoFiles, Profile, Topology};
 use crate::secret::{Credentials, Secret};
+use crate::session::Command;
 use crate::session::{NetworkMode, Outcome, SessionConfig, SessionEvent, SessionState};
 
 const TUNNEL: &str = "tun7";

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream as StdStream;
 use std::time::Duration;
 
-use ovpn_client::backend::{Running, Settings};
+use ovpn_client::backend::Settings;
 use ovpn_client::dbus::{OwnProfile, PrivateService, serve_private};
 use ovpn_client::logging::LogLevel;
 use ovpn_client::profile::{NoFiles, Profile};
-use ovpn_client::session::NetworkMode;
+use ovpn_client::session::{NetworkMode, Running};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
