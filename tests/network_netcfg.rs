@@ -401,6 +401,29 @@ fn a_service_that_was_started_anew_has_lost_the_device() {
     });
 }
 
+/// It would stay, and hold the way to the server when the host moves to another network.
+#[test]
+fn the_route_of_a_service_that_has_gone_is_taken_back_by_the_next() {
+    with_bus(async |bus| {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let f = Fixture::new(bus, Manner::V27, false).await;
+        f.network.protect(socket.as_fd(), "203.0.113.5".parse().unwrap()).await.unwrap();
+        let Fixture { _service: first, mut network, .. } = f;
+        drop(first);
+        let second = Fixture::new(bus, Manner::V27, false).await;
+        network.cleanup().await.unwrap();
+        let protect = "netcfg ProtectSocket sbo 203.0.113.5 false /";
+        assert_eq!(second.take(), ["netcfg Cleanup", protect, "netcfg Cleanup"]);
+        network.cleanup().await.unwrap();
+        assert_eq!(second.take(), ["netcfg Cleanup"]);
+
+        // Nothing more of a service that knows what it has made.
+        network.protect(socket.as_fd(), "203.0.113.5".parse().unwrap()).await.unwrap();
+        network.cleanup().await.unwrap();
+        assert_eq!(second.take(), [protect, "netcfg Cleanup"]);
+    });
+}
+
 /// A session that waits for a server nobody hears from.
 async fn session(bus: &Bus) -> (Sender<Command>, UnboundedReceiver<SessionEvent>, UdpSocket) {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();

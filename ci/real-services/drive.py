@@ -16,6 +16,8 @@ import threading
 import time
 
 SERVER = "10.97.0.1"
+# The same, where it takes a route.
+FAR_SERVER = "10.98.0.1"
 HERE = "/srv/rs"
 
 
@@ -796,6 +798,24 @@ def netcfg_dies(recorder):
     return service_dies(recorder, "openvpn3-service-netcfg")
 
 
+def netcfg_dies_unnoticed(recorder):
+    """Nobody connects again before the end. What the service had made around the tunnel goes all the same."""
+    subprocess.run(["ip", "route", "add", FAR_SERVER, "via", SERVER, "metric", "5"], check=True)
+    try:
+        session = Session(recorder, profile(1195, "tcp").replace(f"remote {SERVER}", f"remote {FAR_SERVER}"))
+        before = host()
+        session.start()
+        for pid in processes("openvpn3-service-netcfg"):
+            os.kill(pid, signal.SIGKILL)
+        reachable(session, 1195)
+        record = session.end()
+        wait_for(lambda: not processes(BACKEND), 8)
+        record["user"].append(["left behind", left_behind(before)])
+        return record
+    finally:
+        subprocess.run(["ip", "route", "flush", "exact", FAR_SERVER], check=False)
+
+
 def bus_dies(recorder):
     def restart():
         recorder.bus.kill()
@@ -882,7 +902,7 @@ SCENARIOS = [token, plain, tcp, pause, statistics, two_sessions, password, wrong
              wrong_then_right_password, proxy_login, static_challenge, dynamic_challenge, crtext, crtext_wrong, open_url,
              web_auth, passphrase, wrong_passphrase, wrong_ca, unusable_profile, overrides, overrides_tunnel,
              inactive, log, python_module, dns, changed_push, session_manager_dies, log_service_dies, netcfg_dies,
-             bus_dies]
+             netcfg_dies_unnoticed, bus_dies]
 
 
 def contents(path):

@@ -97,7 +97,7 @@ impl Resolver {
         match bounded(LIMIT, create).await {
             Ok(device) => {
                 let undo = DnsUndo::Netcfg { device: device.path().to_owned() };
-                Ok(Prepared { undo, change: Change::Netcfg(device) })
+                Ok(Prepared { undo, change: Change::Netcfg(Box::new(device)) })
             }
             Err(second) => Err(format!("{reason}; {second}")),
         }

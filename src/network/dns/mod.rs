@@ -104,7 +104,7 @@ enum Change {
     Resolved(resolved::Resolved),
     Resolvconf(resolvconf::Input),
     File(file::Placed),
-    Netcfg(DnsDevice),
+    Netcfg(Box<DnsDevice>),
     /// The helper process has it ready.
     Helper,
 }

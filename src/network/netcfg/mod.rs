@@ -11,10 +11,12 @@ mod plan;
 
 use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tracing::{debug, warn};
-use zbus::{Connection, OwnedObjectPath, Variant};
+use zbus::names::OwnedUniqueName;
+use zbus::{Connection, Message, OwnedObjectPath, Variant};
 
 pub use self::call::NetcfgError;
 pub(super) use self::call::is_running;
@@ -65,6 +67,16 @@ pub struct NetcfgNetwork {
     token: String,
     without_socket: bool,
     device: Option<Device>,
+    /// Of the last [`Self::protect`].
+    protection: Mutex<Option<Protection>>,
+}
+
+/// A route to a server that the service has made around the tunnel.
+#[derive(Debug)]
+struct Protection {
+    remote: IpAddr,
+    /// The process that knows of it.
+    service: Option<OwnedUniqueName>,
 }
 
 #[derive(Debug)]
@@ -96,6 +108,7 @@ impl NetcfgNetwork {
             token: config.token,
             without_socket: config.without_socket,
             device: None,
+            protection: Mutex::new(None),
         }
     }
 
@@ -123,7 +136,15 @@ impl NetcfgNetwork {
     /// # Errors
     /// When the service is not there or refuses.
     pub async fn protect(&self, socket: BorrowedFd<'_>, remote: IpAddr) -> Result<(), NetcfgError> {
-        let remote = remote.to_canonical();
+        let socket = (!self.without_socket).then_some(socket);
+        self.protect_address(remote.to_canonical(), socket).await
+    }
+
+    async fn protect_address(
+        &self,
+        remote: IpAddr,
+        socket: Option<BorrowedFd<'_>>,
+    ) -> Result<(), NetcfgError> {
         let device = match &self.device {
             Some(device) => device.path.as_ref(),
             None => zbus::ObjectPath::from_static_str_unchecked("/"),
@@ -131,11 +152,8 @@ impl NetcfgNetwork {
         let arguments = (remote.to_string(), remote.is_ipv6(), device);
         let mut patience = Patience::default();
         let reply = loop {
-            let descriptors = if self.without_socket {
-                Vec::new()
-            } else {
-                vec![socket.try_clone_to_owned().map_err(NetcfgError::Socket)?]
-            };
+            let descriptor = socket.map(|socket| socket.try_clone_to_owned()).transpose();
+            let descriptors = descriptor.map_err(NetcfgError::Socket)?.into_iter().collect();
             let call = self.caller.call_with_descriptors(
                 MANAGER,
                 "ProtectSocket",
@@ -147,6 +165,8 @@ impl NetcfgNetwork {
                 answer => break answer?,
             }
         };
+        let protection = Protection { remote, service: sender(&reply) };
+        *self.protection.lock().unwrap_or_else(PoisonError::into_inner) = Some(protection);
         let protected: bool =
             reply.body().deserialize().map_err(|e| NetcfgError::reply("ProtectSocket", &e))?;
         if protected { Ok(()) } else { Err(NetcfgError::NotProtected { remote }) }
@@ -320,15 +340,39 @@ impl NetcfgNetwork {
     /// Removes everything that this process has with the service, also the protected route.
     /// Returns when the service has done it: a process that left earlier would leave the route.
     ///
+    /// A service that was started anew does not know of the route. It learns it by being asked for
+    /// the same once more.
+    ///
     /// # Errors
     /// When the service refuses. One that is not running has nothing to clean up.
     pub async fn cleanup(&mut self) -> Result<(), NetcfgError> {
         self.device = None;
+        let protection = self.protection.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let cleaned = self.clean_running().await?;
+        let Some(Protection { remote, service }) = protection else { return Ok(()) };
+        if cleaned.is_some() && cleaned == service {
+            return Ok(());
+        }
+        if let Err(error) = self.protect_address(remote, None).await {
+            // Without the service nobody can, and where it makes no routes it wants the socket.
+            debug!("netcfg: {error}");
+            return Ok(());
+        }
+        self.clean_running().await.map(drop)
+    }
+
+    /// Which process has cleaned up, if the service runs.
+    async fn clean_running(&self) -> Result<Option<OwnedUniqueName>, NetcfgError> {
         match self.caller.call_running(MANAGER, "Cleanup", &()).await {
-            Err(error) if !error.is_gone() => Err(error),
-            _ => Ok(()),
+            Ok(reply) => Ok(sender(&reply)),
+            Err(error) if error.is_gone() => Ok(None),
+            Err(error) => Err(error),
         }
     }
+}
+
+fn sender(reply: &Message) -> Option<OwnedUniqueName> {
+    reply.header().sender().map(|name| name.to_owned().into())
 }
 
 const fn scope_word(scope: DnsScope) -> &'static str {
