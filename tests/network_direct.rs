@@ -571,7 +571,7 @@ fn it_works_with_nothing_but_the_kept_privileges() {
     let interface = client.interface();
     let options = NetworkOptions { redirect: Some(redirect()), ..dual_stack() };
     client.ns.run(|| {
-        ovpn_client::privileges::restrict().unwrap();
+        ovpn_client::privileges::restrict(ovpn_client::privileges::Calls::Programs).unwrap();
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(
             async {
                 let mut network = DirectNetwork::open(client.runtime.path()).await.unwrap();

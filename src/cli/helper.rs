@@ -12,7 +12,8 @@ use tracing::warn;
 use super::{EXIT_FAILED, complain};
 use crate::logging::{self, LogLevel};
 use crate::network::helper::{Said, serve};
-use crate::{privileges, stop};
+use crate::privileges::{self, Calls};
+use crate::stop;
 
 /// Log lines that wait for the process. It reads them at once.
 const QUEUE: usize = 64;
@@ -26,10 +27,12 @@ pub(super) fn run(runtime_dir: PathBuf) -> ExitCode {
 }
 
 fn work(runtime_dir: PathBuf) -> io::Result<()> {
+    // For lists of processes: it was started by way of `/proc/self/exe`.
+    let _ = nix::sys::prctl::set_name(c"ovpn-helper");
     // Ctrl-C is for the process, and so is the end of the terminal. Whoever is a leader already has
     // no terminal that matters.
     let _ = nix::unistd::setsid();
-    let restricted = privileges::restrict();
+    let restricted = privileges::restrict(Calls::Programs);
     let level = LogLevel::new(LogLevel::MAX);
     let mut lines = logging::init(&level, None, false).map_err(io::Error::other)?;
     if let Err(error) = restricted {

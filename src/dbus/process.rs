@@ -19,9 +19,10 @@ use crate::backend::{Settings, StartSession, Threads};
 use crate::logging::{LogFile, LogLevel, LogLine};
 use crate::network::{NetcfgConfig, NetcfgNetwork};
 use crate::posture::DevicePosture;
+use crate::privileges::{self, Calls};
 use crate::session::NetworkMode;
 use crate::stop::Stop;
-use crate::{logging, privileges, stop};
+use crate::{logging, stop};
 
 /// Exit status: usage, where an option is fine but the token is missing.
 pub const EXIT_USAGE: u8 = 1;
@@ -92,7 +93,7 @@ pub fn run_process(options: ProcessOptions) -> Result<(), u8> {
     let log_level = LogLevel::new(options.log_level);
     let direct = privileges::can_configure_network();
     // Threads come into being with the runtime and inherit what is left.
-    let restricted = privileges::restrict();
+    let restricted = privileges::restrict(if direct { Calls::Programs } else { Calls::Own });
     let served =
         file.map(|file| file.start()).transpose().map_err(|error| error.to_string()).and_then(
             |file| {

@@ -3,7 +3,7 @@
 use caps::{CapSet, Capability};
 use nix::unistd::{Gid, Uid, User, setgroups, setresgid, setresuid};
 
-use super::{PrivilegeError, forbid_dumps, keep, system_calls};
+use super::{Calls, PrivilegeError, forbid_dumps, keep, system_calls};
 
 /// Whoever installs this program may make a user for it. The other user is there on every system, and
 /// owns nothing; not `openvpn`, who may talk to the services of OpenVPN 3 Linux.
@@ -18,7 +18,7 @@ pub struct Needs {
     pub low_port: bool,
 }
 
-/// As [`super::restrict`], and if this process is root's, it is not any more: it belongs to a user
+/// As [`super::restrict`] for a process that runs no programs, and if this process is root's, it is not any more: it belongs to a user
 /// without files or groups, and keeps only the capabilities it needs. For the whole process; call it
 /// before other threads exist, and after everything that takes root.
 ///
@@ -33,7 +33,7 @@ pub fn become_unprivileged(needs: Needs) -> Result<(), PrivilegeError> {
     keep(&kept)?;
     // The kernel takes it back when the user changes.
     forbid_dumps()?;
-    system_calls::close()?;
+    system_calls::close(Calls::Own)?;
     changed
 }
 
@@ -56,4 +56,44 @@ fn change_user() -> Result<(), PrivilegeError> {
     let permitted = caps::read(None, CapSet::Permitted)?;
     caps::set(None, CapSet::Effective, &permitted)?;
     changed
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use nix::sys::wait::{WaitStatus, waitpid};
+    use nix::unistd::{ForkResult, fork, getgroups};
+
+    use super::*;
+
+    /// In a process of its own: users are the same for all threads.
+    #[test]
+    fn root_becomes_somebody_without_rights_who_runs_nothing() {
+        // SAFETY: the child has one thread, and ends without coming back.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                let checked = std::panic::catch_unwind(check);
+                // SAFETY: ends the process.
+                unsafe { libc::_exit(checked.is_err().into()) };
+            }
+            ForkResult::Parent { child } => {
+                assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0));
+            }
+        }
+    }
+
+    fn check() {
+        assert!(Uid::effective().is_root(), "this test takes root");
+        become_unprivileged(Needs { low_port: true, ..Needs::default() }).unwrap();
+        assert!(!Uid::current().is_root() && Gid::current().as_raw() != 0);
+        assert_eq!(getgroups().unwrap(), []);
+        let kept = [Capability::CAP_NET_ADMIN, Capability::CAP_NET_BIND_SERVICE].into();
+        assert_eq!(caps::read(None, CapSet::Effective).unwrap(), kept);
+        assert!(std::fs::File::open("/etc/shadow").is_err());
+        let error = Command::new("/bin/true").status().unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENOSYS));
+        assert_eq!(setresuid(0.into(), 0.into(), 0.into()), Err(nix::Error::ENOSYS));
+        std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    }
 }

@@ -27,7 +27,7 @@ use crate::ending;
 use crate::logging::{self, LogLevel, LogLine};
 use crate::network::enter_netns;
 use crate::network::helper::{Helper, HelperEnd};
-use crate::privileges::{self, Needs};
+use crate::privileges::{self, Calls, Needs};
 use crate::profile::{Options, Profile, ProfileFile, Remote};
 use crate::secret::Secret;
 use crate::session::NetworkMode;
@@ -131,7 +131,7 @@ fn prepare(args: ConnectArgs) -> Result<ExitCode, (String, u8)> {
     // Threads come into being with the runtime and inherit what is left.
     let restricted = match args.sandbox {
         Sandbox::On => privileges::become_unprivileged(needs(&profile.profile.options)),
-        Sandbox::Off => privileges::restrict(),
+        Sandbox::Off => privileges::restrict(Calls::Programs),
     };
 
     // Few profiles say `verb 1` to hide the steps from somebody who watches.
