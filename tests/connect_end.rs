@@ -737,6 +737,32 @@ fn a_client_that_is_nobody_from_the_start_connects() {
     assert!(host.ns.settled_snapshot().lines_with("203.0.113.0").is_empty());
 }
 
+/// `/proc` with `hidepid`: a user sees no process but its own, and the helper none at all.
+#[test]
+fn where_proc_hides_processes_nothing_is_left_either() {
+    let host = Host::new();
+    let before = host.state();
+    let server = RunningServer::pushing(&host.ns, PUSH);
+    let program = Client::command(&host, &server);
+    let mut command = host.ns.command("unshare");
+    command.args([
+        "--mount",
+        "sh",
+        "-ec",
+        "mount -t proc -o hidepid=2 none /proc; exec \"$@\"",
+        "sh",
+    ]);
+    command.arg(program.get_program()).args(program.get_args());
+    let mut client = Client::spawn(&mut command);
+    client.expect("\"code_minor\":7,");
+    confined::assert_without_files(client.process.id().cast_signed());
+    client.signal(Signal::SIGKILL);
+    let (_, said, _) = client.end();
+    assert!(said.contains("changes of process"), "{said}");
+    server.end();
+    host.assert_is(&before);
+}
+
 /// Containers take the right to change users from root.
 #[test]
 fn a_client_that_cannot_become_another_user_says_so_and_connects() {
