@@ -73,6 +73,7 @@ mod generation;
 pub mod kernel;
 #[cfg(feature = "recording")]
 pub mod recording;
+pub mod replay;
 mod slots;
 mod types;
 

@@ -9,10 +9,10 @@ use std::time::Instant;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use ovpn_dco::Cipher;
+use ovpn_dco::replay::Window;
 use ovpn_userspace::offload::checksum::Sum;
 use ovpn_userspace::offload::coalesce::{Coalescer, Config};
 use ovpn_userspace::offload::split::Plan;
-use ovpn_userspace::replay::Window;
 use pipeline::packets::{ACK, Flow};
 use pipeline::{SEGMENTS, peer, receive, send, super_packet};
 

@@ -3,9 +3,8 @@
 use std::time::Instant;
 
 use aws_lc_rs::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
+use ovpn_dco::replay::{Refused, Window};
 use ovpn_dco::{Cipher, DirectionKey, Error};
-
-use crate::replay::{Refused, Window};
 
 /// Length of the packet id on the wire.
 pub const PACKET_ID: usize = 4;

@@ -33,8 +33,6 @@ mod pacer;
 pub mod peer;
 #[doc(hidden)]
 pub mod recursion;
-#[doc(hidden)]
-pub mod replay;
 mod stats;
 mod sys;
 #[doc(hidden)]

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use ovpn_userspace::replay::{EXPIRY, Refused, Window};
+use ovpn_dco::replay::{EXPIRY, Refused, Window};
 
 /// Input: the window's size in words of 64 ids; then for each packet what to do (one byte) and how
 /// far its id is from the highest (three bytes, signed).
