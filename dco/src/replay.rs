@@ -1,11 +1,11 @@
-//! The replay window: which packet ids were seen.
+//! The replay window, of data and of control packets: which ids were seen.
 //!
 //! Check before opening a packet ([`Window::check`]), mark after it proved authentic
 //! ([`Window::accept`]). One window belongs to one key.
 
 use std::time::{Duration, Instant};
 
-/// Ids behind the highest that are still told apart. OpenVPN's default of 64 is too small behind
+/// Ids of data packets behind the highest that are still told apart. OpenVPN's default of 64 is too small behind
 /// bursts of merged datagrams and parallel paths.
 pub const WINDOW: u64 = 8192;
 
@@ -13,24 +13,29 @@ pub const WINDOW: u64 = 8192;
 /// packet held back cannot be replayed much later. The value OpenVPN 3 uses.
 pub const EXPIRY: Duration = Duration::from_secs(30);
 
-/// Why a packet id is refused.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// Why an id is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Refused {
     /// Id 0 is never sent.
+    #[error("replay counter is zero")]
     Invalid,
     /// Further behind the highest id than the window reaches.
+    #[error("packet is older than the replay window")]
     Backtrack,
     /// Seen before.
+    #[error("packet seen before")]
     Replay,
     /// Too late: nothing was received for the expiry time in between.
+    #[error("packet arrived too late")]
     Expired,
 }
 
 /// A sliding window of packet ids.
 #[derive(Debug)]
 pub struct Window {
-    /// Bit `id % size` tells whether `id` was seen, for ids in `highest - size + 1 ..= highest`.
+    /// Bit `id % len` tells whether `id` was seen, for ids in `highest - size + 1 ..= highest`.
     bits: Box<[u64]>,
+    size: u64,
     highest: u64,
     /// Ids up to this one are expired.
     floor: u64,
@@ -45,19 +50,24 @@ impl Default for Window {
 }
 
 impl Window {
-    /// A window of `size` ids, rounded up to a multiple of 64.
+    /// Remembers `size` ids (1 at least); those that a newer one overtook are refused once nothing
+    /// came for `expiry`.
     #[must_use]
     pub fn new(size: u64, expiry: Duration) -> Self {
-        let words = size.div_ceil(64).max(1) as usize;
-        Self { bits: vec![0; words].into(), highest: 0, floor: 0, expiry, last: None }
+        let size = size.max(1);
+        let bits = vec![0; size.div_ceil(64) as usize].into();
+        Self { bits, size, highest: 0, floor: 0, expiry, last: None }
     }
 
-    fn size(&self) -> u64 {
-        self.bits.len() as u64 * 64
+    /// Forgets every id.
+    pub fn clear(&mut self) {
+        self.bits.fill(0);
+        (self.highest, self.floor, self.last) = (0, 0, None);
     }
 
+    #[inline]
     fn bit(&self, id: u64) -> (usize, u64) {
-        let at = id % self.size();
+        let at = id % (self.bits.len() as u64 * 64);
         ((at / 64) as usize, 1 << (at % 64))
     }
 
@@ -70,7 +80,7 @@ impl Window {
         if id > self.highest {
             return Ok(());
         }
-        if self.highest - id >= self.size() {
+        if self.highest - id >= self.size {
             return Err(Refused::Backtrack);
         }
         if id <= self.floor || self.is_stale(now) {
@@ -80,6 +90,7 @@ impl Window {
         if self.bits[word] & mask != 0 { Err(Refused::Replay) } else { Ok(()) }
     }
 
+    #[inline]
     fn is_stale(&self, now: Instant) -> bool {
         self.last.is_some_and(|last| now.saturating_duration_since(last) >= self.expiry)
     }
@@ -99,9 +110,10 @@ impl Window {
     }
 
     /// Moves the window up to `id` and forgets what leaves it.
+    #[inline]
     fn advance(&mut self, id: u64) {
         let step = id - self.highest;
-        if step >= self.size() {
+        if step >= self.size {
             self.bits.fill(0);
         } else {
             for between in self.highest + 1..=id {
@@ -226,7 +238,6 @@ mod tests {
             size in 1u64..300, steps in proptest::collection::vec(step(), 1..300),
         ) {
             let mut window = Window::new(size, EXPIRY);
-            let size = size.next_multiple_of(64);
             let mut now = Instant::now();
             let mut accepted: Vec<(u64, Instant)> = Vec::new();
             let mut highest = 0u64;

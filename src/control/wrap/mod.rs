@@ -208,6 +208,8 @@ impl Wrapper {
 
 #[cfg(test)]
 mod tests {
+    use ovpn_dco::replay::Refused;
+
     use super::*;
     use crate::profile::{Digest, KeyDirection};
     use crate::secret::Secret;
@@ -247,7 +249,7 @@ mod tests {
         let mut receiver = Wrapper::new(peer, Side::Server, WINDOW).unwrap();
         let now = Instant::now();
         assert_eq!(receiver.unwrap(&mut out.clone(), now), Ok(&[0; 5][..]));
-        assert_eq!(receiver.unwrap(&mut out, now), Err(ReplayError::Replay.into()));
+        assert_eq!(receiver.unwrap(&mut out, now), Err(ReplayError::from(Refused::Replay).into()));
         for index in 0..expected.len() {
             let mut bad = expected.to_vec();
             if bad[index] == 0x23 {

@@ -4,6 +4,8 @@
 
 use std::time::{Duration, Instant};
 
+use ovpn_dco::replay::{Refused, Window};
+
 /// Bytes on the wire: counter and unix time, 32 bits each.
 pub const REPLAY_ID_LEN: usize = 8;
 
@@ -59,21 +61,12 @@ impl ReplaySender {
     }
 }
 
-/// Why a replay id is refused (OpenVPN 3's `PKTID_*` names).
+/// Why a replay id is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ReplayError {
-    /// Counter 0.
-    #[error("replay counter is zero")]
-    Invalid,
-    /// Seen before.
-    #[error("packet seen before")]
-    Replay,
-    /// Older than the window.
-    #[error("packet is older than the replay window")]
-    Backtrack,
-    /// Within the window, but what is older than this has been closed.
-    #[error("packet arrived too late")]
-    Expired,
+    /// The counter.
+    #[error(transparent)]
+    Counter(#[from] Refused),
     /// The sender's time went back.
     #[error("the sender's replay time went back")]
     TimeBacktrack,
@@ -82,29 +75,17 @@ pub enum ReplayError {
 /// Which packets of a peer have been seen.
 #[derive(Debug)]
 pub struct ReplayWindow {
-    /// Ring of one bit per id, id modulo size.
-    seen: Vec<bool>,
-    expiry: Duration,
-    /// Time of the ids in the window; `None` before the first packet.
+    /// The counters of `time`.
+    counters: Window,
+    /// `None` before the first packet.
     time: Option<u32>,
-    highest: u32,
-    /// At or below: closed.
-    floor: u32,
-    closes: Option<Instant>,
 }
 
 impl ReplayWindow {
     /// Remembers `size` ids; those that a newer one overtook are refused once nothing came for
     /// `expiry`.
     pub fn new(size: usize, expiry: Duration) -> Self {
-        Self {
-            seen: vec![false; size.max(1)],
-            expiry,
-            time: None,
-            highest: 0,
-            floor: 0,
-            closes: None,
-        }
+        Self { counters: Window::new(size as u64, expiry), time: None }
     }
 
     /// Accepts an authentic packet's id, once.
@@ -112,49 +93,28 @@ impl ReplayWindow {
         match self.time {
             Some(time) if id.time < time => return Err(ReplayError::TimeBacktrack),
             Some(time) if id.time == time => {}
-            _ if id.counter == 0 => return Err(ReplayError::Invalid),
+            _ if id.counter == 0 => return Err(Refused::Invalid.into()),
             _ => {
                 self.time = Some(id.time);
-                self.highest = 0;
-                self.floor = 0;
-                self.seen.fill(false);
+                self.counters.clear();
             }
         }
-        if self.closes.is_some_and(|at| now >= at) {
-            self.floor = self.highest;
-        }
-        self.closes = now.checked_add(self.expiry);
-        if id.counter == 0 {
-            return Err(ReplayError::Invalid);
-        }
-        let size = self.seen.len();
-        if id.counter > self.highest {
-            let step = (id.counter - self.highest) as usize;
-            if step >= size {
-                self.seen.fill(false);
-            } else {
-                for skipped in 1..step {
-                    let slot = (self.highest as usize + skipped) % size;
-                    self.seen[slot] = false;
-                }
-            }
-            self.highest = id.counter;
-        } else if (self.highest - id.counter) as usize >= size {
-            return Err(ReplayError::Backtrack);
-        } else if self.seen[id.counter as usize % size] && id.counter > self.floor {
-            return Err(ReplayError::Replay);
-        } else if id.counter <= self.floor {
-            return Err(ReplayError::Expired);
-        }
-        self.seen[id.counter as usize % size] = true;
+        let counter = u64::from(id.counter);
+        self.counters.check(counter, now)?;
+        self.counters.accept(counter, now);
         Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::ReplayError::{Backtrack, Expired, Invalid, Replay, TimeBacktrack};
+    use super::ReplayError::TimeBacktrack;
     use super::*;
+
+    const BACKTRACK: ReplayError = ReplayError::Counter(Refused::Backtrack);
+    const EXPIRED: ReplayError = ReplayError::Counter(Refused::Expired);
+    const INVALID: ReplayError = ReplayError::Counter(Refused::Invalid);
+    const REPLAY: ReplayError = ReplayError::Counter(Refused::Replay);
 
     struct Clocked {
         window: ReplayWindow,
@@ -178,48 +138,48 @@ mod tests {
     fn upstream_window() {
         let mut w = Clocked::new();
         for (at, counter, expected) in [
-            (0, 0, Err(Invalid)),
+            (0, 0, Err(INVALID)),
             (1, 1, Ok(())),
-            (1, 1, Err(Replay)),
+            (1, 1, Err(REPLAY)),
             (2, 2, Ok(())),
             (3, 4, Ok(())),
-            (4, 1, Err(Replay)),
+            (4, 1, Err(REPLAY)),
             (5, 3, Ok(())),
             (6, 8, Ok(())),
             (10, 5, Ok(())),
-            (15, 7, Err(Expired)),
+            (15, 7, Err(EXPIRED)),
             (20, 127, Ok(())),
-            (20, 127, Err(Replay)),
+            (20, 127, Err(REPLAY)),
             (21, 128, Ok(())),
-            (22, 64, Err(Backtrack)),
+            (22, 64, Err(BACKTRACK)),
             (23, 65, Ok(())),
             (24, 66, Ok(())),
-            (30, 0, Err(Invalid)),
-            (33, 3, Err(Backtrack)),
+            (30, 0, Err(INVALID)),
+            (33, 3, Err(BACKTRACK)),
             (40, 0xffff_fffe, Ok(())),
             (41, 0xffff_ffff, Ok(())),
         ] {
             w.check(at, 0, counter, expected);
         }
         for (at, time, counter, expected) in [
-            (41, 10, 0, Err(Invalid)),
+            (41, 10, 0, Err(INVALID)),
             (41, 10, 2, Ok(())),
             (41, 10, 1, Ok(())),
             (41, 9, 3, Err(TimeBacktrack)),
             (41, 0, 3, Err(TimeBacktrack)),
             (41, 10, 0xffff_fffe, Ok(())),
             (41, 10, 0xffff_ffff, Ok(())),
-            (41, 10, 0, Err(Invalid)),
+            (41, 10, 0, Err(INVALID)),
             (42, 11, 1, Ok(())),
             (42, 11, 2, Ok(())),
             (42, 11, 3, Ok(())),
-            (42, 11, 3, Err(Replay)),
+            (42, 11, 3, Err(REPLAY)),
             (42, 11, 10, Ok(())),
             (42, 11, 9, Ok(())),
-            (42, 11, 1, Err(Replay)),
+            (42, 11, 1, Err(REPLAY)),
             (42, 11, 8, Ok(())),
             (42, 11, 4, Ok(())),
-            (47, 11, 5, Err(Expired)),
+            (47, 11, 5, Err(EXPIRED)),
         ] {
             w.check(at, time, counter, expected);
         }
@@ -242,7 +202,7 @@ mod tests {
     fn any_first_packet_sets_the_base() {
         let mut w = Clocked::new();
         w.check(0, 5, 0x0f00_0001, Ok(()));
-        w.check(0, 5, 0x0f00_0001, Err(Replay));
-        w.check(0, 5, 1, Err(Backtrack));
+        w.check(0, 5, 0x0f00_0001, Err(REPLAY));
+        w.check(0, 5, 1, Err(BACKTRACK));
     }
 }

@@ -4,9 +4,10 @@
 use std::time::{Duration, Instant};
 
 use ovpn_client::control::packet::{HEADER_LEN, Opcode};
-use ovpn_client::control::wrap::{ReplayError, Side, UnwrapError, Wrapper, wants_wrapped_key};
+use ovpn_client::control::wrap::{Side, UnwrapError, Wrapper, wants_wrapped_key};
 use ovpn_client::profile::{Digest, KeyDirection, WrapOptions};
 use ovpn_client::secret::Secret;
+use ovpn_dco::replay::Refused;
 
 const WINDOW: (usize, Duration) = (64, Duration::from_secs(15));
 
@@ -40,7 +41,7 @@ pub fn run(data: &[u8]) {
     assert_eq!(receiver.unwrap(&mut wrapped.clone(), now), Ok(body));
     if !receiver.is_none() {
         let again = receiver.unwrap(&mut wrapped, now);
-        assert_eq!(again, Err(UnwrapError::Replay(ReplayError::Replay)));
+        assert_eq!(again, Err(UnwrapError::Replay(Refused::Replay.into())));
     }
 }
 
