@@ -68,6 +68,7 @@
 
 mod data_channel;
 mod error;
+pub mod format;
 mod generation;
 #[cfg(feature = "kernel")]
 pub mod kernel;
@@ -79,15 +80,10 @@ mod types;
 
 pub use data_channel::{ControlPort, DataChannel, DataEvent, Interface, PeerDeletedReason};
 pub use error::{Error, NotInstalled};
+pub use format::{Cipher, DataFormat, DataHeader, is_data_packet};
 pub use generation::{Generation, Told};
 pub use slots::Slots;
 pub use types::{
-    Cipher, DirectionKey, Framing, Keepalive, KeyConfig, KeyId, KeySlot, MssClamp, PeerConfig,
-    PeerId, PeerStats, TransportSocket,
+    DirectionKey, Framing, Keepalive, KeyConfig, KeyId, KeySlot, MssClamp, PeerConfig, PeerId,
+    PeerStats, TransportSocket,
 };
-
-/// Whether a packet's first byte marks it as a data packet (DATA_V1 or DATA_V2): not for the
-/// control channel.
-pub const fn is_data_packet(first_byte: u8) -> bool {
-    matches!(first_byte >> 3, 6 | 9)
-}

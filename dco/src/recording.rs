@@ -11,11 +11,10 @@ use tokio::sync::mpsc;
 
 use crate::data_channel::{ControlPort, DataChannel, DataEvent, Interface};
 use crate::error::{Error, NotInstalled};
+use crate::format::Cipher;
 use crate::generation::{Generation, Told};
 use crate::slots::Slots;
-use crate::types::{
-    Cipher, Keepalive, KeyConfig, KeyId, PeerConfig, PeerId, PeerStats, TransportSocket,
-};
+use crate::types::{Keepalive, KeyConfig, KeyId, PeerConfig, PeerId, PeerStats, TransportSocket};
 
 /// One call, with what of its arguments a test may want to see.
 #[derive(Clone, PartialEq, Eq, Debug)]

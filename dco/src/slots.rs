@@ -95,6 +95,12 @@ impl<K> Slots<K> {
 
     /// The key that sends, with what is kept with it.
     #[inline]
+    pub fn sending_ref(&self) -> Option<(KeyId, &K)> {
+        self.primary.as_ref().map(|(id, key)| (*id, key))
+    }
+
+    /// The same, to be changed.
+    #[inline]
     pub fn sending_mut(&mut self) -> Option<(KeyId, &mut K)> {
         self.primary.as_mut().map(|(id, key)| (*id, key))
     }

@@ -8,6 +8,8 @@ use std::os::fd::OwnedFd;
 
 use zeroize::Zeroize;
 
+use crate::format::{Cipher, aead};
+
 /// The 24-bit number that names a peer in DATA_V2 packets.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct PeerId(u32);
@@ -79,79 +81,23 @@ pub enum KeySlot {
     Secondary,
 }
 
-/// The data channel ciphers: the four AEAD ones that the kernel and the field's servers share.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Cipher {
-    /// `AES-128-GCM`
-    Aes128Gcm,
-    /// `AES-192-GCM`
-    Aes192Gcm,
-    /// `AES-256-GCM`
-    Aes256Gcm,
-    /// `CHACHA20-POLY1305`
-    ChaCha20Poly1305,
-}
-
-impl Cipher {
-    /// Every supported cipher.
-    pub const ALL: [Self; 4] =
-        [Self::Aes128Gcm, Self::Aes192Gcm, Self::Aes256Gcm, Self::ChaCha20Poly1305];
-
-    /// The name OpenVPN uses in options and peer info.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Aes128Gcm => "AES-128-GCM",
-            Self::Aes192Gcm => "AES-192-GCM",
-            Self::Aes256Gcm => "AES-256-GCM",
-            Self::ChaCha20Poly1305 => "CHACHA20-POLY1305",
-        }
-    }
-
-    /// Looks a cipher up by OpenVPN name (any case) or OpenSSL alias (`id-aes256-GCM`).
-    pub fn from_name(name: &str) -> Option<Self> {
-        let name = name.to_ascii_uppercase();
-        match name.as_str() {
-            "ID-AES128-GCM" => Some(Self::Aes128Gcm),
-            "ID-AES192-GCM" => Some(Self::Aes192Gcm),
-            "ID-AES256-GCM" => Some(Self::Aes256Gcm),
-            _ => Self::ALL.into_iter().find(|c| c.name() == name),
-        }
-    }
-
-    /// Length of the cipher key in bytes: 16, 24 or 32.
-    pub const fn key_len(self) -> usize {
-        match self {
-            Self::Aes128Gcm => 16,
-            Self::Aes192Gcm => 24,
-            Self::Aes256Gcm | Self::ChaCha20Poly1305 => 32,
-        }
-    }
-
-    /// Whether the AES-GCM usage limit (blocks plus packets below 2^36) applies.
-    pub const fn has_usage_limit(self) -> bool {
-        !matches!(self, Self::ChaCha20Poly1305)
-    }
-}
-
-impl fmt::Display for Cipher {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// Key material of one direction: cipher key and the 8-byte implicit IV ("nonce tail").
+/// Key material of one direction: cipher key and the implicit IV ("nonce tail").
 ///
 /// Wiped on drop; has no usable `Debug` output. The key is in one place, however often the value
 /// moves, and there are no copies: see [`KeyConfig`].
 #[derive(Zeroize, zeroize::ZeroizeOnDrop)]
 pub struct DirectionKey {
     cipher_key: Box<[u8]>,
-    nonce_tail: [u8; 8],
+    nonce_tail: [u8; aead::NONCE_TAIL],
 }
 
 impl DirectionKey {
     /// Takes the first [`Cipher::key_len`] bytes of `cipher_key`; `None` when it is shorter.
-    pub fn new(cipher: Cipher, cipher_key: &[u8], nonce_tail: [u8; 8]) -> Option<Self> {
+    pub fn new(
+        cipher: Cipher,
+        cipher_key: &[u8],
+        nonce_tail: [u8; aead::NONCE_TAIL],
+    ) -> Option<Self> {
         let cipher_key = cipher_key.get(..cipher.key_len())?.into();
         Some(Self { cipher_key, nonce_tail })
     }
@@ -161,8 +107,8 @@ impl DirectionKey {
         &self.cipher_key
     }
 
-    /// The last 8 bytes of every nonce; the first 4 are the packet id.
-    pub fn nonce_tail(&self) -> &[u8; 8] {
+    /// The end of every nonce; the packet id is in front of it.
+    pub fn nonce_tail(&self) -> &[u8; aead::NONCE_TAIL] {
         &self.nonce_tail
     }
 }
@@ -233,6 +179,16 @@ pub enum Framing {
     Swap,
     /// `compress stub-v2`: raw, or `50 00` in front when the packet starts with 0x50.
     StubV2,
+}
+
+impl Framing {
+    /// Bytes that it adds to an IP packet.
+    pub const fn overhead(self) -> usize {
+        match self {
+            Self::LzoStub | Self::Swap => 1,
+            Self::None | Self::StubV2 => 0,
+        }
+    }
 }
 
 /// Largest TCP segment size that fits the tunnel, for clamping the MSS option of SYN packets.

@@ -1,6 +1,7 @@
 //! The OCC options string: what a client tells the server about its data channel settings.
 
-use ovpn_dco::Framing;
+use ovpn_dco::format::aead;
+use ovpn_dco::{DataHeader, Framing};
 
 use super::ciphers::{self, KnownCipher};
 use super::options::{KeyDirection, Options, Protocol, WrapOptions};
@@ -58,26 +59,20 @@ fn framed(options: &Options) -> bool {
 }
 
 /// Largest packet on the wire as OCC counts it (not what is really sent).
-fn link_mtu(options: &Options, protocol: Protocol) -> u32 {
+fn link_mtu(options: &Options, protocol: Protocol) -> usize {
     let data = &options.data;
     let cipher = occ_cipher(options);
-    let (block, digest) = (u32::from(cipher.block), data.digest.len() as u32);
-    const OPCODE: u32 = 1;
-    const PACKET_ID: u32 = 4;
-    const TAG: u32 = 16;
-    const AEAD_IV: u32 = 12;
-    const STREAM_LENGTH: u32 = 2;
-    let mut mtu = u32::from(data.tun_mtu) + OPCODE + PACKET_ID;
+    let (block, digest) = (usize::from(cipher.block), data.digest.len());
+    const STREAM_LENGTH: usize = 2;
+    let mut mtu = usize::from(data.tun_mtu) + DataHeader::V1_LEN + aead::PACKET_ID;
     mtu += match () {
-        () if cipher.aead => TAG + AEAD_IV + block,
+        () if cipher.aead => aead::TAG + aead::NONCE + block,
         // No cipher is only ever configured together with no digest.
         () if cipher.block == 0 => 0,
         // IV, padding, HMAC.
         () => block + block + digest,
     };
-    if framed(options) && data.framing != Some(Framing::StubV2) {
-        mtu += 1;
-    }
+    mtu += data.framing.map_or(0, Framing::overhead);
     if protocol == Protocol::Tcp {
         mtu += STREAM_LENGTH;
     }

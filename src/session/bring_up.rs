@@ -442,6 +442,7 @@ fn outer(link: &Link, options: &SessionOptions) -> Outer {
         protocol: link.transport.protocol(),
         ipv6: link.transport.remote().is_ipv6(),
         data_v2: options.peer_id.is_some(),
+        format: options.cipher.format(),
         framing: options.framing,
     }
 }

@@ -1,6 +1,6 @@
 //! How large inner packets may be: `mssfix` in its four forms. Pure.
 
-use ovpn_dco::{Framing, MssClamp};
+use ovpn_dco::{DataFormat, DataHeader, Framing, MssClamp};
 
 use crate::profile::{MssFix, Protocol};
 
@@ -8,8 +8,6 @@ const IPV4: u16 = 20;
 const IPV6: u16 = 40;
 const TCP: u16 = 20;
 const UDP: u16 = 8;
-/// Packet id and tag of the AEAD data formats.
-const AEAD: u16 = 4 + 16;
 /// Default of `mssfix` when the tunnel MTU is 1500: keeps outer packets within PPPoE's MTU.
 const DEFAULT_OUTER: u16 = 1492;
 const DEFAULT_TUN_MTU: u16 = 1500;
@@ -23,15 +21,16 @@ pub(super) struct Outer {
     pub(super) ipv6: bool,
     /// A peer-id was pushed: DATA_V2.
     pub(super) data_v2: bool,
+    pub(super) format: DataFormat,
     pub(super) framing: Framing,
 }
 
 /// The MSS for TCP inside the tunnel, `None` when it is not to be clamped.
 pub(super) fn mss_clamp(mssfix: MssFix, tun_mtu: u16, outer: Outer) -> Option<MssClamp> {
-    let opcode = if outer.data_v2 { 4 } else { 1 };
+    let header = if outer.data_v2 { DataHeader::V2_LEN } else { DataHeader::V1_LEN };
     let stream = if outer.protocol == Protocol::Tcp { 2 } else { 0 };
-    let framing = u16::from(matches!(outer.framing, Framing::LzoStub | Framing::Swap));
-    let encapsulation = opcode + stream + AEAD + framing;
+    let added = header + outer.format.overhead() + outer.framing.overhead();
+    let encapsulation = stream + added as u16;
     let inner = match mssfix {
         MssFix::Off => return None,
         MssFix::Fixed(inner) => inner,
@@ -66,7 +65,8 @@ mod tests {
     use super::*;
 
     fn outer(protocol: Protocol, ipv6: bool) -> Outer {
-        Outer { protocol, ipv6, data_v2: true, framing: Framing::None }
+        let format = DataFormat::Aead;
+        Outer { protocol, ipv6, data_v2: true, format, framing: Framing::None }
     }
 
     /// The reference's table for `mssfix 1492 mtu` and the plain form's `N - 64`.

@@ -3,13 +3,12 @@
 use std::time::Instant;
 
 use aws_lc_rs::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
+use ovpn_dco::format::aead::{NONCE, NONCE_TAIL, PACKET_ID};
 use ovpn_dco::replay::{Refused, Window};
-use ovpn_dco::{Cipher, DirectionKey, Error};
+use ovpn_dco::{Cipher, DataFormat, DataHeader, DirectionKey, Error};
 
-/// Length of the packet id on the wire.
-pub const PACKET_ID: usize = 4;
-/// Length of the authentication tag, for every cipher.
-pub const TAG: usize = 16;
+/// What is in front of the body.
+const SEAL: usize = DataFormat::Aead.front();
 
 /// From this packet id on the key asks to be replaced.
 const RENEGOTIATE_AT_ID: u32 = 0xff00_0000;
@@ -22,30 +21,19 @@ const GCM_RENEGOTIATE_AT: u64 = GCM_LIMIT / 8 * 7;
 const FORGERIES_RENEGOTIATE_AT: u64 = 1 << 35;
 const FORGERIES_LIMIT: u64 = 1 << 36;
 
-/// What of the header is authenticated besides the packet id: the four bytes of DATA_V2, or
-/// nothing with DATA_V1.
-#[derive(Clone, Copy, Debug)]
-pub enum Associated {
-    /// DATA_V1.
-    V1,
-    /// DATA_V2: first byte and peer-id.
-    V2([u8; 4]),
-}
-
-impl Associated {
-    #[inline]
-    fn with_id(self, id: [u8; PACKET_ID]) -> ([u8; 8], usize) {
-        let mut bytes = [0; 8];
-        match self {
-            Self::V1 => {
-                bytes[..4].copy_from_slice(&id);
-                (bytes, 4)
-            }
-            Self::V2(header) => {
-                bytes[..4].copy_from_slice(&header);
-                bytes[4..].copy_from_slice(&id);
-                (bytes, 8)
-            }
+/// What is authenticated besides the body: the packet id, behind the header of DATA_V2.
+#[inline]
+fn associated(header: DataHeader, id: [u8; PACKET_ID]) -> ([u8; 8], usize) {
+    let mut bytes = [0; 8];
+    match header {
+        DataHeader::V1(_) => {
+            bytes[..4].copy_from_slice(&id);
+            (bytes, 4)
+        }
+        DataHeader::V2(header) => {
+            bytes[..4].copy_from_slice(&header);
+            bytes[4..].copy_from_slice(&id);
+            (bytes, 8)
         }
     }
 }
@@ -53,7 +41,7 @@ impl Associated {
 /// Cipher and implicit IV of one direction.
 struct Direction {
     key: LessSafeKey,
-    nonce_tail: [u8; 8],
+    nonce_tail: [u8; NONCE_TAIL],
     /// Blocks plus packets so far.
     usage: u64,
     limited: bool,
@@ -79,9 +67,9 @@ impl Direction {
 
     #[inline]
     fn nonce(&self, id: [u8; PACKET_ID]) -> Nonce {
-        let mut nonce = [0; 12];
-        nonce[..4].copy_from_slice(&id);
-        nonce[4..].copy_from_slice(&self.nonce_tail);
+        let mut nonce = [0; NONCE];
+        nonce[..PACKET_ID].copy_from_slice(&id);
+        nonce[PACKET_ID..].copy_from_slice(&self.nonce_tail);
         Nonce::assume_unique_for_key(nonce)
     }
 
@@ -95,9 +83,16 @@ impl Direction {
     }
 }
 
-/// No packet may be sealed with this key any more.
+/// Why a packet was not sealed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Exhausted;
+pub enum NotSealed {
+    /// There is no key to seal with.
+    NoKey,
+    /// The key must not be used any more.
+    Exhausted,
+    /// There is no room for what the format adds.
+    NoRoom,
+}
 
 /// Seals packets.
 pub struct Sealer {
@@ -112,28 +107,25 @@ impl Sealer {
         Ok(Self { direction: Direction::new(cipher, key)?, last_id: 0 })
     }
 
-    /// Seals `body` in place and writes packet id and tag.
+    /// Seals in place what is behind the header: the body, with room around it for what the
+    /// cipher's format adds.
     #[inline]
-    pub fn seal(
-        &mut self,
-        associated: Associated,
-        id_and_tag: &mut [u8; PACKET_ID + TAG],
-        body: &mut [u8],
-    ) -> Result<(), Exhausted> {
+    pub fn seal(&mut self, header: DataHeader, packet: &mut [u8]) -> Result<(), NotSealed> {
+        let (seal, body) = packet.split_first_chunk_mut::<SEAL>().ok_or(NotSealed::NoRoom)?;
         let direction = &mut self.direction;
         // The last id is never used, so that a counter at its end cannot wrap.
         if self.last_id >= u32::MAX - 1 || (direction.limited && direction.usage >= GCM_LIMIT) {
-            return Err(Exhausted);
+            return Err(NotSealed::Exhausted);
         }
         self.last_id += 1;
         let id = self.last_id.to_be_bytes();
-        let (aad, aad_len) = associated.with_id(id);
+        let (aad, aad_len) = associated(header, id);
         let tag = direction
             .key
             .seal_in_place_separate_tag(direction.nonce(id), Aad::from(&aad[..aad_len]), body)
-            .map_err(|_| Exhausted)?;
-        id_and_tag[..PACKET_ID].copy_from_slice(&id);
-        id_and_tag[PACKET_ID..].copy_from_slice(tag.as_ref());
+            .map_err(|_| NotSealed::Exhausted)?;
+        seal[..PACKET_ID].copy_from_slice(&id);
+        seal[PACKET_ID..].copy_from_slice(tag.as_ref());
         direction.count(body.len());
         Ok(())
     }
@@ -185,16 +177,17 @@ impl Opener {
         })
     }
 
-    /// Opens `body` in place. On failure `body` is garbage.
+    /// Opens in place what is behind the header, and gives the body, which is where the cipher's
+    /// format says. On failure the packet is garbage.
     #[inline]
-    pub fn open(
+    pub fn open<'a>(
         &mut self,
-        associated: Associated,
-        id_and_tag: &[u8; PACKET_ID + TAG],
-        body: &mut [u8],
+        header: DataHeader,
+        packet: &'a mut [u8],
         now: Instant,
-    ) -> Result<(), OpenError> {
-        let (id, tag) = id_and_tag.split_at(PACKET_ID);
+    ) -> Result<&'a mut [u8], OpenError> {
+        let (seal, body) = packet.split_first_chunk_mut::<SEAL>().ok_or(OpenError::Forged)?;
+        let (id, tag) = seal.split_at(PACKET_ID);
         let id = [id[0], id[1], id[2], id[3]];
         let number = u64::from(u32::from_be_bytes(id));
         // A replay is found without decrypting; it only counts when the packet is authentic, but
@@ -204,7 +197,7 @@ impl Opener {
             return Err(OpenError::WornOut);
         }
         let direction = &mut self.direction;
-        let (aad, aad_len) = associated.with_id(id);
+        let (aad, aad_len) = associated(header, id);
         let len = body.len();
         let opened = direction
             .key
@@ -216,7 +209,7 @@ impl Opener {
             return Err(OpenError::Forged);
         }
         self.window.accept(number, now);
-        Ok(())
+        Ok(body)
     }
 
     /// Whether it is time for another key.
@@ -243,11 +236,13 @@ mod tests {
         DirectionKey::new(cipher, &bytes[..32], bytes[64..72].try_into().unwrap()).unwrap()
     }
 
-    fn sealed(sealer: &mut Sealer, associated: Associated, body: &[u8]) -> (Vec<u8>, [u8; 20]) {
-        let mut body = body.to_vec();
-        let mut id_and_tag = [0; 20];
-        sealer.seal(associated, &mut id_and_tag, &mut body).unwrap();
-        (body, id_and_tag)
+    const V1: DataHeader = DataHeader::V1([0x30]);
+
+    /// Behind the header.
+    fn sealed(sealer: &mut Sealer, header: DataHeader, body: &[u8]) -> Vec<u8> {
+        let mut packet = [&[0; SEAL], body].concat();
+        sealer.seal(header, &mut packet).unwrap();
+        packet
     }
 
     #[test]
@@ -255,12 +250,12 @@ mod tests {
         let cipher = Cipher::Aes256Gcm;
         let mut sealer = Sealer::new(cipher, &vector_key(cipher)).unwrap();
         let text = b"The quick little fox jumps over the bureaucratic hurdles";
-        let header = Associated::V2([7, 0, 0, 0x17]);
-        let (body, id_and_tag) = sealed(&mut sealer, header, text);
-        assert_eq!(hex::encode(id_and_tag), "000000011fdd908f0e9dc25e79d832020d58e73f");
+        let header = DataHeader::V2([7, 0, 0, 0x17]);
+        let packet = sealed(&mut sealer, header, text);
         assert_eq!(
-            hex::encode(&body),
-            "2262f977d6bb2118fa0ea82e6b1706d949aefcb5efcbbacd5c09a9ab45f4d391\
+            hex::encode(&packet),
+            "000000011fdd908f0e9dc25e79d832020d58e73f\
+             2262f977d6bb2118fa0ea82e6b1706d949aefcb5efcbbacd5c09a9ab45f4d391\
              d3f68794cb0b82c3d33389b61622b3281598e2ff6d5cc38b"
         );
     }
@@ -269,14 +264,13 @@ mod tests {
     fn round_trip_with_every_cipher_and_header() {
         let now = Instant::now();
         for cipher in Cipher::ALL {
-            for header in [Associated::V1, Associated::V2([0x48, 1, 2, 3])] {
+            for header in [V1, DataHeader::V2([0x48, 1, 2, 3])] {
                 let mut sealer = Sealer::new(cipher, &vector_key(cipher)).unwrap();
                 let mut opener = Opener::new(cipher, &vector_key(cipher)).unwrap();
                 for len in [1, 15, 16, 17, 1400] {
                     let plain: Vec<u8> = (0..len).map(|i| i as u8).collect();
-                    let (mut body, id_and_tag) = sealed(&mut sealer, header, &plain);
-                    opener.open(header, &id_and_tag, &mut body, now).unwrap();
-                    assert_eq!(body, plain);
+                    let mut packet = sealed(&mut sealer, header, &plain);
+                    assert_eq!(opener.open(header, &mut packet, now).unwrap(), plain);
                 }
             }
         }
@@ -286,29 +280,27 @@ mod tests {
     fn any_flipped_bit_is_refused() {
         let now = Instant::now();
         let cipher = Cipher::Aes128Gcm;
-        let header = Associated::V2([0x48, 0, 0, 1]);
-        let (body, id_and_tag) =
+        let header = DataHeader::V2([0x48, 0, 0, 1]);
+        let packet =
             sealed(&mut Sealer::new(cipher, &vector_key(cipher)).unwrap(), header, &[5; 40]);
         let mut opener = Opener::new(cipher, &vector_key(cipher)).unwrap();
-        for bit in 0..body.len() * 8 {
-            let mut body = body.clone();
-            body[bit / 8] ^= 1 << (bit % 8);
-            let opened = opener.open(header, &id_and_tag, &mut body, now);
-            assert_eq!(opened, Err(OpenError::Forged));
+        for bit in 0..packet.len() * 8 {
+            let mut packet = packet.clone();
+            packet[bit / 8] ^= 1 << (bit % 8);
+            let refused = opener.open(header, &mut packet, now).unwrap_err();
+            assert!(refused == OpenError::Forged || bit < 8 * PACKET_ID, "bit {bit}: {refused:?}");
         }
-        for bit in 0..id_and_tag.len() * 8 {
-            let (mut body, mut id_and_tag) = (body.clone(), id_and_tag);
-            id_and_tag[bit / 8] ^= 1 << (bit % 8);
-            assert!(opener.open(header, &id_and_tag, &mut body, now).is_err());
+        let other = DataHeader::V2([0x48, 0, 0, 2]);
+        assert_eq!(opener.open(other, &mut packet.clone(), now), Err(OpenError::Forged));
+        for short in 0..SEAL {
+            let mut packet = packet.clone();
+            let refused = opener.open(header, &mut packet[..short], now).unwrap_err();
+            assert_eq!(refused, OpenError::Forged);
         }
-        let mut other = body.clone();
-        let opened = opener.open(Associated::V2([0x48, 0, 0, 2]), &id_and_tag, &mut other, now);
-        assert_eq!(opened, Err(OpenError::Forged));
         // None of the forgeries has marked the id as seen.
-        let mut body = body;
-        opener.open(header, &id_and_tag, &mut body.clone(), now).unwrap();
-        let again = opener.open(header, &id_and_tag, &mut body, now);
-        assert_eq!(again, Err(OpenError::Replay(Refused::Replay)));
+        opener.open(header, &mut packet.clone(), now).unwrap();
+        let again = opener.open(header, &mut packet.clone(), now).unwrap_err();
+        assert_eq!(again, OpenError::Replay(Refused::Replay));
     }
 
     #[test]
@@ -316,37 +308,37 @@ mod tests {
         let cipher = Cipher::ChaCha20Poly1305;
         let mut sealer = Sealer::new(cipher, &vector_key(cipher)).unwrap();
         sealer.skip_to(0xff00_0000 - 2);
-        sealed(&mut sealer, Associated::V1, &[0]);
+        sealed(&mut sealer, V1, &[0]);
         assert!(!sealer.wears_out());
-        sealed(&mut sealer, Associated::V1, &[0]);
+        sealed(&mut sealer, V1, &[0]);
         assert!(sealer.wears_out());
         sealer.skip_to(0xffff_fffc);
-        let (_, first) = sealed(&mut sealer, Associated::V1, &[0]);
-        let (_, second) = sealed(&mut sealer, Associated::V1, &[0]);
+        let first = sealed(&mut sealer, V1, &[0]);
+        let second = sealed(&mut sealer, V1, &[0]);
         assert_eq!(
             (&first[..4], &second[..4]),
             (&[255, 255, 255, 253][..], &[255, 255, 255, 254][..])
         );
-        assert_eq!(sealer.seal(Associated::V1, &mut [0; 20], &mut [0]), Err(Exhausted));
+        assert_eq!(sealer.seal(V1, &mut [0; 21]), Err(NotSealed::Exhausted));
     }
 
     #[test]
     fn gcm_wears_out_by_blocks_and_packets() {
         let cipher = Cipher::Aes256Gcm;
         let mut sealer = Sealer::new(cipher, &vector_key(cipher)).unwrap();
-        sealed(&mut sealer, Associated::V1, &[0; 1600]);
+        sealed(&mut sealer, V1, &[0; 1600]);
         assert_eq!(sealer.direction.usage, 101);
         sealer.set_usage(GCM_RENEGOTIATE_AT - 2);
         assert!(!sealer.wears_out());
-        sealed(&mut sealer, Associated::V1, &[0]);
+        sealed(&mut sealer, V1, &[0]);
         assert!(sealer.wears_out());
         sealer.set_usage(GCM_LIMIT);
-        assert_eq!(sealer.seal(Associated::V1, &mut [0; 20], &mut [0]), Err(Exhausted));
+        assert_eq!(sealer.seal(V1, &mut [0; 21]), Err(NotSealed::Exhausted));
 
         let cipher = Cipher::ChaCha20Poly1305;
         let mut sealer = Sealer::new(cipher, &vector_key(cipher)).unwrap();
         sealer.set_usage(GCM_LIMIT * 2);
-        sealed(&mut sealer, Associated::V1, &[0]);
+        sealed(&mut sealer, V1, &[0]);
         assert!(!sealer.wears_out());
     }
 
@@ -354,16 +346,16 @@ mod tests {
     fn forgeries_wear_out() {
         let cipher = Cipher::Aes256Gcm;
         let mut opener = Opener::new(cipher, &vector_key(cipher)).unwrap();
-        let mut id_and_tag = [0; 20];
-        id_and_tag[3] = 1;
+        let mut packet = [0; 24];
+        packet[3] = 1;
         opener.set_forgeries(FORGERIES_RENEGOTIATE_AT - 1);
         assert!(!opener.wears_out());
         let now = Instant::now();
-        let opened = opener.open(Associated::V1, &id_and_tag, &mut [0; 4], now);
+        let opened = opener.open(V1, &mut packet, now);
         assert_eq!(opened, Err(OpenError::Forged));
         assert!(opener.wears_out());
         opener.set_forgeries(FORGERIES_LIMIT);
-        let opened = opener.open(Associated::V1, &id_and_tag, &mut [0; 4], now);
+        let opened = opener.open(V1, &mut packet, now);
         assert_eq!(opened, Err(OpenError::WornOut));
     }
 }

@@ -4,24 +4,20 @@ use std::ops::Range;
 use std::time::Instant;
 
 use ovpn_dco::{
-    Error, Framing, KeyConfig, KeyId, MssClamp, PeerId, PeerStats, Slots, is_data_packet,
+    DataFormat, DataHeader, Error, Framing, KeyConfig, KeyId, MssClamp, PeerId, PeerStats, Slots,
+    is_data_packet,
 };
 
-use crate::crypto::{Associated, Exhausted, OpenError, Opener, PACKET_ID, Sealer, TAG};
+use crate::crypto::{OpenError, Opener, Sealer};
 use crate::framing;
 use crate::message::Payload;
 use crate::mss;
 
-const DATA_V1: u8 = 6 << 3;
-const DATA_V2: u8 = 9 << 3;
-/// Packet id and tag, between header and ciphertext.
-const SEAL: usize = PACKET_ID + TAG;
-/// Most bytes that a sealed packet has in front of and behind the inner packet together.
-pub const MAX_OVERHEAD: usize = 4 + SEAL + 2;
+pub use crate::crypto::NotSealed;
 
 /// A data channel peer: keys, framing, counters.
 pub struct Peer {
-    header: DataHeader,
+    id: Option<PeerId>,
     framing: Framing,
     mss: Option<MssClamp>,
     keys: Slots<Key>,
@@ -29,17 +25,11 @@ pub struct Peer {
 }
 
 struct Key {
+    format: DataFormat,
     sealer: Sealer,
     opener: Opener,
     /// Its end was told already.
     reported: bool,
-}
-
-/// The header of packets we send.
-#[derive(Clone, Copy, Debug)]
-enum DataHeader {
-    V1,
-    V2(PeerId),
 }
 
 /// Where in a sealed packet the inner packet is.
@@ -66,21 +56,6 @@ impl Envelope {
     }
 }
 
-/// Why a packet was not sealed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum NotSealed {
-    /// There is no key to seal with.
-    NoKey,
-    /// The key must not be used any more.
-    Exhausted,
-}
-
-impl From<Exhausted> for NotSealed {
-    fn from(_: Exhausted) -> Self {
-        Self::Exhausted
-    }
-}
-
 /// What a received packet was.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Opened {
@@ -104,19 +79,14 @@ impl Peer {
     /// A peer without keys.
     #[must_use]
     pub fn new(id: Option<PeerId>, framing: Framing, mss: Option<MssClamp>) -> Self {
-        Self {
-            header: id.map_or(DataHeader::V1, DataHeader::V2),
-            framing,
-            mss,
-            keys: Slots::default(),
-            stats: PeerStats::default(),
-        }
+        Self { id, framing, mss, keys: Slots::default(), stats: PeerStats::default() }
     }
 
     /// Adds a key, which seals if no other does; its packet ids start at 1.
     pub fn install(&mut self, key: KeyConfig) -> Result<(), Error> {
         let id = key.key_id;
         let key = Key {
+            format: key.cipher.format(),
             sealer: Sealer::new(key.cipher, &key.encrypt)?,
             opener: Opener::new(key.cipher, &key.decrypt)?,
             reported: false,
@@ -166,13 +136,12 @@ impl Peer {
     #[must_use]
     pub fn envelope(&self, first_byte: u8) -> Envelope {
         let prefix = framing::prefix(self.framing, first_byte);
-        let header = match self.header {
-            DataHeader::V1 => 1,
-            DataHeader::V2(_) => 4,
-        };
+        let header = self.id.map_or(DataHeader::V1_LEN, |_| DataHeader::V2_LEN);
+        // Without a key nothing is sealed, in any format.
+        let format = self.keys.sending_ref().map_or(DataFormat::Aead, |(_, key)| key.format);
         Envelope {
-            front: header + SEAL + prefix.len(),
-            back: framing::suffix(self.framing),
+            front: header + format.front() + prefix.len(),
+            back: framing::suffix(self.framing) + format.back(),
             prefix,
         }
     }
@@ -196,22 +165,15 @@ impl Peer {
     pub fn seal_message(&mut self, envelope: Envelope, packet: &mut [u8]) -> Result<(), NotSealed> {
         let (id, key) = self.keys.sending_mut().ok_or(NotSealed::NoKey)?;
         let len = packet.len();
-        let (header, rest) = packet.split_at_mut(envelope.front - SEAL - envelope.prefix.len());
-        let (seal, body) = rest.split_first_chunk_mut::<SEAL>().ok_or(NotSealed::NoKey)?;
-        let associated = match self.header {
-            DataHeader::V1 => {
-                header.copy_from_slice(&[DATA_V1 | id.get()]);
-                Associated::V1
-            }
-            DataHeader::V2(peer) => {
-                let mut word = peer.get().to_be_bytes();
-                word[0] = DATA_V2 | id.get();
-                header.copy_from_slice(&word);
-                Associated::V2(word)
-            }
-        };
-        framing::encode(self.framing, envelope.prefix, body);
-        key.sealer.seal(associated, seal, body)?;
+        let (header, format) = (DataHeader::new(self.id, id), key.format);
+        if len < header.size() + format.overhead() {
+            return Err(NotSealed::NoRoom);
+        }
+        let (place, rest) = packet.split_at_mut(header.size());
+        header.write(place);
+        let body = format.front()..rest.len() - format.back();
+        framing::encode(self.framing, envelope.prefix, &mut rest[body]);
+        key.sealer.seal(header, rest)?;
         self.stats.link_tx_bytes += len as u64;
         self.stats.link_tx_packets += 1;
         Ok(())
@@ -227,32 +189,21 @@ impl Peer {
         let len = packet.len();
         self.stats.link_rx_bytes += len as u64;
         self.stats.link_rx_packets += 1;
-        let (associated, header) = if first & 0xf8 == DATA_V1 {
-            (Associated::V1, 1)
-        } else {
-            match packet.first_chunk() {
-                Some(word) => (Associated::V2(*word), 4),
-                None => return self.forged(),
-            }
-        };
-        let Some((seal, body)) = packet[header..].split_first_chunk_mut::<SEAL>() else {
-            return self.forged();
-        };
-        if body.is_empty() {
+        let Some((header, sealed)) = DataHeader::split(packet) else { return self.forged() };
+        if sealed.len() <= DataFormat::LEAST_OVERHEAD {
             return self.forged();
         }
-        let Some(key) = self.keys.get_mut(KeyId::from_first_byte(first)) else {
-            return Opened::UnknownKey;
-        };
-        match key.opener.open(associated, seal, body, now) {
-            Ok(()) => {}
+        let Some(key) = self.keys.get_mut(header.key_id()) else { return Opened::UnknownKey };
+        let front = header.size() + key.format.front();
+        let body = match key.opener.open(header, sealed, now) {
+            Ok(body) => body,
             Err(OpenError::Forged) => return self.forged(),
             Err(OpenError::Replay(_)) => {
                 self.stats.replay_errors += 1;
                 return Opened::Ignored;
             }
             Err(OpenError::WornOut) => return Opened::Ignored,
-        }
+        };
         let Ok(inner) = framing::decode(self.framing, body) else {
             return Opened::Consumed;
         };
@@ -268,8 +219,7 @@ impl Peer {
         }
         self.stats.vpn_rx_bytes += inner.len() as u64;
         self.stats.vpn_rx_packets += 1;
-        let offset = header + SEAL;
-        Opened::Packet(offset + inner.start..offset + inner.end)
+        Opened::Packet(front + inner.start..front + inner.end)
     }
 
     /// Opens a packet that was [`Opened::UnknownKey`] when it came, and was counted then.
@@ -366,10 +316,13 @@ mod tests {
         for framing in [Framing::None, Framing::LzoStub, Framing::Swap, Framing::StubV2] {
             for id in [None, Some(0), Some(0xff_ffff)] {
                 let [mut a, mut b] = peers(id, framing);
+                let header = id.map_or(DataHeader::V1_LEN, |_| DataHeader::V2_LEN);
+                let added = header + DataFormat::Aead.overhead() + framing.overhead();
                 for inner in [&b"\x45"[..], b"\x50abc", &[0x60; 1400]] {
                     let packet = seal(&mut a, inner).unwrap();
-                    let overhead = packet.len() - inner.len();
-                    assert!(overhead <= MAX_OVERHEAD);
+                    // An IP packet never begins like this.
+                    let escape = if framing == Framing::StubV2 && inner[0] == 0x50 { 2 } else { 0 };
+                    assert_eq!(packet.len(), inner.len() + added + escape);
                     match id {
                         None => assert_eq!(packet[0], 0x30),
                         Some(id) => assert_eq!(packet[..4], (0x4800_0000 | id).to_be_bytes()),

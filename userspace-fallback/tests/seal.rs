@@ -5,12 +5,14 @@
 use std::time::Instant;
 
 use aws_lc_rs::aead::{self, Aad, LessSafeKey, Nonce, UnboundKey};
-use ovpn_dco::{Cipher, DirectionKey, Framing, KeyConfig, KeyId, PeerId};
-use ovpn_userspace::crypto::{Associated, Opener, PACKET_ID, Sealer, TAG};
+use ovpn_dco::{Cipher, DataHeader, DirectionKey, Framing, KeyConfig, KeyId, PeerId};
+use ovpn_userspace::crypto::{Opener, Sealer};
 use ovpn_userspace::peer::{Opened, Peer};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+const PACKET_ID: usize = 4;
+const TAG: usize = 16;
 /// Largest inner packet that fits a datagram: 65,507 bytes less header, packet id and tag.
 const LARGEST: usize = 65_507 - 4 - PACKET_ID - TAG;
 
@@ -201,23 +203,23 @@ proptest! {
     /// Without a body there is only a tag to check. A peer has nothing to do with such a packet.
     #[test]
     fn nothing_is_sealed_like_anything_else(secret in secret()) {
-        let associated = match *secret.header() {
-            [a, b, c, d] => Associated::V2([a, b, c, d]),
-            _ => Associated::V1,
+        let header = match *secret.header() {
+            [a, b, c, d] => DataHeader::V2([a, b, c, d]),
+            _ => DataHeader::V1([0]),
         };
         let (expected, _) = secret.seal_plainly(1, &[]);
-        let mut id_and_tag = [0; PACKET_ID + TAG];
+        let mut packet = [0; PACKET_ID + TAG];
         let mut sealer = Sealer::new(secret.cipher, &secret.direction()).unwrap();
-        sealer.seal(associated, &mut id_and_tag, &mut []).unwrap();
-        prop_assert_eq!(id_and_tag, expected);
+        sealer.seal(header, &mut packet).unwrap();
+        prop_assert_eq!(packet, expected);
 
         let mut opener = Opener::new(secret.cipher, &secret.direction()).unwrap();
         for at in 0..expected.len() {
             let mut tampered = expected;
             tampered[at] ^= 1;
-            prop_assert!(opener.open(associated, &tampered, &mut [], Instant::now()).is_err());
+            prop_assert!(opener.open(header, &mut tampered, Instant::now()).is_err());
         }
-        prop_assert!(opener.open(associated, &expected, &mut [], Instant::now()).is_ok());
+        prop_assert!(opener.open(header, &mut packet, Instant::now()).is_ok());
         prop_assert_eq!(opened(&mut secret.peer(), &secret.packet(1, &[])), Err(Opened::Forged));
     }
 }

@@ -6,7 +6,8 @@ use std::os::fd::BorrowedFd;
 use super::uapi;
 use crate::data_channel::PeerDeletedReason;
 use crate::error::Error;
-use crate::types::{Cipher, Keepalive, KeyConfig, KeyId, KeySlot, PeerId, PeerStats};
+use crate::format::Cipher;
+use crate::types::{Keepalive, KeyConfig, KeyId, KeySlot, PeerId, PeerStats};
 
 /// A peer to create.
 #[derive(Clone, Copy, Debug)]

@@ -5,7 +5,8 @@ use std::os::fd::BorrowedFd;
 use proptest::prelude::*;
 
 use super::message::NewPeer;
-use crate::types::{Cipher, DirectionKey, KeyConfig, KeyId, PeerId};
+use crate::format::Cipher;
+use crate::types::{DirectionKey, KeyConfig, KeyId, PeerId};
 
 pub(super) fn peer_5() -> PeerId {
     PeerId::new(5).unwrap()

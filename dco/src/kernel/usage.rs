@@ -5,8 +5,9 @@
 //! what was counted since it became the one that encrypts. Pure.
 
 use crate::error::Error;
+use crate::format::Cipher;
 use crate::slots::Slots;
-use crate::types::{Cipher, KeyId, KeySlot, PeerStats};
+use crate::types::{KeyId, KeySlot, PeerStats};
 
 /// Packets per key after which to renegotiate. A good 250 million before the end: minutes even at
 /// a million packets per second.

@@ -3,13 +3,16 @@
 
 use std::time::Instant;
 
-use ovpn_dco::{Cipher, DirectionKey, Framing, KeyConfig, KeyId, MssClamp, PeerId, is_data_packet};
-use ovpn_userspace::crypto::{Associated, PACKET_ID, Sealer, TAG};
+use ovpn_dco::{
+    Cipher, DataFormat, DataHeader, DirectionKey, Framing, KeyConfig, KeyId, MssClamp, PeerId,
+    is_data_packet,
+};
+use ovpn_userspace::crypto::Sealer;
 use ovpn_userspace::message::Payload;
 use ovpn_userspace::mss;
 use ovpn_userspace::peer::{Opened, Peer};
 
-const SEAL: usize = PACKET_ID + TAG;
+const SEAL: usize = DataFormat::Aead.front();
 const LIMITS: MssClamp = MssClamp { ipv4: 1300, ipv6: 1280 };
 
 /// Input: the peer's setup (one byte), position of a flipped bit (two bytes), then what comes from
@@ -87,15 +90,15 @@ fn foreign(setup: &Setup, datagram: &[u8]) {
 
 /// `body` is anything at all, maybe framed, sealed with the right key.
 fn authentic(setup: &Setup, body: &[u8], bit: usize) {
-    let (header, associated) = match setup.id {
-        None => (vec![6 << 3 | 1], Associated::V1),
-        Some(_) => (vec![9 << 3 | 1, 1, 2, 3], Associated::V2([9 << 3 | 1, 1, 2, 3])),
+    let header = match setup.id {
+        None => DataHeader::V1([6 << 3 | 1]),
+        Some(_) => DataHeader::V2([9 << 3 | 1, 1, 2, 3]),
     };
-    let mut packet = [&header[..], &[0; SEAL], body].concat();
-    let (id_and_tag, sealed) =
-        packet[header.len()..].split_first_chunk_mut::<SEAL>().expect("room was made");
+    let mut packet = [&[0; SEAL], body].concat();
     let mut sealer = Sealer::new(setup.cipher, &setup.direction(1)).expect("a key of its cipher");
-    sealer.seal(associated, id_and_tag, sealed).expect("a fresh key");
+    sealer.seal(header, &mut packet).expect("a fresh key");
+    let mut packet = [&vec![0; header.size()], &packet[..]].concat();
+    header.write(&mut packet[..header.size()]);
 
     let now = Instant::now();
     let mut peer = setup.peer();
@@ -110,7 +113,7 @@ fn authentic(setup: &Setup, body: &[u8], bit: usize) {
     let mut opened = packet.clone();
     match peer.open(&mut opened, now) {
         Opened::Packet(inner) => {
-            assert!(header.len() + SEAL <= inner.start && !inner.is_empty());
+            assert!(header.size() + SEAL <= inner.start && !inner.is_empty());
             assert_eq!(Payload::of(&opened[inner.clone()]), Payload::Packet);
             if setup.framing == Framing::None {
                 assert!(opened[inner] == setup.clamped(body));
