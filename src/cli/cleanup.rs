@@ -9,12 +9,9 @@ use ovpn_dco::kernel::Links;
 use serde::Serialize;
 
 use super::check::ReportFormat;
-use super::{EXIT_FAILED, EXIT_PRIVILEGE, complain};
+use super::{EXIT_FAILED, EXIT_PRIVILEGE, complain, journals};
 use crate::network::{CleanUp, StillThere, Undone, clean_up};
 use crate::privileges;
-
-/// Where `connect` notes what has to be undone, unless told otherwise.
-pub(super) const RUNTIME_DIR: &str = "/run/ovpn-client";
 
 /// Arguments of `cleanup`.
 #[derive(clap::Args, Clone, Debug)]
@@ -22,13 +19,13 @@ pub struct CleanupArgs {
     /// How the report is written
     #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
     output: ReportFormat,
-    /// Where `connect` has noted what has to be undone
-    #[arg(long, value_name = "DIR", default_value = RUNTIME_DIR)]
-    runtime_dir: PathBuf,
+    /// Where `connect` or the backend has noted what has to be undone
+    #[arg(long, value_name = "DIR", default_values_os_t = journals::usual())]
+    runtime_dir: Vec<PathBuf>,
 }
 
 /// What was done.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 struct Report {
     #[serde(flatten)]
     journals: CleanUp,
@@ -43,17 +40,25 @@ pub(super) fn run(args: &CleanupArgs, out: &mut dyn Write) -> ExitCode {
                     run this as root";
         return complain(text, EXIT_PRIVILEGE);
     }
-    let journals = match clean_up(&args.runtime_dir) {
-        Ok(journals) => journals,
-        Err(error) => return complain(&error.to_string(), EXIT_FAILED),
-    };
-    let report = Report { journals, links: remove_links() };
+    let mut report = Report::default();
+    let mut not_done = Vec::new();
+    for directory in &args.runtime_dir {
+        match journals::with(directory, clean_up) {
+            Ok(done) => report.journals.add(done.unwrap_or_default()),
+            Err(error) => not_done.push(error),
+        }
+    }
+    report.links = remove_links();
     let written = match args.output {
+        ReportFormat::Text if report.is_empty() && !not_done.is_empty() => Ok(()),
         ReportFormat::Text => report.write_text(out),
         ReportFormat::Json => report.write_json(out),
     };
     // A reader that went away has seen enough; the status still counts.
     let _ = written.and_then(|()| out.flush());
+    if !not_done.is_empty() {
+        return complain(&not_done.join("\n"), EXIT_FAILED);
+    }
     if report.journals.is_complete() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) }
 }
 
@@ -94,11 +99,14 @@ impl Report {
         for file in refused {
             writeln!(out, "LEFT ALONE {}: {}", file.path.display(), file.why)?;
         }
-        let nothing = processes.is_empty()
-            && !resolv_conf_restored
-            && self.links.is_empty()
-            && refused.is_empty();
-        if nothing { writeln!(out, "nothing to undo") } else { Ok(()) }
+        if self.is_empty() { writeln!(out, "nothing to undo") } else { Ok(()) }
+    }
+
+    /// Nothing was there.
+    fn is_empty(&self) -> bool {
+        let CleanUp { processes, resolv_conf_restored, refused } = &self.journals;
+        let journals = processes.is_empty() && !resolv_conf_restored && refused.is_empty();
+        journals && self.links.is_empty()
     }
 }
 

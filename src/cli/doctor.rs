@@ -11,9 +11,9 @@ use ovpn_dco::kernel::{self, Api, Links, Status};
 use serde::Serialize;
 
 use super::check::ReportFormat;
-use super::cleanup::RUNTIME_DIR;
+use super::journals;
 use crate::data_path::{Decision, Inputs, Reason, decide, decide_for_machine};
-use crate::network::Leftovers;
+use crate::network::{Leftovers, Refused};
 use crate::profile::Options;
 
 /// Exit status: only the userspace path can serve.
@@ -28,9 +28,9 @@ pub struct DoctorArgs {
     /// How the report is written
     #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
     pub output: ReportFormat,
-    /// Where `connect` notes what has to be undone
-    #[arg(long, value_name = "DIR", default_value = RUNTIME_DIR)]
-    pub runtime_dir: PathBuf,
+    /// Where `connect` or the backend notes what has to be undone
+    #[arg(long, value_name = "DIR", default_values_os_t = journals::usual())]
+    pub runtime_dir: Vec<PathBuf>,
 }
 
 /// Everything `doctor` finds out.
@@ -148,9 +148,9 @@ struct Left {
     resolv_conf: bool,
     /// Journals that would not be used, each with the reason.
     refused: Vec<String>,
-    /// Why it is not known.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
+    /// Why it is not known, or not all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<String>,
 }
 
 /// What one of them has left.
@@ -206,7 +206,7 @@ fn interfaces(probe: &kernel::Report) -> Vec<Interface> {
 }
 
 impl Report {
-    fn new(runtime_dir: &Path) -> Self {
+    fn new(runtime_dirs: &[PathBuf]) -> Self {
         let probe = kernel::probe();
         let decision = decide_for_machine(&probe);
         let data_path = decision.name();
@@ -234,7 +234,7 @@ impl Report {
             tun: Tun::new(),
             resolver: Resolver::new(),
             links: links(),
-            leftovers: Left::find(runtime_dir),
+            leftovers: Left::find(runtime_dirs),
         }
     }
 
@@ -467,24 +467,22 @@ fn resolved_answers() -> Result<bool, String> {
 }
 
 impl Left {
-    fn find(runtime_dir: &Path) -> Self {
-        match Leftovers::find(runtime_dir) {
-            Ok(found) => Self {
-                processes: found
-                    .processes
-                    .into_iter()
-                    .map(|(pid, changes)| LeftBy { pid, changes })
-                    .collect(),
-                resolv_conf: found.resolv_conf,
-                refused: found
-                    .refused
-                    .into_iter()
-                    .map(|file| format!("{}: {}", file.path.display(), file.why))
-                    .collect(),
-                error: None,
-            },
-            Err(error) => Self { error: Some(error.to_string()), ..Self::default() },
+    fn find(runtime_dirs: &[PathBuf]) -> Self {
+        let mut left = Self::default();
+        for directory in runtime_dirs {
+            match journals::with(directory, Leftovers::find) {
+                Ok(found) => {
+                    let found = found.unwrap_or_default();
+                    let by = |(pid, changes)| LeftBy { pid, changes };
+                    left.processes.extend(found.processes.into_iter().map(by));
+                    left.resolv_conf |= found.resolv_conf;
+                    let why = |file: Refused| format!("{}: {}", file.path.display(), file.why);
+                    left.refused.extend(found.refused.into_iter().map(why));
+                }
+                Err(error) => left.errors.push(error),
+            }
         }
+        left
     }
 
     /// One line each, with what removes it.
@@ -501,7 +499,7 @@ impl Left {
             texts.push(format!("resolv.conf of a tunnel that has gone; {remedy}"));
         }
         texts.extend(self.refused.iter().map(|file| format!("{file}; it is left alone")));
-        texts.extend(self.error.iter().map(|error| format!("unknown: {error}")));
+        texts.extend(self.errors.iter().map(|error| format!("unknown: {error}")));
         texts
     }
 }
@@ -545,7 +543,7 @@ mod tests {
     #[test]
     fn report_of_this_machine() {
         let nowhere = tempfile::tempdir().unwrap();
-        let report = Report::new(&nowhere.path().join("none"));
+        let report = Report::new(&[nowhere.path().join("none")]);
         assert_eq!(report.reasons.is_empty(), report.data_path != "userspace");
         let mut json = Vec::new();
         report.write_json(&mut json).unwrap();

@@ -5,6 +5,7 @@ mod cleanup;
 mod connect;
 mod doctor;
 mod helper;
+mod journals;
 
 use std::process::ExitCode;
 

@@ -16,7 +16,7 @@ mod service;
 use std::time::Duration;
 
 pub use error::encoded_name;
-pub use process::{EXIT_FORK, EXIT_USAGE, ProcessOptions, run_process};
+pub use process::{EXIT_FORK, EXIT_USAGE, ProcessOptions, RUNTIME_DIRS, run_process};
 pub use profile::OwnProfile;
 pub use service::{Answer, PrivateService, serve_private};
 

@@ -181,13 +181,14 @@ async fn serve(
 /// cannot make a directory in /run; a package makes it, or else the state directory that the
 /// services of OpenVPN 3 Linux share has to do. It is not the one of `ovpn-client`: what root
 /// undoes must not be written by anybody else.
+pub const RUNTIME_DIRS: [&str; 2] = ["/run/ovpn-client-backend", "/var/lib/openvpn3/ovpn-client"];
+
 fn default_runtime_dir() -> PathBuf {
-    const PLACES: [&str; 2] = ["/run/ovpn-client-backend", "/var/lib/openvpn3/ovpn-client"];
     let writable = |place: &&&str| {
         let made = std::fs::DirBuilder::new().mode(0o700).create(place);
         made.is_ok() || nix::unistd::access(**place, nix::unistd::AccessFlags::W_OK).is_ok()
     };
-    PathBuf::from(PLACES.iter().find(writable).unwrap_or(&PLACES[0]))
+    PathBuf::from(RUNTIME_DIRS.iter().find(writable).unwrap_or(&RUNTIME_DIRS[0]))
 }
 
 /// Takes the name that goes with this process' PID and finds the session manager.

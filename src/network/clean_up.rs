@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::unistd::geteuid;
 use serde::{Deserialize, Serialize};
 
 use super::direct::HostAccess;
@@ -110,6 +111,13 @@ impl From<(PathBuf, String)> for Refused {
 }
 
 impl CleanUp {
+    /// What was done in another directory.
+    pub fn add(&mut self, other: Self) {
+        self.processes.extend(other.processes);
+        self.resolv_conf_restored |= other.resolv_conf_restored;
+        self.refused.extend(other.refused);
+    }
+
     /// Whether nothing is left to be undone.
     pub fn is_complete(&self) -> bool {
         self.refused.is_empty() && self.processes.iter().all(|process| process.failed.is_empty())
@@ -117,7 +125,8 @@ impl CleanUp {
 }
 
 /// Undoes what dead processes have left in any network namespace that still exists, and what a
-/// reboot has not undone. Blocks; must not be called inside a runtime.
+/// reboot has not undone. Who is not root cannot see every namespace, and leaves alone what was left
+/// in others. Blocks; must not be called inside a runtime.
 ///
 /// # Errors
 /// When the directory of journals cannot be read or is not safe from others, or netlink cannot be
@@ -135,6 +144,9 @@ pub fn clean_up(runtime_dir: &Path) -> Result<CleanUp, NetworkError> {
         ..CleanUp::default()
     };
     for (place, mut leftovers) in places {
+        if place.is_some() && !geteuid().is_root() {
+            continue;
+        }
         let namespace = place.and_then(NamespaceId::find);
         if place.is_some() && namespace.is_none() {
             leftovers.iter_mut().for_each(Leftover::forget_kernel);

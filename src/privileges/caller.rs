@@ -2,13 +2,13 @@
 
 use std::ffi::CString;
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use caps::CapSet;
+use caps::{CapSet, Capability};
 use nix::unistd::{Gid, Uid, User, getgrouplist};
 
 use crate::profile::{Opener, OwnRights};
@@ -83,9 +83,17 @@ impl Caller {
     ///
     /// If the thread cannot be made, or cannot take the user's rights: `work` has not run then.
     pub fn act<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+        self.act_keeping(&[], work)
+    }
+
+    fn act_keeping<T: Send>(
+        &self,
+        kept: &[Capability],
+        work: impl FnOnce() -> T + Send,
+    ) -> io::Result<T> {
         std::thread::scope(|scope| {
             let thread = std::thread::Builder::new().spawn_scoped(scope, || {
-                self.become_this_user()?;
+                self.become_this_user(kept)?;
                 Ok(work())
             })?;
             thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")))
@@ -93,7 +101,10 @@ impl Caller {
     }
 
     /// For the calling thread alone, and for good.
-    fn become_this_user(&self) -> io::Result<()> {
+    fn become_this_user(&self, kept: &[Capability]) -> io::Result<()> {
+        if !kept.is_empty() {
+            caps::securebits::set_keepcaps(true).map_err(io::Error::other)?;
+        }
         let groups: Vec<_> = self.groups.iter().map(|gid| gid.as_raw()).collect();
         let (uid, gid) = (self.uid.as_raw(), self.gid.as_raw());
         // The C library's functions of these names change every thread; the calls themselves do not.
@@ -105,11 +116,27 @@ impl Caller {
             check(libc::syscall(libc::SYS_setresuid, uid, uid, uid))?;
         }
         // A process may have asked to keep them over that (securebits).
-        for set in [CapSet::Ambient, CapSet::Inheritable, CapSet::Effective, CapSet::Permitted] {
+        for set in [CapSet::Ambient, CapSet::Inheritable] {
             caps::clear(None, set).map_err(io::Error::other)?;
+        }
+        let kept = kept.iter().copied().collect();
+        for set in [CapSet::Effective, CapSet::Permitted] {
+            caps::set(None, set, &kept).map_err(io::Error::other)?;
         }
         Ok(())
     }
+}
+
+/// Does `work` on a thread that has given up all of root's rights but those over the network
+/// (`NET_ADMIN`) for those of the user to whom a file belongs, and waits for it.
+///
+/// # Errors
+///
+/// As [`Caller::act`].
+pub fn act_for_owner<T: Send>(file: &Metadata, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+    let (uid, gid) = (Uid::from_raw(file.uid()), Gid::from_raw(file.gid()));
+    let owner = Caller { uid, gid, groups: Vec::new(), name: None };
+    owner.act_keeping(&[Capability::CAP_NET_ADMIN], work)
 }
 
 impl fmt::Display for Caller {
@@ -173,6 +200,8 @@ fn check(result: libc::c_long) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use caps::CapsHashSet;
+
     use super::*;
 
     fn caller(variables: &[(&str, &str)]) -> io::Result<Option<Caller>> {
@@ -222,8 +251,16 @@ mod tests {
         // Root's group is not kept either.
         assert_eq!(read(&root).unwrap_err().kind(), ErrorKind::PermissionDenied);
         assert_eq!(read(&group).unwrap(), b"x");
-        let capable = caller.act(|| caps::read(None, CapSet::Permitted).unwrap()).unwrap();
-        assert!(capable.is_empty(), "{capable:?}");
+        let capable = || caps::read(None, CapSet::Permitted).unwrap();
+        assert_eq!(caller.act(capable).unwrap(), CapsHashSet::new());
+        let owner = std::fs::metadata(&group).unwrap();
+        let for_owner = act_for_owner(&owner, || (Uid::effective().as_raw(), capable()));
+        // Root's, this one.
+        assert_eq!(for_owner.unwrap(), (0, [Capability::CAP_NET_ADMIN].into()));
+        std::os::unix::fs::chown(&group, Some(3_141_592), None).unwrap();
+        let owner = std::fs::metadata(&group).unwrap();
+        let for_owner = act_for_owner(&owner, || (Uid::effective().as_raw(), capable()));
+        assert_eq!(for_owner.unwrap(), (3_141_592, [Capability::CAP_NET_ADMIN].into()));
         assert!(Uid::effective().is_root());
         assert_eq!(std::fs::read(&root).unwrap(), b"x");
     }

@@ -7,7 +7,7 @@ mod unprivileged;
 
 use caps::{CapSet, Capability, CapsHashSet};
 
-pub use caller::{Caller, files_of_caller};
+pub use caller::{Caller, act_for_owner, files_of_caller};
 pub use memory::{WipingAllocator, forbid_dumps};
 pub use system_calls::Calls;
 pub use unprivileged::{Needs, become_unprivileged};

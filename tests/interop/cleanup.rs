@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use crate::client::CONNECTED;
+use crate::client::{CONNECTED, program};
 use crate::lab::{Lab, plain};
 use crate::server::{ServerConfig, Transport, Version};
 
@@ -74,4 +74,52 @@ fn while_connecting() {
     assert_eq!(ending.code, Some(0), "{}", ending.transcript);
     assert!(ending.took < Duration::from_secs(1), "{:?}", ending.took);
     before.assert_same(&lab.client_ns.snapshot());
+}
+
+/// The directory of the backend belongs to the backend's user: `ovpn-client cleanup`, as root, undoes
+/// what is noted there as well, without being told of it.
+#[test]
+fn what_a_killed_backend_has_left_is_undone_with_its_users_rights() {
+    let lab = Lab::new();
+    let config = ServerConfig {
+        extra: "push \"route 203.0.113.0 255.255.255.0 net_gateway\"\n".to_owned(),
+        ..plain(Version::V27, Transport::Udp4)
+    };
+    let _server = lab.start_server(&config);
+    let before = lab.client_ns.snapshot();
+    // Alone, as the backend is.
+    let mut client = lab.start_client(&lab.profile(&config, ""), &["--sandbox", "off"]);
+    client.wait(CONNECTED, Duration::from_secs(15)).unwrap();
+    let pid = client.id();
+    client.stop(Signal::SIGKILL);
+    let directory = lab.directory().join("run");
+    assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 1);
+    let ovpn_client = |command: &str| {
+        let place = "mount -t tmpfs -o mode=755 none /run && mkdir /run/ovpn-client-backend && \
+                     mount --bind \"$0\" /run/ovpn-client-backend && exec \"$@\"";
+        let mut unshare = lab.client_ns.command("unshare");
+        unshare.args(["--mount", "sh", "-c", place]).arg(&directory).arg(program());
+        let output = unshare.args([command, "--output", "json"]).output().unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {output:?}"));
+        (output.status.code(), report)
+    };
+    lab.client_ns.sh(&format!("chown -R 65534:65534 '{}'", directory.display()));
+
+    let (_, doctor) = ovpn_client("doctor");
+    let left = &doctor["leftovers"];
+    assert_eq!(left["processes"][0]["pid"], pid, "{left}");
+    assert!(left["errors"].is_null() && left["refused"][0].is_null(), "{left}");
+    let (status, cleanup) = ovpn_client("cleanup");
+    assert_eq!(status, Some(0), "{cleanup}");
+    assert_eq!(cleanup["processes"][0]["pid"], pid, "{cleanup}");
+    before.assert_same(&lab.client_ns.snapshot());
+    assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0);
+
+    // A file that its user cannot have made is no more trusted than before.
+    std::fs::write(directory.join("1-0-0.journal"), "{}\n").unwrap();
+    std::os::unix::fs::chown(directory.join("1-0-0.journal"), Some(1000), None).unwrap();
+    let (status, cleanup) = ovpn_client("cleanup");
+    assert_eq!(status, Some(1), "{cleanup}");
+    assert!(cleanup["refused"][0]["why"].as_str().is_some(), "{cleanup}");
 }
