@@ -20,7 +20,9 @@ use std::time::{Duration, Instant};
 use memory::Memory;
 use netns::NetNs;
 use nix::pty::openpty;
+use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
+use nix::unistd::Pid;
 use running::{RunningServer, silent};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -44,6 +46,17 @@ impl Terminal {
     }
 
     fn connect_as(namespace: &NetNs, server: SocketAddr, identity: &str, extra: &str) -> Self {
+        Self::connect_with(namespace, server, identity, extra, None)
+    }
+
+    /// `login`: the text of a file with the login.
+    fn connect_with(
+        namespace: &NetNs,
+        server: SocketAddr,
+        identity: &str,
+        extra: &str,
+        login: Option<&str>,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let profile = directory.path().join("test.ovpn");
         let text = format!(
@@ -57,6 +70,11 @@ impl Terminal {
         let mut command = namespace.command(env!("CARGO_BIN_EXE_ovpn-client"));
         command.args(["connect", "--dco", "off", "--runtime-dir"]).arg(directory.path());
         command.arg(&profile).stdin(slave()).stdout(slave()).stderr(slave());
+        if let Some(login) = login {
+            let path = directory.path().join("login");
+            std::fs::write(&path, login).unwrap();
+            command.arg("--auth-user-pass").arg(path);
+        }
         let own_terminal = || {
             nix::unistd::setsid()?;
             // SAFETY: the terminal is the standard input by now; the request takes no pointer.
@@ -238,6 +256,36 @@ fn a_renegotiation_asks_again() {
     assert_eq!(server.end(), sent);
 }
 
+/// SIGUSR2 is answered at once, also while the user is asked something.
+#[test]
+fn counters_are_shown_above_a_question() {
+    let namespace = NetNs::new("term");
+    let server = RunningServer::start(&namespace);
+    let mut terminal = Terminal::connect(&namespace, server.address, "auth-nocache");
+    let show = |terminal: &Terminal| {
+        kill(Pid::from_raw(terminal.program.id() as i32), Signal::SIGUSR2).unwrap();
+    };
+    terminal.expect(USER);
+    show(&terminal);
+    terminal.expect("Nothing has been counted yet");
+    terminal.answer("joe", "first");
+    terminal.expect("Connected: joe@127.0.0.1");
+    server.renegotiate();
+    terminal.expect(USER);
+    terminal.type_text("joe\n");
+    terminal.expect(PASSWORD);
+    terminal.expect_echo(false);
+    show(&terminal);
+    terminal.expect("BYTES_IN");
+    terminal.expect(PASSWORD);
+    terminal.type_text("second\n");
+    terminal.expect("TLS for key 1");
+    terminal.interrupt();
+    assert_eq!(terminal.end().0.code(), Some(0));
+    let sent = [("joe", "first"), ("joe", "second")].map(|(u, p)| (u.to_owned(), p.to_owned()));
+    assert_eq!(server.end(), sent);
+}
+
 /// The lines of the private key's PEM text, and the secret number in its DER.
 fn pieces(pem: &str) -> Vec<(String, Vec<u8>)> {
     let body: Vec<_> = pem.lines().filter(|line| !line.starts_with("-----")).collect();
@@ -338,4 +386,25 @@ fn with_auth_nocache_no_secret_stays_in_memory() {
         terminal.interrupt();
         assert_eq!(terminal.end().0.code(), Some(0));
     }
+}
+
+/// A file with the login is read for each login anew, and none of it is kept while connected.
+#[test]
+fn with_auth_nocache_a_login_from_a_file_stays_in_the_file() {
+    let identity = sim::real_tls::identity();
+    let namespace = NetNs::new("term");
+    let server = RunningServer::start(&namespace);
+    let login = "joe-the-user\nFiled-Secret-43\n";
+    let extra = "auth-nocache\ntran-window 2";
+    let mut terminal =
+        Terminal::connect_with(&namespace, server.address, &identity, extra, Some(login));
+    let secrets = [("password".to_owned(), b"Filed-Secret-43".to_vec())];
+    terminal.expect("Connected: joe-the-user@127.0.0.1");
+    expect_none(&terminal, &secrets);
+    server.renegotiate();
+    terminal.expect("TLS for key 1");
+    expect_none(&terminal, &secrets);
+    terminal.interrupt();
+    assert_eq!(terminal.end().0.code(), Some(0));
+    assert_eq!(server.end().len(), 2, "it was given twice");
 }

@@ -1,7 +1,9 @@
 //! The front end's loop: registers, answers questions, connects, shows what happens, ends.
 
+use std::cell::RefCell;
 use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -262,13 +264,21 @@ impl Front {
     /// Answers what is asked and connects; connecting has no effect on a running attempt.
     async fn answer_and_connect(&mut self) -> Result<(), End> {
         self.printer.leave_live();
-        tokio::select! {
-            biased;
-            reason = self.signals.stop.recv() => {
-                prompt::leave(&self.console);
-                return Err(reason.into());
+        let waiting = RefCell::default();
+        let mut answered = pin!(answer(&self.backend, self.login.as_ref(), &waiting));
+        loop {
+            tokio::select! {
+                biased;
+                reason = self.signals.stop.recv() => {
+                    prompt::leave(&self.console);
+                    return Err(reason.into());
+                }
+                _ = self.signals.statistics.recv() => {
+                    let counters = self.backend.statistics().await?;
+                    self.printer.statistics_above(&waiting.borrow(), &counters);
+                }
+                result = &mut answered => break result?,
             }
-            result = answer(&self.backend, self.login.as_ref()) => result?,
         }
         self.backend.request("Connect").await?;
         Ok(())
@@ -341,8 +351,13 @@ impl Front {
     }
 }
 
-/// Answers every open question: from the file with the login, or on the terminal.
-async fn answer(backend: &Backend, login: Option<&LoginFile>) -> Result<(), End> {
+/// Answers every open question: from the file with the login, or on the terminal, where the prompt
+/// that waits is `waiting`.
+async fn answer(
+    backend: &Backend,
+    login: Option<&LoginFile>,
+    waiting: &RefCell<String>,
+) -> Result<(), End> {
     let questions = backend.questions().await?;
     let login =
         login.map(LoginFile::read).transpose().map_err(|reason| End::failed(reason, EXIT_USAGE))?;
@@ -372,7 +387,10 @@ async fn answer(backend: &Backend, login: Option<&LoginFile>) -> Result<(), End>
         let answer = match known(&question.name) {
             Some(answer) => answer,
             None => loop {
-                let answer = prompt::ask(question).await.map_err(|error| match error.kind() {
+                let text = prompt::text(question);
+                waiting.replace(text.clone());
+                let asked = prompt::ask(text, question.hidden).await;
+                let answer = asked.map_err(|error| match error.kind() {
                     // Ctrl-C at a prompt without echo; the signal may come later.
                     ErrorKind::Interrupted => End::AS_ASKED,
                     _ => End::failed(format!("no answer: {error}"), EXIT_USAGE),

@@ -131,10 +131,24 @@ impl Printer {
             self.line(&line, Weight::Light);
             return;
         }
+        if counters.is_empty() {
+            self.line("Nothing has been counted yet", Weight::Light);
+        }
         let mut names: Vec<_> = counters.iter().collect();
         names.sort();
         for (name, count) in names {
             self.line(&format!("{name:.<24}{count:.>20}"), Weight::Light);
+        }
+    }
+
+    /// The counters, while somebody is asked something; the prompt is shown again below them.
+    pub(super) fn statistics_above(&mut self, prompt: &str, counters: &HashMap<String, i64>) {
+        if self.live {
+            self.out.put("\n", Weight::Heavy);
+        }
+        self.statistics(counters);
+        if self.live {
+            self.out.put(prompt, Weight::Heavy);
         }
     }
 

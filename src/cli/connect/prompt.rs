@@ -39,10 +39,13 @@ pub(super) fn leave(console: &Console) {
     }
 }
 
+/// What is shown of a question.
+pub(super) fn text(question: &Question) -> String {
+    format!("{}: ", question.description.trim_end_matches([':', ' ']))
+}
+
 /// Asks on the terminal, without echo if the answer is secret. The answer may be empty.
-pub(super) async fn ask(question: &Question) -> io::Result<Secret<String>> {
-    let text = format!("{}: ", question.description.trim_end_matches([':', ' ']));
-    let hidden = question.hidden;
+pub(super) async fn ask(text: String, hidden: bool) -> io::Result<Secret<String>> {
     let answer = tokio::task::spawn_blocking(move || {
         if hidden {
             return rpassword::prompt_password(text);
