@@ -29,6 +29,9 @@ pub(super) trait Outlet {
 
     /// The path's MTU, 0 when it is not known.
     fn path_mtu(&self) -> usize;
+
+    /// The time.
+    fn now(&self) -> Instant;
 }
 
 impl Outlet for BorrowedFd<'_> {
@@ -42,6 +45,10 @@ impl Outlet for BorrowedFd<'_> {
 
     fn path_mtu(&self) -> usize {
         sys::path_mtu(*self).unwrap_or(0)
+    }
+
+    fn now(&self) -> Instant {
+        Instant::now()
     }
 }
 
@@ -139,7 +146,7 @@ impl SendQueue {
 
     /// Sends as much as one call can. `false`: the socket takes nothing now.
     fn send_some(&mut self, outlet: &impl Outlet, counters: &mut Counters) -> bool {
-        let use_gso = self.len - self.sent > self.segment && self.gso_allows();
+        let use_gso = self.len - self.sent > self.segment && self.gso_allows(outlet);
         let rest = &self.buffer[self.sent..self.len];
         let result = if use_gso {
             // Bounded by the budget, so it fits.
@@ -158,11 +165,11 @@ impl SendQueue {
         true
     }
 
-    fn gso_allows(&mut self) -> bool {
+    fn gso_allows(&mut self, outlet: &impl Outlet) -> bool {
         match self.gso {
             Gso::Off => false,
             Gso::On => true,
-            Gso::UpTo(_, since) if since.elapsed() >= RETRY_AFTER => {
+            Gso::UpTo(_, since) if outlet.now().saturating_duration_since(since) >= RETRY_AFTER => {
                 self.gso = Gso::On;
                 true
             }
@@ -205,7 +212,7 @@ impl SendQueue {
         let too_large = code != libc::EIO && self.segment + IPV6_AND_UDP > mtu;
         if too_large {
             tracing::debug!(segment = self.segment, mtu, "datagrams do not fit the path's MTU");
-            Gso::UpTo(self.segment - 1, Instant::now())
+            Gso::UpTo(self.segment - 1, outlet.now())
         } else {
             tracing::info!(code, "UDP segmentation offload is refused; going on without");
             Gso::Off
@@ -215,7 +222,7 @@ impl SendQueue {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
+    use std::cell::{Cell, RefCell};
 
     use proptest::prelude::*;
 
@@ -229,6 +236,8 @@ mod tests {
         sent: RefCell<Vec<Vec<u8>>>,
         segmented: RefCell<usize>,
         mtu: usize,
+        /// How late it is.
+        late: Cell<Duration>,
     }
 
     impl Script {
@@ -256,6 +265,10 @@ mod tests {
 
         fn path_mtu(&self) -> usize {
             self.mtu
+        }
+
+        fn now(&self) -> Instant {
+            Instant::now() + self.late.get()
         }
     }
 
@@ -363,7 +376,7 @@ mod tests {
             send(&mut queue, &script, &[1300; 10]);
             assert_eq!(*script.segmented.borrow(), 1);
             // Later it is tried again.
-            queue.gso = Gso::UpTo(1423, Instant::now() - RETRY_AFTER);
+            script.late.set(RETRY_AFTER);
             send(&mut queue, &script, &[1424; 10]);
             assert_eq!(*script.segmented.borrow(), 2);
         }
