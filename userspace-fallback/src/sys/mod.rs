@@ -1,10 +1,16 @@
-//! The system calls that no crate wraps the way the data path needs them. All `unsafe` of this
-//! crate is in this module, behind functions that are safe to call with anything.
+//! The data path's system calls: through nix, and where it does not wrap them the way they are
+//! needed, directly. All `unsafe` of this crate is in this module, behind functions that are safe to
+//! call with anything.
 #![expect(unsafe_code, reason = "system calls")]
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
+
+use nix::sys::eventfd::{self, EfdFlags};
+use nix::sys::prctl;
+use nix::sys::signal::SigSet;
+use nix::sys::socket::{self, MsgFlags};
 
 pub(crate) mod tun;
 pub(crate) mod udp;
@@ -72,31 +78,22 @@ pub(crate) fn poll<const N: usize>(
 
 /// A counter that [`poll`] can wait for.
 #[derive(Debug)]
-pub(crate) struct EventFd(OwnedFd);
+pub(crate) struct EventFd(eventfd::EventFd);
 
 impl EventFd {
     pub(crate) fn new() -> io::Result<Self> {
-        // SAFETY: no pointers.
-        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the call succeeded, so the descriptor is open and nobody else's.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+        let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+        Ok(Self(eventfd::EventFd::from_flags(flags)?))
     }
 
     /// Makes it readable. Cannot fail: the counter would have to be at 2^64 - 2.
     pub(crate) fn signal(&self) {
-        let one = 1u64.to_ne_bytes();
-        // SAFETY: the buffer has the length passed.
-        unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+        let _ = self.0.write(1);
     }
 
     /// Makes it not readable.
     pub(crate) fn reset(&self) {
-        let mut count = [0u8; 8];
-        // SAFETY: the buffer has the length passed.
-        unsafe { libc::read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+        let _ = self.0.read();
     }
 }
 
@@ -108,25 +105,13 @@ impl AsFd for EventFd {
 
 /// Reads what a stream socket has, without waiting, whatever mode the descriptor is in.
 pub(crate) fn recv(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<usize> {
-    // SAFETY: the buffer has the length passed.
-    let count = unsafe {
-        libc::recv(socket.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), libc::MSG_DONTWAIT)
-    };
-    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+    Ok(socket::recv(socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)?)
 }
 
 /// Sends as much as a socket takes, without waiting and without SIGPIPE.
 pub(crate) fn send(socket: BorrowedFd<'_>, buffer: &[u8]) -> io::Result<usize> {
-    // SAFETY: the buffer has the length passed.
-    let count = unsafe {
-        libc::send(
-            socket.as_raw_fd(),
-            buffer.as_ptr().cast(),
-            buffer.len(),
-            libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
-        )
-    };
-    usize::try_from(count).map_err(|_| io::Error::last_os_error())
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    Ok(socket::send(socket.as_raw_fd(), buffer, flags)?)
 }
 
 /// Sets a socket option that is an `int`.
@@ -172,18 +157,12 @@ pub(crate) fn option(
 
 /// Lets short sleeps of this thread end on time instead of up to 50 µs late.
 pub(crate) fn precise_sleeps() {
-    // SAFETY: no pointers.
-    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1, 0, 0, 0) };
+    let _ = prctl::set_timerslack(1);
 }
 
 /// Keeps signals away from this thread: they are for the threads that handle them.
 pub(crate) fn block_signals() {
-    let mut all = std::mem::MaybeUninit::uninit();
-    // SAFETY: `sigfillset` initialises the set that it is given, and only then it is read.
-    unsafe {
-        libc::sigfillset(all.as_mut_ptr());
-        libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), std::ptr::null_mut());
-    }
+    let _ = SigSet::all().thread_block();
 }
 
 /// Makes a socket's buffers at least this large, as far as the kernel lets us: beyond its limits
