@@ -52,9 +52,9 @@ impl Case {
         let script = lab.script(
             "give",
             &format!(
-                "#!/bin/sh\nread -r host <'{}'\n\
-                 echo \"ifconfig-push 10.8.0.$host 255.255.255.0\" >\"$1\"\n\
-                 echo \"ifconfig-ipv6-push fd00:8::$host/64 fd00:8::1\" >>\"$1\"\n",
+                "#!/bin/sh\nexec <'{}' >\"$1\"\nread -r host\n\
+                 echo \"ifconfig-push 10.8.0.$host 255.255.255.0\"\n\
+                 echo \"ifconfig-ipv6-push fd00:8::$host/64 fd00:8::1\"\ncat\n",
                 host.display()
             ),
         );
@@ -70,7 +70,12 @@ impl Case {
 
     /// The next connection is 10.8.0.`host`.
     fn give(&self, host: u8) {
-        self.lab.file("host", &format!("{host}\n"));
+        self.give_with(host, "");
+    }
+
+    /// The same with these lines of the server for this client.
+    fn give_with(&self, host: u8, lines: &str) {
+        self.lab.file("host", &format!("{host}\n{lines}"));
     }
 
     fn start(&self) -> Client {
@@ -116,8 +121,8 @@ impl Case {
     }
 
     /// What a fresh start with this address configures.
-    fn fresh(&self, host: u8) -> Vec<String> {
-        self.give(host);
+    fn fresh(&self, host: u8, lines: &str) -> Vec<String> {
+        self.give_with(host, lines);
         let mut client = self.start();
         let configuration = self.settled();
         assert_eq!(client.stop(Signal::SIGTERM).code, Some(0));
@@ -151,7 +156,8 @@ impl Case {
         let server = self.lab.start_server(&self.config);
         let before = self.settled();
         let hosts = 20..;
-        let fresh: Vec<_> = hosts.clone().take(ways.len()).map(|host| self.fresh(host)).collect();
+        let fresh: Vec<_> =
+            hosts.clone().take(ways.len()).map(|host| self.fresh(host, "")).collect();
         self.expect(&before, "left behind");
 
         self.give(10);
@@ -316,4 +322,29 @@ fn some_routes_with_persist_tun() {
 fn some_routes_without_persist_tun() {
     let ways = [Break::Restart, Break::Signal];
     Case::new(Version::V26, Transport::Udp4, false, false).run(&ways);
+}
+
+/// A reconnect that brings IPv4 alone, and one that brings both families again.
+#[test]
+fn a_family_that_goes_and_comes_back() {
+    const IPV4_ALONE: &str = "push-remove ifconfig-ipv6\npush-remove route-ipv6\n";
+    for redirect in [true, false] {
+        let case = Case::new(Version::V27, Transport::Udp4, redirect, true);
+        let _server = case.lab.start_server(&case.config);
+        let before = case.settled();
+        let connections = [(20, ""), (21, IPV4_ALONE), (22, "")];
+        let fresh = connections.map(|(host, lines)| case.fresh(host, lines));
+        assert!(!fresh[1].iter().any(|line| line.contains("fd00:8::")), "{:?}", fresh[1]);
+        case.give(10);
+        let mut client = case.start();
+        for ((host, lines), fresh) in connections.into_iter().zip(&fresh) {
+            case.give_with(host, lines);
+            client.signal(Signal::SIGUSR1);
+            client.wait(CONNECTED, SOON).unwrap();
+            case.expect(fresh, lines);
+            case.lab.ping("10.8.0.1").unwrap();
+        }
+        assert_eq!(client.stop(Signal::SIGTERM).code, Some(0));
+        case.expect(&before, "left behind");
+    }
 }
