@@ -70,6 +70,18 @@ impl Session {
         link: &mut Link,
         options: &SessionOptions,
     ) -> Result<(), Ending> {
+        let result = self.try_bring_up(link, options).await;
+        if result.is_err() {
+            self.undo_unused().await;
+        }
+        result
+    }
+
+    async fn try_bring_up(
+        &mut self,
+        link: &mut Link,
+        options: &SessionOptions,
+    ) -> Result<(), Ending> {
         self.discard_dead_tunnel().await;
         let mut decision = self.decide(&link.remote, Some(options));
         if let Decision::Kernel(api) = decision {
@@ -105,7 +117,7 @@ impl Session {
         let interface = tunnel.plane().interface();
         if tunnel.has_failed() || !self.network.has_link(interface).await {
             tracing::info!("{} is gone: the tunnel is made anew", interface.name);
-            self.drop_tunnel().await;
+            self.replace_tunnel().await;
         }
     }
 
@@ -114,18 +126,18 @@ impl Session {
         tracing::warn!("kernel offload failed: {why}; going on in userspace");
         self.statistics.count("TUN_ERROR");
         self.kernel_failure = Some(why.to_owned());
-        self.give_up_tunnel().await;
+        self.take_last_statistics().await;
+        self.replace_tunnel().await;
         if let Err(error) = link.transport.detach() {
             // The next receive fails, and the session reconnects.
             tracing::warn!("taking the transport socket back: {error}");
         }
     }
 
-    async fn give_up_tunnel(&mut self) {
+    async fn take_last_statistics(&mut self) {
         if let Some(tunnel) = &mut self.tunnel {
             self.statistics.add_peer(&tunnel.del_peer().await);
         }
-        self.drop_tunnel().await;
     }
 
     /// The data path is gone. Userspace takes over from the kernel: with `key`, which no data path
@@ -137,9 +149,23 @@ impl Session {
         why: &str,
         key: Option<KeyConfig>,
     ) -> Result<(), Ending> {
+        let result = self.try_fall_back(link, why, key).await;
+        if result.is_err() {
+            self.undo_unused().await;
+        }
+        result
+    }
+
+    async fn try_fall_back(
+        &mut self,
+        link: &mut Link,
+        why: &str,
+        key: Option<KeyConfig>,
+    ) -> Result<(), Ending> {
         let lost = || Ending::Lost(format!("the data path failed: {why}"));
         if !self.tunnel.as_ref().is_some_and(|tunnel| tunnel.plane().is_kernel()) {
-            self.give_up_tunnel().await;
+            self.take_last_statistics().await;
+            self.drop_tunnel().await;
             return Err(lost());
         }
         self.kernel_failed(link, why).await;
@@ -168,7 +194,7 @@ impl Session {
         api: Api,
     ) -> Result<(), Failure> {
         if self.tunnel.as_ref().is_none_or(|tunnel| tunnel.plane().api() != Some(api)) {
-            self.drop_tunnel().await;
+            self.replace_tunnel().await;
             let name = LinkName::from_dev(&self.config.options.device.name);
             let channel = KernelDataChannel::create(api, name).await?;
             if channel.created_link() {
@@ -201,7 +227,7 @@ impl Session {
             tracing::info!("data path: userspace ({reason})");
         }
         if self.tunnel.as_ref().is_some_and(|tunnel| tunnel.plane().is_kernel()) {
-            self.drop_tunnel().await;
+            self.replace_tunnel().await;
         }
         if self.tunnel.is_none() && matches!(self.network, Network::Direct(_)) {
             let name = &self.config.options.device.name;

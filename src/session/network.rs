@@ -104,6 +104,31 @@ impl Network {
         }
     }
 
+    /// Takes a tunnel away for another one, which follows at once; if it does not, [`Self::undo`] is
+    /// next. Nothing leaves outside in between.
+    pub(super) async fn replace(&mut self, tunnel: Tunnel) {
+        if let Self::Direct(direct) = self {
+            if let Err(e) = direct.leave_interface().await {
+                tracing::error!("taking the tunnel's configuration back: {e}");
+            }
+            tunnel.close().await;
+            if let Err(e) = direct.forget_link() {
+                tracing::error!("{e}");
+            }
+        } else {
+            self.release(tunnel).await;
+        }
+    }
+
+    /// Undoes what no tunnel is there for any more.
+    pub(super) async fn undo(&mut self) {
+        if let Self::Direct(direct) = self
+            && let Err(e) = direct.undo().await
+        {
+            tracing::error!("undoing the network configuration: {e}");
+        }
+    }
+
     /// Releases a tunnel: removes it with everything that was configured for it.
     pub(super) async fn release(&mut self, tunnel: Tunnel) {
         match self {

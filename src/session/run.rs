@@ -291,6 +291,22 @@ impl Session {
         self.statistics.count(name);
     }
 
+    /// Removes the device for another one that follows at once; if none does, [`Self::undo_unused`] is
+    /// next.
+    pub(super) async fn replace_tunnel(&mut self) {
+        if let Some(tunnel) = self.tunnel.take() {
+            let replace = self.network.replace(tunnel);
+            self.commands.while_busy(&self.statistics, replace).await;
+        }
+    }
+
+    /// Undoes what a device has left that was to be replaced and was not.
+    pub(super) async fn undo_unused(&mut self) {
+        if self.tunnel.is_none() {
+            self.commands.while_busy(&self.statistics, self.network.undo()).await;
+        }
+    }
+
     /// Removes the device and all network configuration.
     pub(super) async fn drop_tunnel(&mut self) {
         if let Some(tunnel) = self.tunnel.take() {

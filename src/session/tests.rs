@@ -3,9 +3,12 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, UdpSocket};
+use std::os::fd::AsFd as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use ovpn_dco::kernel::{Api, ApiReport, Features, Report, Status};
 use ovpn_dco::recording::{Call, Recorder, RecordingDataChannel};
 use ovpn_dco::{
@@ -276,6 +279,41 @@ fn a_refused_first_key_makes_userspace_take_over() {
         bench.assert_fallen_back();
         assert!(!bench.soft_reset(), "nobody had that key yet");
         assert_eq!(bench.sealed_with(LONG).await, Some(KeyId::FIRST));
+    });
+}
+
+/// The routes of one tunnel go before those of the next are there.
+#[test]
+fn nothing_leaves_outside_while_userspace_takes_over() {
+    let namespace = NetNs::new("sess");
+    let uplink = namespace.add_tun("up0");
+    fcntl(uplink.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    namespace.add_address("up0", "192.0.2.10/24");
+    namespace.add_route("default", Some("192.0.2.1"), None);
+    namespace.block_on(|| async {
+        let mut bench = bench(Protocol::Udp, &["redirect-gateway def1"]).await;
+        bench.connect().await;
+        // What has left so far.
+        let mut packet = [0; 2000];
+        while uplink.recv(&mut packet).is_ok() {}
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let sender = std::thread::spawn(move || {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            while !stopped.load(Ordering::Relaxed) {
+                // Unreachable is a good answer.
+                let _ = socket.send_to(b"?", "8.8.8.8:9");
+            }
+        });
+        bench.session.fall_back(&mut bench.link, "test", None).await.unwrap();
+        stop.store(true, Ordering::Relaxed);
+        sender.join().unwrap();
+        bench.assert_fallen_back();
+        let mut left = 0;
+        while let Ok(length) = uplink.recv(&mut packet) {
+            left += usize::from(length >= 20 && packet[16..20] == [8; 4]);
+        }
+        assert_eq!(left, 0, "packets outside");
     });
 }
 

@@ -58,6 +58,20 @@ impl DirectNetwork {
         }
     }
 
+    /// The interface is about to go, and another will follow, see [`Self::apply`]: what is on it goes
+    /// first. What would have gone into the tunnel goes nowhere until then.
+    ///
+    /// # Errors
+    /// The first failure; what follows is not done.
+    pub async fn leave_interface(&mut self) -> Result<(), NetworkError> {
+        self.guard().await?;
+        self.remove_where(|item, _| is_on_tunnel(item)).await?;
+        let before = self.before.take().map(|(id, _)| id);
+        self.revert(before.into_iter().collect()).await?;
+        self.interface = None;
+        Ok(())
+    }
+
     async fn try_apply(
         &mut self,
         interface: &Interface,
@@ -66,10 +80,7 @@ impl DirectNetwork {
         let mut applied = Applied { steps: Vec::new(), warnings: plan.notes().to_vec() };
         let wanted = self.with_paths(plan, &mut applied.warnings).await?;
         if self.interface.as_ref().is_some_and(|old| old != interface) {
-            self.guard().await?;
-            self.remove_where(|item, _| is_on_tunnel(item)).await?;
-            let before = self.before.take().map(|(id, _)| id);
-            self.revert(before.into_iter().collect()).await?;
+            self.leave_interface().await?;
         }
         self.interface = Some(interface.clone());
         self.forget_refused();

@@ -361,7 +361,7 @@ impl DirectNetwork {
         let own = self.own_routes();
         let route = match &present {
             Some(route) if !own.contains(route) => Some(route),
-            None if self.entries.is_empty() => None,
+            None if self.entries.is_empty() && self.guards.is_empty() => None,
             _ => host
                 .fib(remote.is_ipv6())
                 .resolve(Target::Address(remote), selectors, |route| own.contains(route)),
