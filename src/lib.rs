@@ -29,6 +29,7 @@ mod bus_call;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod control;
+pub mod counters;
 #[cfg(feature = "session")]
 pub mod data_path;
 #[cfg(feature = "dbus")]

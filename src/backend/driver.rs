@@ -141,7 +141,10 @@ impl Backend {
         let question = self.ask(Command::Statistics);
         async move {
             match question {
-                Question::Asked(answer) => answer.await.unwrap_or_default().0,
+                Question::Asked(answer) => {
+                    let counters = answer.await.unwrap_or_default();
+                    counters.iter().map(|(counter, value)| (counter.name(), value)).collect()
+                }
                 Question::NoSession | Question::Stuck => BTreeMap::new(),
             }
         }

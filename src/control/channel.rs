@@ -176,7 +176,11 @@ impl ControlChannel {
                 // Strangers can send as many as they like.
                 let so_far = self.stats.error(counter);
                 if so_far.is_power_of_two() {
-                    tracing::debug!(error = counter.name(), so_far, "control packet dropped");
+                    tracing::debug!(
+                        error = counter.counter().name(),
+                        so_far,
+                        "control packet dropped"
+                    );
                 }
                 false
             }

@@ -1,6 +1,8 @@
-//! Counters of a control channel, under OpenVPN 3's names.
+//! Counters of a control channel.
 
-/// Error counters (OpenVPN 3 `error/error.hpp`).
+use crate::counters::Counter;
+
+/// Errors that a control channel counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ErrorCounter {
     /// A packet that is no control packet, or not of this connection.
@@ -34,17 +36,17 @@ impl ErrorCounter {
         Self::Encapsulation,
     ];
 
-    /// OpenVPN 3's name.
-    pub const fn name(self) -> &'static str {
+    /// Under which it is told.
+    pub const fn counter(self) -> Counter {
         match self {
-            Self::ControlChannel => "CC_ERROR",
-            Self::Hmac => "HMAC_ERROR",
-            Self::Replay => "REPLAY_ERROR",
-            Self::KeyState => "KEY_STATE_ERROR",
-            Self::HandshakeTimeout => "HANDSHAKE_TIMEOUT",
-            Self::Ssl => "SSL_ERROR",
-            Self::EarlyNegotiation => "EARLY_NEG_INVALID",
-            Self::Encapsulation => "ENCAPSULATION_ERROR",
+            Self::ControlChannel => Counter::ControlChannelError,
+            Self::Hmac => Counter::HmacError,
+            Self::Replay => Counter::ReplayError,
+            Self::KeyState => Counter::KeyStateError,
+            Self::HandshakeTimeout => Counter::HandshakeTimeout,
+            Self::Ssl => Counter::SslError,
+            Self::EarlyNegotiation => Counter::EarlyNegotiationInvalid,
+            Self::Encapsulation => Counter::EncapsulationError,
         }
     }
 }
@@ -69,14 +71,14 @@ pub struct ControlStats {
 }
 
 impl ControlStats {
-    /// Name and count of each error that the channel has survived. The one that closed it is for
+    /// Each error that the channel has survived, and how often. The one that closed it is for
     /// whoever hears [`super::Event::Closed`] to count.
-    pub fn errors(&self) -> impl Iterator<Item = (&'static str, u64)> {
+    pub fn errors(&self) -> impl Iterator<Item = (Counter, u64)> {
         ErrorCounter::ALL
             .into_iter()
             .map(|counter| {
                 let fatal = u64::from(self.fatal == Some(counter));
-                (counter.name(), self.error(counter).saturating_sub(fatal))
+                (counter.counter(), self.error(counter).saturating_sub(fatal))
             })
             .filter(|(_, count)| *count > 0)
     }

@@ -17,11 +17,11 @@ use super::reconnect::Ending;
 use super::resolve::{self, Outside};
 use super::run::{End, Session};
 use super::signing;
-use super::stats::Statistics;
 use crate::control::{
     Allowance, ControlChannel, ControlConfig, Event, NegotiatedParameters, Output, PendingAuth,
     TransportKind,
 };
+use crate::counters::{Counter, Counters};
 use crate::data_path::Decision;
 use crate::ending;
 use crate::network::RouteQuery;
@@ -83,7 +83,7 @@ impl Session {
             self.say_goodbye(&mut link).await;
         }
         if let Some(tunnel) = &mut self.tunnel {
-            self.statistics.add_peer(&tunnel.del_peer().await);
+            self.statistics.add_all(&tunnel.del_peer().await);
         }
         self.statistics.add_all(&link.statistics());
         if let Some(signing) = &mut self.signing {
@@ -520,7 +520,7 @@ impl Session {
     /// What went through the tunnel since the session started, in bytes.
     pub(super) async fn traffic(&mut self) -> u64 {
         let api = self.tunnel.as_ref().and_then(|tunnel| tunnel.plane().api());
-        traffic(&self.statistics_now(&Statistics::default()).await, api == Some(Api::OvpnDcoV2))
+        traffic(&self.statistics_now(&Counters::default()).await, api == Some(Api::OvpnDcoV2))
     }
 
     pub(super) async fn data_event(
@@ -547,7 +547,7 @@ impl Session {
             ))),
             DataEvent::KeyExhausted(key) => {
                 tracing::info!("key {key} is nearly used up: renegotiating");
-                self.statistics.count("N_KEY_LIMIT_RENEG");
+                self.statistics.count(Counter::KeyLimitRenegotiations);
                 link.control.renegotiate(Instant::now());
                 Ok(())
             }
@@ -588,11 +588,11 @@ impl Session {
         }
     }
 
-    async fn statistics_now(&mut self, link: &Statistics) -> Statistics {
+    async fn statistics_now(&mut self, link: &Counters) -> Counters {
         let mut now = self.statistics.clone();
         now.add_all(link);
         if let Some(tunnel) = &mut self.tunnel {
-            now.add_peer(&tunnel.stats().await);
+            now.add_all(&tunnel.counters().await);
         }
         now
     }
@@ -623,16 +623,16 @@ impl Link {
     }
 
     /// What the control channel and its packets' way have counted.
-    pub(super) fn statistics(&self) -> Statistics {
+    pub(super) fn statistics(&self) -> Counters {
         let stats = self.control.stats();
-        let mut statistics = Statistics::default();
-        statistics.add("BYTES_IN", stats.bytes_in);
-        statistics.add("BYTES_OUT", stats.bytes_out);
-        statistics.add("PACKETS_IN", stats.packets_in);
-        statistics.add("PACKETS_OUT", stats.packets_out);
-        statistics.add("NETWORK_SEND_ERROR", self.transport.send_errors());
-        for (name, amount) in stats.errors() {
-            statistics.add(name, amount);
+        let mut statistics = Counters::default();
+        statistics.add(Counter::BytesIn, stats.bytes_in);
+        statistics.add(Counter::BytesOut, stats.bytes_out);
+        statistics.add(Counter::PacketsIn, stats.packets_in);
+        statistics.add(Counter::PacketsOut, stats.packets_out);
+        statistics.add(Counter::NetworkSendError, self.transport.send_errors());
+        for (counter, amount) in stats.errors() {
+            statistics.add(counter, amount);
         }
         statistics
     }

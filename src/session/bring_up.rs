@@ -17,6 +17,7 @@ use super::plane::DataPlane;
 use super::reconnect::Ending;
 use super::run::Session;
 use super::tunnel::Tunnel;
+use crate::counters::Counter;
 use crate::data_path::{self, Decision, Inputs};
 use crate::network::{NetcfgNetwork, NetcfgPlan, RouteQuery, open_tun};
 use crate::profile::{Protocol, Remote, SessionOptions};
@@ -124,7 +125,7 @@ impl Session {
     /// The kernel refused or lost the data channel: this session does not ask it again.
     async fn kernel_failed(&mut self, link: &mut Link, why: &str) {
         tracing::warn!("kernel offload failed: {why}; going on in userspace");
-        self.statistics.count("TUN_ERROR");
+        self.statistics.count(Counter::TunError);
         self.kernel_failure = Some(why.to_owned());
         self.take_last_statistics().await;
         self.replace_tunnel().await;
@@ -136,7 +137,7 @@ impl Session {
 
     async fn take_last_statistics(&mut self) {
         if let Some(tunnel) = &mut self.tunnel {
-            self.statistics.add_peer(&tunnel.del_peer().await);
+            self.statistics.add_all(&tunnel.del_peer().await);
         }
     }
 
@@ -374,7 +375,7 @@ impl Session {
             }
             DataError::NoSuchKey(key) => {
                 tracing::warn!("the data channel has lost key {key}: renegotiating");
-                self.statistics.count("KEY_STATE_ERROR");
+                self.statistics.count(Counter::KeyStateError);
                 link.control.renegotiate(Instant::now());
                 Ok(())
             }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::stats::Statistics;
+use crate::counters::Counters;
 use crate::secret::{Credentials, Secret};
 
 /// What a running session can be told.
@@ -31,14 +31,14 @@ pub enum Command {
     },
     /// Asks for the counters since the session started, over all reconnects. A session that is over
     /// does not answer.
-    Statistics(oneshot::Sender<Statistics>),
+    Statistics(oneshot::Sender<Counters>),
     /// Answered at once, as long as the session's own event loop runs.
     Ping(oneshot::Sender<()>),
 }
 
 impl Command {
     /// Answers a question; gives everything else back.
-    fn unanswered(self, statistics: &Statistics) -> Option<Self> {
+    fn unanswered(self, statistics: &Counters) -> Option<Self> {
         // Whoever does not wait any more needs no answer.
         match self {
             Self::Statistics(reply) => drop(reply.send(statistics.clone())),
@@ -102,7 +102,7 @@ impl Commands {
     }
 
     /// The next wish, while nothing is connected; `statistics` answers who asks meanwhile.
-    pub(super) async fn wish(&mut self, statistics: &Statistics) -> Wish {
+    pub(super) async fn wish(&mut self, statistics: &Counters) -> Wish {
         loop {
             match self.next().await.unanswered(statistics) {
                 None => {}
@@ -115,7 +115,7 @@ impl Commands {
     /// Runs `future` to its end and answers meanwhile; wishes wait until it is over.
     pub(super) async fn while_busy<T>(
         &mut self,
-        statistics: &Statistics,
+        statistics: &Counters,
         future: impl Future<Output = T>,
     ) -> T {
         tokio::pin!(future);
@@ -131,7 +131,7 @@ impl Commands {
     /// meanwhile.
     pub(super) async fn unless_wished<T>(
         &mut self,
-        statistics: &Statistics,
+        statistics: &Counters,
         future: impl Future<Output = T>,
     ) -> Option<T> {
         tokio::pin!(future);
@@ -152,7 +152,7 @@ impl Commands {
     /// Runs `future`, unless a wish comes first. A resume without a pause is no wish.
     pub(super) async fn or_wish<T>(
         &mut self,
-        statistics: &Statistics,
+        statistics: &Counters,
         future: impl Future<Output = T>,
     ) -> Result<T, Wish> {
         tokio::pin!(future);

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::stats::Statistics;
+use crate::counters::{Counter, Counters};
 use crate::profile::Inactive;
 
 /// Length of a keepalive inside the tunnel, of which `ovpn-dco-v2` counts each.
@@ -10,14 +10,15 @@ const KEEPALIVE: u64 = 16;
 
 /// Bytes that applications moved through the tunnel, from a session's totals: they never go down,
 /// whatever becomes of the peer. `with_keepalives`: they are among what was counted.
-pub(super) fn traffic(totals: &Statistics, with_keepalives: bool) -> u64 {
-    let bytes = totals.get("TUN_BYTES_IN").saturating_add(totals.get("TUN_BYTES_OUT"));
+pub(super) fn traffic(totals: &Counters, with_keepalives: bool) -> u64 {
+    let bytes = totals.get(Counter::TunBytesIn).saturating_add(totals.get(Counter::TunBytesOut));
     if !with_keepalives {
         return bytes;
     }
     // How many packets were keepalives, nobody knows. No IP packet is that short, so what is left
     // is zero for keepalives alone, and close to the truth for packets worth mentioning.
-    let packets = totals.get("TUN_PACKETS_IN").saturating_add(totals.get("TUN_PACKETS_OUT"));
+    let packets =
+        totals.get(Counter::TunPacketsIn).saturating_add(totals.get(Counter::TunPacketsOut));
     bytes.saturating_sub(packets.saturating_mul(KEEPALIVE))
 }
 
@@ -53,10 +54,10 @@ mod tests {
 
     use super::*;
 
-    fn totals(packets: u64, bytes: u64) -> Statistics {
-        let mut totals = Statistics::default();
-        totals.add("TUN_PACKETS_IN", packets);
-        totals.add("TUN_BYTES_IN", bytes);
+    fn totals(packets: u64, bytes: u64) -> Counters {
+        let mut totals = Counters::default();
+        totals.add(Counter::TunPacketsIn, packets);
+        totals.add(Counter::TunBytesIn, bytes);
         totals
     }
 

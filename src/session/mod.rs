@@ -30,6 +30,7 @@
 mod attempt;
 mod bring_up;
 mod commands;
+mod data_counters;
 mod event;
 mod host;
 mod inactivity;
@@ -44,7 +45,6 @@ mod remotes;
 mod resolve;
 mod run;
 mod signing;
-mod stats;
 #[cfg(test)]
 mod tests;
 mod tunnel;
@@ -58,7 +58,6 @@ pub use commands::{Command, Wish};
 pub use event::{ConnectionInfo, Outcome, SessionEvent, SessionState, SignatureRequest};
 #[doc(hidden)]
 pub use posture::request as posture_request;
-pub use stats::Statistics;
 
 use crate::posture::DevicePosture;
 use crate::profile::{DnsScope, Options};

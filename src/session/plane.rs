@@ -7,6 +7,9 @@ use ovpn_dco::{
 };
 use ovpn_userspace::UserspaceDataChannel;
 
+use super::data_counters;
+use crate::counters::Counters;
+
 /// Either implementation of the data channel.
 #[derive(Debug)]
 pub(super) enum DataPlane {
@@ -36,6 +39,14 @@ impl DataPlane {
 
     pub(super) fn is_kernel(&self) -> bool {
         self.api().is_some()
+    }
+
+    /// What its own work counts, beside its peers.
+    pub(super) fn counters(&self) -> Counters {
+        match self {
+            Self::Userspace(channel) => data_counters::of_worker(&channel.counters()),
+            _ => Counters::default(),
+        }
     }
 
     /// Which kernel interface it uses, if any.

@@ -15,10 +15,10 @@ use super::reconnect::{Decision, Ending, Situation, decide};
 use super::remotes::{Advance, Remotes};
 use super::resolve::Outside;
 use super::signing::Signing;
-use super::stats::Statistics;
 use super::tunnel::Tunnel;
 use super::{NetworkMode, SessionConfig};
 use crate::control::ControlError;
+use crate::counters::{Counter, Counters};
 use crate::profile::{KeySource, WrapOptions};
 use crate::tls::TlsConfig;
 
@@ -63,7 +63,7 @@ pub(super) struct Session {
     /// Why kernel offload is not asked for again.
     pub(super) kernel_failure: Option<String>,
     /// Counters of everything before the present attempt.
-    pub(super) statistics: Statistics,
+    pub(super) statistics: Counters,
     pub(super) login: Login,
     /// The present attempt reached a working tunnel.
     pub(super) connected: bool,
@@ -130,7 +130,7 @@ impl Session {
             tunnel: None,
             kernel,
             kernel_failure: None,
-            statistics: Statistics::default(),
+            statistics: Counters::default(),
             login: Login::new(
                 std::mem::take(&mut config.credentials),
                 config.one_time_password,
@@ -174,11 +174,11 @@ impl Session {
         match wish {
             Wish::Disconnect => return Err(Outcome::Disconnected),
             Wish::Restart | Wish::Resume => {
-                self.statistics.count("N_RECONNECT");
+                self.statistics.count(Counter::Reconnects);
                 self.enter(SessionState::Reconnecting { reason: "restart requested".to_owned() });
             }
             Wish::Pause => {
-                self.statistics.count("N_PAUSE");
+                self.statistics.count(Counter::Pauses);
                 if !self.config.options.device.persist {
                     self.drop_tunnel().await;
                 }
@@ -190,7 +190,7 @@ impl Session {
                         Wish::Disconnect => return Err(Outcome::Disconnected),
                     }
                 }
-                self.statistics.count("N_RECONNECT");
+                self.statistics.count(Counter::Reconnects);
             }
         }
         Ok(())
@@ -231,7 +231,7 @@ impl Session {
             }
         };
         if self.connected {
-            self.statistics.count("N_RECONNECT");
+            self.statistics.count(Counter::Reconnects);
             tracing::warn!("connection lost: {reason}");
             self.enter(SessionState::Reconnecting { reason: reason.clone() });
         } else {
@@ -261,34 +261,34 @@ impl Session {
 
     fn count(&mut self, ending: &Ending) {
         use crate::transport::TransportError;
-        let name = match ending {
-            Ending::Resolve(_) => "RESOLVE_ERROR",
-            Ending::Transport(TransportError::Proxy(_)) => "PROXY_ERROR",
-            Ending::Transport(TransportError::Protect { .. }) => "SOCKET_PROTECT_ERROR",
-            Ending::Transport(TransportError::Io { .. }) => "TRANSPORT_ERROR",
-            Ending::NoAnswer(_) => "CONNECTION_TIMEOUT",
-            Ending::Control(ControlError::HandshakeTimeout(_)) => "HANDSHAKE_TIMEOUT",
+        let counter = match ending {
+            Ending::Resolve(_) => Counter::ResolveError,
+            Ending::Transport(TransportError::Proxy(_)) => Counter::ProxyError,
+            Ending::Transport(TransportError::Protect { .. }) => Counter::SocketProtectError,
+            Ending::Transport(TransportError::Io { .. }) => Counter::TransportError,
+            Ending::NoAnswer(_) => Counter::ConnectionTimeout,
+            Ending::Control(ControlError::HandshakeTimeout(_)) => Counter::HandshakeTimeout,
             Ending::Control(ControlError::Tls(error)) => match error.kind {
-                crate::tls::TlsErrorKind::CertVerify => "CERT_VERIFY_FAIL",
-                crate::tls::TlsErrorKind::Version => "TLS_VERSION_MIN",
-                crate::tls::TlsErrorKind::Alert => "TLS_ALERT_MISC",
-                _ => "SSL_ERROR",
+                crate::tls::TlsErrorKind::CertVerify => Counter::CertVerifyFail,
+                crate::tls::TlsErrorKind::Version => Counter::TlsVersionMin,
+                crate::tls::TlsErrorKind::Alert => Counter::TlsAlert,
+                _ => Counter::SslError,
             },
-            Ending::Control(ControlError::KeyExpired(_)) => "PRIMARY_EXPIRE",
-            Ending::Control(_) => "CC_ERROR",
-            Ending::AuthFailed(_) => "AUTH_FAILED",
-            Ending::ServerRestart(..) | Ending::ServerExit => "CLIENT_RESTART",
-            Ending::Halted(_) => "CLIENT_HALT",
-            Ending::PingTimeout { .. } => "KEEPALIVE_TIMEOUT",
-            Ending::Lost(_) => "NETWORK_EOF_ERROR",
-            Ending::Inactive => "INACTIVE_TIMEOUT",
+            Ending::Control(ControlError::KeyExpired(_)) => Counter::PrimaryExpire,
+            Ending::Control(_) => Counter::ControlChannelError,
+            Ending::AuthFailed(_) => Counter::AuthFailed,
+            Ending::ServerRestart(..) | Ending::ServerExit => Counter::ClientRestart,
+            Ending::Halted(_) => Counter::ClientHalt,
+            Ending::PingTimeout { .. } => Counter::KeepaliveTimeout,
+            Ending::Lost(_) => Counter::NetworkEof,
+            Ending::Inactive => Counter::InactiveTimeout,
             Ending::SessionTimeout => return,
             Ending::PushRejected(_)
             | Ending::Network(_)
             | Ending::Unusable(_)
-            | Ending::Privilege(_) => "TUN_SETUP_FAILED",
+            | Ending::Privilege(_) => Counter::TunSetupFailed,
         };
-        self.statistics.count(name);
+        self.statistics.count(counter);
     }
 
     /// Removes the device for another one that follows at once; if none does, [`Self::undo_unused`] is

@@ -25,6 +25,7 @@ use super::run::{End, Session};
 use super::tunnel::Tunnel;
 use super::{SessionConfig, SessionEvent, SessionState};
 use crate::control::{Event, NegotiatedParameters, Output};
+use crate::counters::Counter;
 use crate::netns::NetNs;
 use crate::profile::{NoFiles, Profile, Protocol, SessionOptions};
 use crate::secret::{Credentials, Secret};
@@ -331,12 +332,12 @@ fn userspace_that_takes_over_lets_no_packet_to_the_server_in() {
         socket2::SockRef::from(&inside).bind_device(Some(device.as_bytes())).unwrap();
         inside.send_to(b"round and round", bench.link.transport.remote()).unwrap();
         let caught = async {
-            while tunnel.stats().await.recursive_packets == 0 {
+            while tunnel.counters().await.get(Counter::RecursiveRouting) == 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
         tokio::time::timeout(LONG, caught).await.unwrap();
-        assert_eq!(tunnel.stats().await.vpn_tx_packets, 0);
+        assert_eq!(tunnel.counters().await.get(Counter::TunPacketsIn), 0);
         assert_eq!(bench.sealed_with(LONG).await, Some(key(1).key_id));
     });
 }
@@ -458,7 +459,11 @@ fn a_vanished_data_path_is_replaced() {
         bench.session.data_event(&mut bench.link, gone).await.unwrap();
         bench.assert_fallen_back();
         assert!(bench.soft_reset());
-        assert_eq!(bench.session.statistics.get("TUN_BYTES_OUT"), 700, "counted before it went");
+        assert_eq!(
+            bench.session.statistics.get(Counter::TunBytesOut),
+            700,
+            "counted before it went"
+        );
     });
 }
 
@@ -520,7 +525,7 @@ fn a_key_that_is_nowhere_is_replaced_by_a_soft_reset() {
         session.promote_key(link, key(1).key_id).await.unwrap();
         assert_eq!(bench.recorder.take_calls(), [Call::Promote(key(1).key_id)]);
         assert!(bench.soft_reset());
-        assert_eq!(bench.session.statistics.get("KEY_STATE_ERROR"), 1);
+        assert_eq!(bench.session.statistics.get(Counter::KeyStateError), 1);
         assert_eq!(bench.data_path(), Some("ovpn"), "the peer lives");
         // The key that sent goes on sending until the one of the soft reset takes over.
         let (session, link) = (&mut bench.session, &mut bench.link);
@@ -704,9 +709,9 @@ fn traffic_only_grows() {
 fn a_packet_that_cannot_be_sent_is_in_the_statistics() {
     within(|| async {
         let mut bench = bench(Protocol::Udp, &[]).await;
-        assert_eq!(bench.link.statistics().get("NETWORK_SEND_ERROR"), 0);
+        assert_eq!(bench.link.statistics().get(Counter::NetworkSendError), 0);
         bench.link.transport.send(&[0; 65_535]).unwrap();
-        assert_eq!(bench.link.statistics().get("NETWORK_SEND_ERROR"), 1);
+        assert_eq!(bench.link.statistics().get(Counter::NetworkSendError), 1);
     });
 }
 

@@ -8,7 +8,9 @@ use ovpn_dco::{
     PeerConfig, PeerStats, Slots,
 };
 
+use super::data_counters;
 use super::plane::DataPlane;
+use crate::counters::Counters;
 
 /// How often the counters are looked at: a peer that dies takes along what was counted since.
 const LOOK: Duration = Duration::from_secs(10);
@@ -20,28 +22,31 @@ pub(super) struct Tunnel {
     has_peer: bool,
     /// The data plane has ended: another one must take its place.
     failed: bool,
-    look: tokio::time::Interval,
+    clock: tokio::time::Interval,
     /// Why it is not kernel offload, where it is not.
     pub(super) why_not_kernel: Option<String>,
     /// The netcfg object of the device.
     pub(super) device_path: Option<String>,
     /// The last counters seen, for when the peer is gone before it can be asked.
     last_stats: PeerStats,
+    /// What the data plane itself had counted when the last peer was deleted.
+    told: Counters,
 }
 
 impl Tunnel {
     /// On a tokio runtime.
     pub(super) fn new(plane: DataPlane) -> Self {
-        let mut look = tokio::time::interval(LOOK);
-        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut clock = tokio::time::interval(LOOK);
+        clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         Self {
             plane,
             has_peer: false,
             failed: false,
-            look,
+            clock,
             why_not_kernel: None,
             device_path: None,
             last_stats: PeerStats::default(),
+            told: Counters::default(),
         }
     }
 
@@ -69,27 +74,44 @@ impl Tunnel {
         Ok(port)
     }
 
-    /// Deletes the peer, whether there seems to be one or not, and returns its final counters: the
-    /// newest ones seen, where the data plane knows no better.
-    pub(super) async fn del_peer(&mut self) -> PeerStats {
+    /// Deletes the peer, whether there seems to be one or not, and returns what has been counted
+    /// since the one before was deleted: the newest figures seen, where the data plane knows no
+    /// better.
+    pub(super) async fn del_peer(&mut self) -> Counters {
         self.has_peer = false;
         let seen = std::mem::take(&mut self.last_stats);
-        match self.plane.del_peer().await {
-            Ok(stats) => return stats,
-            Err(DataError::NoSuchPeer) => {}
-            Err(e) => tracing::debug!("deleting the peer: {e}"),
-        }
-        seen
+        let stats = match self.plane.del_peer().await {
+            Ok(stats) => stats,
+            Err(DataError::NoSuchPeer) => seen,
+            Err(e) => {
+                tracing::debug!("deleting the peer: {e}");
+                seen
+            }
+        };
+        let counters = self.with_work(&stats);
+        self.told = self.plane.counters();
+        counters
     }
 
-    /// The peer's counters; the last ones seen if it cannot be asked (any more).
-    pub(super) async fn stats(&mut self) -> PeerStats {
+    /// What has been counted since the peer before was deleted.
+    pub(super) async fn counters(&mut self) -> Counters {
+        self.look().await;
+        self.with_work(&self.last_stats)
+    }
+
+    fn with_work(&self, stats: &PeerStats) -> Counters {
+        let mut counters = data_counters::of_peer(stats);
+        counters.add_all(&self.plane.counters().since(&self.told));
+        counters
+    }
+
+    /// Asks for the peer's counters; those seen last stay if it cannot be asked (any more).
+    async fn look(&mut self) {
         if self.has_peer
             && let Ok(stats) = self.plane.stats().await
         {
             self.last_stats = stats;
         }
-        self.last_stats
     }
 
     /// Whether there is a key to send with.
@@ -134,8 +156,8 @@ impl Tunnel {
                     }
                     return event;
                 }
-                _ = self.look.tick() => {
-                    self.stats().await;
+                _ = self.clock.tick() => {
+                    self.look().await;
                 }
             }
         }
@@ -170,8 +192,8 @@ mod tests {
         recorder.tell(DataEvent::PeerDeleted(PeerDeletedReason::Expired));
         tunnel.next_event().await;
         assert!(!tunnel.has_peer() && !tunnel.has_failed());
-        assert_eq!(tunnel.del_peer().await, stats);
-        assert_eq!(tunnel.del_peer().await, PeerStats::default(), "counted once");
+        assert_eq!(tunnel.del_peer().await, data_counters::of_peer(&stats));
+        assert_eq!(tunnel.del_peer().await, Counters::default(), "counted once");
     }
 
     #[tokio::test]
