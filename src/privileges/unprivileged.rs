@@ -18,9 +18,9 @@ pub struct Needs {
     pub low_port: bool,
 }
 
-/// As [`super::restrict`] for a process that runs no programs, and if this process is root's, it is not any more: it belongs to a user
-/// without files or groups, and keeps only the capabilities it needs. For the whole process; call it
-/// before other threads exist, and after everything that takes root.
+/// As [`super::restrict`] for a process that runs no programs; and root's process is not root's any
+/// more: it belongs to a user without files or groups, and keeps only the capabilities it needs. For
+/// the whole process; call it before other threads exist, and after everything that takes root.
 ///
 /// # Errors
 ///

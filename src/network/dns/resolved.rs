@@ -1,6 +1,7 @@
 //! systemd-resolved, `org.freedesktop.resolve1` (manual page `org.freedesktop.resolve1(5)`).
 
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -25,6 +26,8 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Clone, Debug)]
 pub(super) struct Resolved {
     connection: Connection,
+    /// The unique name of the process that answered last.
+    told: Arc<Mutex<Option<String>>>,
 }
 
 impl Resolved {
@@ -49,17 +52,28 @@ impl Resolved {
         if shares_netns(pid) == Some(false) {
             return Err("it runs in another network namespace".to_owned());
         }
-        Ok(Self { connection })
+        Ok(Self { connection, told: Arc::default() })
     }
 
     async fn call<B>(&self, method: &str, body: &B) -> zbus::Result<()>
     where
         B: Serialize + DynamicType,
     {
-        self.connection
-            .call_method(Some(SERVICE), PATH, Some(INTERFACE), method, body)
+        let reply =
+            self.connection.call_method(Some(SERVICE), PATH, Some(INTERFACE), method, body).await?;
+        let sender = reply.header().sender().map(|name| name.as_str().to_owned());
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = sender;
+        Ok(())
+    }
+
+    /// The unique name of the service's process now; `None`: there is none.
+    async fn owner(&self) -> Option<String> {
+        let reply = self
+            .connection
+            .call_method(Some(BUS), BUS_PATH, Some(BUS), "GetNameOwner", &SERVICE)
             .await
-            .map(drop)
+            .ok()?;
+        reply.body().deserialize().ok()
     }
 
     /// Gives a link its servers, domains and settings.
@@ -112,14 +126,25 @@ impl Resolved {
             debug!("systemd-resolved, AddMatch: {error}");
             return;
         }
-        while let Some(Ok(message)) = messages.next().await {
-            if !has_started(&message) {
-                continue;
+        // It may have done so before anybody watched.
+        let mut owner = self.owner().await;
+        loop {
+            if let Some(owner) = owner {
+                self.tell_again(&owner, &plan, index).await;
             }
-            match self.set(&plan, index).await {
-                Ok(()) => info!("systemd-resolved has started anew; it has the tunnel's DNS again"),
-                Err(reason) => warn!("the tunnel's DNS is not used any more: {reason}"),
-            }
+            let Some(Ok(message)) = messages.next().await else { return };
+            owner = new_owner(&message);
+        }
+    }
+
+    /// Tells a process that has not been told.
+    async fn tell_again(&self, owner: &str, plan: &DnsPlan, index: u32) {
+        if self.told.lock().unwrap_or_else(PoisonError::into_inner).as_deref() == Some(owner) {
+            return;
+        }
+        match self.set(plan, index).await {
+            Ok(()) => info!("systemd-resolved has started anew; it has the tunnel's DNS again"),
+            Err(reason) => warn!("the tunnel's DNS is not used any more: {reason}"),
         }
     }
 
@@ -180,15 +205,15 @@ impl Resolved {
     }
 }
 
-/// Whether the bus says that there is a new service of the name.
-fn has_started(message: &Message) -> bool {
+/// Whom the bus says to be the service from now on.
+fn new_owner(message: &Message) -> Option<String> {
     let header = message.header();
+    if header.sender()? != BUS || header.member()? != "NameOwnerChanged" {
+        return None;
+    }
     let body = message.body();
-    header.sender().is_some_and(|sender| sender == BUS)
-        && header.member().is_some_and(|member| member == "NameOwnerChanged")
-        && body
-            .deserialize::<(&str, &str, &str)>()
-            .is_ok_and(|(name, _, owner)| name == SERVICE && !owner.is_empty())
+    let (name, _, owner) = body.deserialize::<(&str, &str, &str)>().ok()?;
+    (name == SERVICE && !owner.is_empty()).then(|| owner.to_owned())
 }
 
 fn raw(address: IpAddr) -> (i32, Vec<u8>) {
