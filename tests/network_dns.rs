@@ -5,6 +5,7 @@
 mod bus;
 mod netns;
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::Write;
 use std::net::Ipv4Addr;
@@ -166,6 +167,13 @@ impl Resolved {
         self.process = Self::launch(host, &self.bus, &self.log, "normal", true);
     }
 
+    /// Somebody has set these servers of the tunnel, four bytes each.
+    fn changed(&self, servers: &[u8]) {
+        let whole = self.log.with_extension("part");
+        fs::write(&whole, servers).unwrap();
+        fs::rename(whole, self.log.with_extension("servers")).unwrap();
+    }
+
     fn noted(&self) -> String {
         fs::read_to_string(&self.log).unwrap()
     }
@@ -193,7 +201,7 @@ fn resolved_process() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let file = log.clone();
-        let _service = bus::serve(&variable("TEST_BUS"), RESOLVED, move |call| {
+        let service = bus::serve(&variable("TEST_BUS"), RESOLVED, move |call| {
             let line = describe(call);
             let new = line.starts_with("SetLinkDNSEx") || line.contains("DefaultRoute");
             let mut file = fs::OpenOptions::new().append(true).create(true).open(&file).unwrap();
@@ -213,8 +221,26 @@ fn resolved_process() {
         })
         .await;
         // Calls may have come already.
-        fs::OpenOptions::new().append(true).create(true).open(log).unwrap();
-        std::future::pending::<()>().await;
+        fs::OpenOptions::new().append(true).create(true).open(&log).unwrap();
+        let orders = log.with_extension("servers");
+        loop {
+            if let Ok(servers) = fs::read(&orders) {
+                fs::remove_file(&orders).unwrap();
+                // As systemd 257 does, of all links: number, family, address.
+                let index = nix::net::if_::if_nametoindex("tun7").unwrap() as i32;
+                let servers: Vec<_> =
+                    servers.chunks(4).map(|address| (index, 2, address.to_vec())).collect();
+                let changed: HashMap<_, _> = [("DNS", zbus::Variant::from(servers))].into();
+                let body = ("org.freedesktop.resolve1.Manager", changed, Vec::<&str>::new());
+                let properties = "org.freedesktop.DBus.Properties";
+                let path = "/org/freedesktop/resolve1";
+                let signal = "PropertiesChanged";
+                let sent =
+                    service.connection.emit_signal(None::<&str>, path, properties, signal, &body);
+                sent.await.unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     });
 }
 
@@ -297,6 +323,34 @@ fn resolved_gets_everything_and_is_reverted() {
         network.undo().await.unwrap();
     });
     assert_eq!(host.resolv_conf(), "nameserver 127.0.0.53\noptions edns0 trust-ad");
+}
+
+/// `resolvectl revert tun7`, and the like. Whoever insists has it.
+#[test]
+fn servers_that_somebody_takes_away_are_set_again() {
+    let mut host = Host::new("nameserver 127.0.0.53\n");
+    let resolved = Resolved::start(&mut host, "normal", true);
+    let dns =
+        DnsOptions { dhcp_servers: vec!["10.8.0.1".parse().unwrap()], ..DnsOptions::default() };
+    host.ns.block_on(async || {
+        let mut network = host.open().await;
+        host.apply(&mut network, &dns, DnsScope::Global).await;
+        assert_eq!(resolved.take().len(), 4);
+        // What is as it should be is left alone; that this was seen, the next one shows.
+        for servers in [&[10, 8, 0, 1][..], &[10, 9, 0, 1, 10, 8, 0, 1]] {
+            resolved.changed(servers);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        for servers in [&[][..], &[10, 9, 0, 1], &[], &[], &[]] {
+            resolved.changed(servers);
+            wait_for("the servers", || resolved.noted().contains("FlushCaches")).await;
+            assert_eq!(resolved.take().len(), 4);
+        }
+        resolved.changed(&[]);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(resolved.take(), [""; 0], "a fight");
+        network.undo().await.unwrap();
+    });
 }
 
 #[test]

@@ -91,6 +91,7 @@ pub async fn serve(
         zbus::connection::Builder::address(address).build_message_stream().await.unwrap();
     let connection = Connection::from(&calls);
     connection.request_name(name.to_owned()).await.unwrap();
+    let served = connection.clone();
     let log: Arc<Mutex<Vec<Call>>> = Arc::default();
     let record = log.clone();
     let task = tokio::spawn(async move {
@@ -104,7 +105,7 @@ pub async fn serve(
             }
         }
     });
-    Service { log, task }
+    Service { log, task, connection: served }
 }
 
 impl Drop for Bus {
@@ -158,6 +159,8 @@ impl Answer {
 pub struct Service {
     log: Arc<Mutex<Vec<Call>>>,
     task: tokio::task::JoinHandle<()>,
+    /// The service's own, for signals.
+    pub connection: Connection,
 }
 
 impl Service {

@@ -89,14 +89,16 @@ impl Case {
         if self.redirect { &PROBES } else { &PROBES[..2] }
     }
 
-    /// Links, addresses, routes and rules, without the numbers of links.
+    /// Links, addresses, routes and rules, without the numbers and the owners of links.
     fn configuration(&self) -> Vec<String> {
         let text = self.lab.client_ns.sh("ip -o link; ip -o address; \
             ip -4 route show table all; ip -6 route show table all; ip -4 rule; ip -6 rule");
         let strip = |line: &str| {
             let (number, rest) = line.split_once(": ").unwrap_or(("", line));
             let is_number = number.bytes().all(|byte| byte.is_ascii_digit());
-            (if is_number { rest } else { line }).to_owned()
+            let line = if is_number { rest } else { line };
+            // A link of the kernel's says whose it is: each process is another one.
+            line.split(" owner ").next().unwrap_or(line).trim_end().to_owned()
         };
         let mut lines: Vec<String> = text.lines().map(strip).collect();
         lines.sort_unstable();

@@ -1,15 +1,17 @@
 //! systemd-resolved, `org.freedesktop.resolve1` (manual page `org.freedesktop.resolve1(5)`).
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use serde::Serialize;
 use tracing::{debug, info, warn};
-use zbus::{Connection, DynamicType, Message, MessageStream, fdo};
+use zbus::{Connection, DynamicType, Message, MessageStream, Variant, fdo};
 
 use super::plan::DnsPlan;
+use crate::control::Allowance;
 use crate::network::namespace::shares_netns;
 use crate::profile::{DnsScope, DnsSec, DomainName};
 
@@ -18,9 +20,14 @@ const PATH: &str = "/org/freedesktop/resolve1";
 const INTERFACE: &str = "org.freedesktop.resolve1.Manager";
 const BUS: &str = "org.freedesktop.DBus";
 const BUS_PATH: &str = "/org/freedesktop/DBus";
+const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
 /// For each call: a service that hangs must not hold a connection up.
 const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How often servers that somebody has taken away are set again: so many times at once, so many a
+/// second. Beyond it they are left as somebody wants them.
+const AGAIN: (u32, f64) = (5, 1.0 / 600.0);
 
 /// A connection to a running systemd-resolved of this network namespace.
 #[derive(Clone, Debug)]
@@ -113,19 +120,29 @@ impl Resolved {
         Ok(())
     }
 
-    /// Tells the service again whenever it has started anew, as long as the bus lives.
+    /// Tells the service again whenever it has started anew, or somebody has taken the link's servers
+    /// away (`resolvectl revert`), as long as the bus lives.
     pub(super) async fn keep(self, plan: DnsPlan, index: u32) {
         let mut messages = MessageStream::from(&self.connection);
-        let rule = format!(
-            "type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged',\
-             arg0='{SERVICE}'"
-        );
-        let watched =
-            self.connection.call_method(Some(BUS), BUS_PATH, Some(BUS), "AddMatch", &rule);
-        if let Err(error) = watched.await {
-            debug!("systemd-resolved, AddMatch: {error}");
-            return;
+        let rules = [
+            format!(
+                "type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged',\
+                 arg0='{SERVICE}'"
+            ),
+            format!(
+                "type='signal',sender='{SERVICE}',path='{PATH}',interface='{PROPERTIES}',\
+                 member='PropertiesChanged'"
+            ),
+        ];
+        for rule in rules {
+            let watched =
+                self.connection.call_method(Some(BUS), BUS_PATH, Some(BUS), "AddMatch", &rule);
+            if let Err(error) = watched.await {
+                debug!("systemd-resolved, AddMatch: {error}");
+                return;
+            }
         }
+        let mut again = Allowance::new(AGAIN.0, AGAIN.1);
         // It may have done so before anybody watched.
         let mut owner = self.owner().await;
         loop {
@@ -134,7 +151,48 @@ impl Resolved {
             }
             let Some(Ok(message)) = messages.next().await else { return };
             owner = new_owner(&message);
+            if owner.is_none() && self.has_lost(&message, &plan, index) {
+                if again.take(Instant::now()) {
+                    warn!("somebody took the tunnel's DNS servers away; they are set again");
+                    if let Err(reason) = self.set(&plan, index).await {
+                        warn!("the tunnel's DNS is not used any more: {reason}");
+                    }
+                } else if again.is_worth_telling() {
+                    warn!(
+                        "somebody takes the tunnel's DNS servers away again and again; they are \
+                         left as they are"
+                    );
+                }
+            }
         }
+    }
+
+    /// Whether the service says that it has other servers for the link than those of the plan.
+    fn has_lost(&self, message: &Message, plan: &DnsPlan, index: u32) -> bool {
+        let header = message.header();
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if header.sender().map(|name| name.as_str()) != told.as_deref()
+            || header.member().is_none_or(|member| member != "PropertiesChanged")
+        {
+            return false;
+        }
+        let body = message.body();
+        let Ok((_, mut changed, _)) =
+            body.deserialize::<(&str, HashMap<&str, Variant<'_>>, Vec<&str>)>()
+        else {
+            return false;
+        };
+        // Of all links: number, family, address.
+        let servers = changed.remove("DNS").and_then(|value| value.try_into_owned().ok());
+        let Some(Ok(servers)) = servers.map(Vec::<(i32, i32, Vec<u8>)>::try_from) else {
+            return false;
+        };
+        !plan.servers.iter().all(|server| {
+            let (family, bytes) = raw(server.address);
+            servers.iter().any(|(link, of, address)| {
+                u32::try_from(*link) == Ok(index) && *of == family && *address == bytes
+            })
+        })
     }
 
     /// Tells a process that has not been told.
