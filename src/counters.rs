@@ -17,7 +17,7 @@ macro_rules! counters {
             pub const ALL: &[Self] = &[$(Self::$counter,)+];
 
             /// The name under which it is told. That of OpenVPN 3 Core (`error/error.hpp`,
-            /// `client/clievent.hpp`), where that counts the same.
+            /// `log/sessionstats.hpp`), where that counts the same.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Self::$counter => $name,)+
@@ -188,6 +188,16 @@ impl Counters {
     /// What is not zero, in the order of [`Counter::ALL`].
     pub fn iter(&self) -> impl Iterator<Item = (Counter, u64)> + '_ {
         Counter::ALL.iter().map(|counter| (*counter, self.get(*counter))).filter(|(_, n)| *n > 0)
+    }
+}
+
+impl FromIterator<(Counter, u64)> for Counters {
+    fn from_iter<T: IntoIterator<Item = (Counter, u64)>>(amounts: T) -> Self {
+        let mut counters = Self::default();
+        for (counter, amount) in amounts {
+            counters.add(counter, amount);
+        }
+        counters
     }
 }
 

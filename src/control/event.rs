@@ -85,7 +85,8 @@ pub enum Event {
         server_occ: String,
     },
     /// A key exchange needs user name and password, or a token, and waits for
-    /// [`super::ControlChannel::log_in`]. The old key, if there is one, stays in use meanwhile.
+    /// [`super::ControlChannel::log_in`], for a session by certificate alone with empty ones. The old
+    /// key, if there is one, stays in use meanwhile.
     LoginNeeded,
     /// A later PUSH_REPLY. Only a new auth-token in it means anything.
     PushedLater {

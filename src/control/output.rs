@@ -34,7 +34,7 @@ impl ControlChannel {
     /// What to do next; call it again and again until it says [`Output::Wait`], after everything
     /// that went in, and after [`Event::Closed`], too (a TLS alert may be left to send).
     ///
-    /// `packet` is overwritten by [`Output::Transmit`]. `None`: the transport takes no more now;
+    /// `packet` holds nothing of what it held before; a packet after [`Output::Transmit`]. `None`: the transport takes no more now;
     /// what is to be sent waits here.
     ///
     /// The order is part of the protocol. A server sends with a new key as soon as its last message
@@ -48,8 +48,8 @@ impl ControlChannel {
             if self.transmit(now, packet) {
                 return Output::Transmit;
             }
-            // Which may have found that nothing can be sent any more.
         }
+        // Trying to send may have closed the channel, which is an event.
         match self.events.pop_front() {
             Some(event) => Output::Event(event),
             None => Output::Wait(self.deadline()),

@@ -6,8 +6,7 @@ use crate::counters::{Counter, Counters};
 
 /// Of a peer, kernel or user space.
 pub(super) fn of_peer(peer: &PeerStats) -> Counters {
-    let mut counters = Counters::default();
-    for (counter, amount) in [
+    [
         (Counter::BytesIn, peer.link_rx_bytes),
         (Counter::BytesOut, peer.link_tx_bytes),
         (Counter::PacketsIn, peer.link_rx_packets),
@@ -20,16 +19,14 @@ pub(super) fn of_peer(peer: &PeerStats) -> Counters {
         (Counter::ReplayError, peer.replay_errors),
         (Counter::NetworkSendError, peer.send_errors),
         (Counter::RecursiveRouting, peer.recursive_packets),
-    ] {
-        counters.add(counter, amount);
-    }
-    counters
+    ]
+    .into_iter()
+    .collect()
 }
 
 /// Of the user space worker, whatever peers it has had. What its peers count is left out.
 pub(super) fn of_worker(worker: &ovpn_userspace::Counters) -> Counters {
-    let mut counters = Counters::default();
-    for (counter, amount) in [
+    [
         (Counter::TunReads, worker.tun_reads),
         (Counter::TunWrites, worker.tun_writes),
         (Counter::LinkSends, worker.sends),
@@ -44,8 +41,7 @@ pub(super) fn of_worker(worker: &ovpn_userspace::Counters) -> Counters {
         (Counter::SendBlocked, worker.send_blocked),
         (Counter::ReceiveCut, worker.receive_cut),
         (Counter::ControlDropped, worker.control_dropped),
-    ] {
-        counters.add(counter, amount);
-    }
-    counters
+    ]
+    .into_iter()
+    .collect()
 }
