@@ -34,6 +34,8 @@ use crate::transport::{SocketOptions, Transport};
 #[path = "../../tests/sim/mod.rs"]
 mod sim;
 
+use sim::server::ServerConfig;
+
 /// Long enough for anything that is to happen, on a busy machine.
 const LONG: Duration = Duration::from_secs(10);
 /// Long enough to believe that nothing happens.
@@ -111,10 +113,9 @@ async fn bench(protocol: Protocol, push: &[&str]) -> Bench {
     };
     let word = if protocol == Protocol::Udp { "udp" } else { "tcp" };
     let profile = format!(
-        "client\ndev tun\nauth-user-pass\npeer-fingerprint {}\nlocal 127.0.0.1\n\
-         remote 127.0.0.1 {} {word}\n",
-        ["00"; 32].join(":"),
+        "client\ndev tun\nauth-user-pass\nlocal 127.0.0.1\nremote 127.0.0.1 {} {word}\n{}",
         remote.port(),
+        sim::real_tls::identity(),
     );
     let profile = Profile::parse(&profile, "test.ovpn", &NoFiles).unwrap();
     let runtime_dir = tempfile::tempdir().unwrap();
@@ -148,19 +149,62 @@ async fn connection(
     protocol: Protocol,
     remote: SocketAddr,
 ) -> (Link, sim::server::Server) {
+    let mut link = link(session, protocol, remote).await;
+    let server = negotiate(&mut link, protocol, true);
+    (link, server)
+}
+
+/// A connection on which nothing has been said yet.
+async fn link(session: &Session, protocol: Protocol, remote: SocketAddr) -> Link {
     let options = SocketOptions::default();
     let protector = session.network.protector();
-    let setup = sim::Setup::new(sim::Mode::None, 1);
-    let (transport, setup) = match protocol {
-        Protocol::Udp => (Transport::udp(remote, &options, &protector).await, setup),
-        Protocol::Tcp => (Transport::tcp(remote, &options, &protector).await, setup.tcp()),
+    let transport = match protocol {
+        Protocol::Udp => Transport::udp(remote, &options, &protector).await,
+        Protocol::Tcp => Transport::tcp(remote, &options, &protector).await,
     };
     let server = session.config.options.remotes[0].clone();
-    let mut link = session.link(server, transport.unwrap()).unwrap();
-    let mut sim = setup.start();
-    sim.connect();
-    link.control = sim.client;
-    (link, sim.server)
+    session.link(server, transport.unwrap()).unwrap()
+}
+
+/// Brings the control channel of a connection up against a server that is not behind its transport,
+/// until neither has anything to say.
+fn negotiate(link: &mut Link, protocol: Protocol, cc_exit: bool) -> sim::server::Server {
+    let mut config = ServerConfig::new(sim::Mode::None);
+    if protocol == Protocol::Tcp {
+        config.retransmit = None;
+    }
+    let parameters = NegotiatedParameters {
+        cipher: Cipher::Aes256Gcm,
+        tls_ekm: config.tls_ekm,
+        dynamic_tls_crypt: config.dynamic_tls_crypt,
+        cc_exit,
+        app_control: None,
+        reneg: None,
+    };
+    let login = Credentials { username: "joe".to_owned(), password: Secret::from("secret") };
+    let (_, tls) = sim::real_tls::pair(&rustls::version::TLS13);
+    let mut server = sim::server::Server::new(config, 1, tls);
+    let mut keys = 0;
+    loop {
+        let now = Instant::now();
+        let mut packet = Vec::new();
+        match link.control.poll_output(now, Some(&mut packet)) {
+            Output::Transmit => server.handle_packet(packet, now),
+            Output::Event(Event::LoginNeeded) => assert!(link.control.log_in(&login, now)),
+            Output::Event(Event::Pushed { .. }) => {
+                link.control.accept_push(parameters.clone(), now).unwrap();
+            }
+            Output::Event(Event::Keys(_)) => keys += 1,
+            Output::Event(Event::Closed(error)) => panic!("{error}"),
+            Output::Event(_) => {}
+            Output::Wait(_) => match server.poll_transmit(now) {
+                Some(mut packet) => assert!(link.control.handle_packet(&mut packet, now)),
+                None => break,
+            },
+        }
+    }
+    assert_eq!(keys, 1, "the key exchange stopped half-way");
+    server
 }
 
 impl Bench {
@@ -170,7 +214,7 @@ impl Bench {
         self.session.install_key(&mut self.link, key(0)).await.unwrap();
         self.session.connected = true;
         self.recorder.take_calls();
-        // What the sim's last packets left to say.
+        // What the handshake left to say.
         self.soft_reset();
     }
 
@@ -725,14 +769,10 @@ fn a_server_without_exit_messages_is_told_as_often_as_wanted() {
             bench.session.say_goodbye(&mut bench.link).await;
             assert_eq!(bench.recorder.take_calls(), []);
 
-            let mut setup = sim::Setup::new(sim::Mode::None, 1);
-            setup.accept = false;
-            let mut sim = setup.start();
-            let pushed = |sim: &sim::Sim| sim.has(|event| matches!(event, Event::Pushed { .. }));
-            sim.run_until(Duration::from_secs(60), "push", pushed);
-            let parameters = NegotiatedParameters { cc_exit: false, ..sim.parameters() };
-            sim.client.accept_push(parameters, sim.now).unwrap();
-            bench.link.control = sim.client;
+            let remote = bench.link.transport.remote();
+            bench.link = link(&bench.session, Protocol::Udp, remote).await;
+            bench.link.options = Some(bench.options.clone());
+            negotiate(&mut bench.link, Protocol::Udp, false);
             bench.session.say_goodbye(&mut bench.link).await;
             assert_eq!(bench.recorder.take_calls(), vec![Call::NotifyExit; times]);
         }
