@@ -19,7 +19,7 @@ extern crate self as ovpn_client;
 
 // Network namespaces for unit tests of what configures one.
 #[cfg(test)]
-#[path = "../tests/netns/mod.rs"]
+#[path = "../tests/support/src/netns/mod.rs"]
 mod netns;
 
 #[cfg(feature = "dbus")]

@@ -6,11 +6,15 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests end by panicking")]
 
+#[path = "support/src/bus.rs"]
 mod bus;
+#[path = "support/src/confined.rs"]
 mod confined;
+#[path = "support/src/netns/mod.rs"]
 mod netns;
-#[path = "sim/running.rs"]
+#[path = "support/src/sim/running.rs"]
 mod running;
+#[path = "support/src/sim/mod.rs"]
 mod sim;
 
 use std::fs;

@@ -3,10 +3,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests end by panicking")]
 
+#[path = "support/src/memory.rs"]
 mod memory;
+#[path = "support/src/netns/mod.rs"]
 mod netns;
-#[path = "sim/running.rs"]
+#[path = "support/src/sim/running.rs"]
 mod running;
+#[path = "support/src/sim/mod.rs"]
 mod sim;
 
 use std::fs::File;

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
+#[path = "support/src/sim/mod.rs"]
 mod sim;
 
 use std::time::{Duration, Instant};

@@ -1,6 +1,7 @@
 //! Known vectors of tls-crypt-v2 against the test server's half, which the simulated servers use.
 //! The client's own vectors are next to its code.
 
+#[path = "support/src/sim/mod.rs"]
 mod sim;
 
 use sim::server_key;

@@ -6,6 +6,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests end by panicking")]
 
+#[path = "support/src/netns/mod.rs"]
 mod netns;
 
 use std::future::Future;

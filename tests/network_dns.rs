@@ -2,7 +2,9 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests end by panicking")]
 
+#[path = "support/src/bus.rs"]
 mod bus;
+#[path = "support/src/netns/mod.rs"]
 mod netns;
 
 use std::collections::HashMap;

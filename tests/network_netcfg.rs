@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests end by panicking")]
 
+#[path = "support/src/bus.rs"]
 mod bus;
 
 use std::fs::File;

@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests end by panicking")]
 
+#[path = "support/src/netns/mod.rs"]
 mod netns;
 
 use std::fs;

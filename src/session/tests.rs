@@ -31,7 +31,7 @@ use crate::profile::{NoFiles, Profile, Protocol, SessionOptions};
 use crate::secret::{Credentials, Secret};
 use crate::transport::{SocketOptions, Transport};
 
-#[path = "../../tests/sim/mod.rs"]
+#[path = "../../tests/support/src/sim/mod.rs"]
 mod sim;
 
 use sim::server::ServerConfig;

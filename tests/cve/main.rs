@@ -12,7 +12,7 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests")]
 
-#[path = "../sim/mod.rs"]
+#[path = "../support/src/sim/mod.rs"]
 mod sim;
 
 mod control;

@@ -4,7 +4,7 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests")]
 
 mod bus;
-#[path = "../confined/mod.rs"]
+#[path = "../support/src/confined.rs"]
 mod confined;
 mod connected;
 mod lifecycle;

@@ -13,12 +13,12 @@
     reason = "a test that cannot go on fails"
 )]
 
-#[path = "../interop/client.rs"]
+#[path = "../support/src/lab/client.rs"]
 #[allow(dead_code, reason = "shared with another test program")]
 mod client;
-#[path = "../netns/mod.rs"]
+#[path = "../support/src/netns/mod.rs"]
 mod netns;
-#[path = "../sim/mod.rs"]
+#[path = "../support/src/sim/mod.rs"]
 mod sim;
 
 mod host;

@@ -9,12 +9,16 @@
     reason = "a test that cannot go on fails"
 )]
 
-#[path = "../netns/mod.rs"]
+#[path = "../support/src/netns/mod.rs"]
 mod netns;
 
+#[path = "../support/src/lab/client.rs"]
 mod client;
+#[path = "../support/src/lab/mod.rs"]
 mod lab;
+#[path = "../support/src/pki.rs"]
 mod pki;
+#[path = "../support/src/lab/server.rs"]
 mod server;
 
 mod cleanup;

@@ -10,7 +10,7 @@
     reason = "tests end by panicking"
 )]
 
-#[path = "../../../tests/netns/mod.rs"]
+#[path = "../../../tests/support/src/netns/mod.rs"]
 mod netns;
 
 mod channel;

@@ -10,7 +10,7 @@ use ovpn_client::profile::Digest;
 use ovpn_client::secret::{Credentials, Secret};
 use ovpn_dco::KeyId;
 
-#[path = "../../sim/mod.rs"]
+#[path = "../../support/src/sim/mod.rs"]
 mod sim;
 
 use sim::net::Conditions;

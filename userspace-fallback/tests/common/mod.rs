@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests end by panicking")]
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-#[path = "../../../tests/netns/mod.rs"]
+#[path = "../../../tests/support/src/netns/mod.rs"]
 pub(crate) mod netns;
 
 use std::io::{Read, Write};

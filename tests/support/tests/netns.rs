@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "tests end by panicking")]
 
+#[path = "../src/netns/mod.rs"]
 mod netns;
 
 use std::time::{Duration, Instant};
