@@ -13,15 +13,6 @@
 //!
 //! Each module starts by saying what it decides and what it never does.
 
-// Under the name by which the simulated server of `tests/sim` knows it.
-#[cfg(test)]
-extern crate self as ovpn_client;
-
-// Network namespaces for unit tests of what configures one.
-#[cfg(test)]
-#[path = "../tests/support/src/netns/mod.rs"]
-mod netns;
-
 #[cfg(feature = "dbus")]
 pub mod backend;
 #[cfg(feature = "session")]

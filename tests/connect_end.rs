@@ -6,17 +6,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests end by panicking")]
 
-#[path = "support/src/bus.rs"]
-mod bus;
-#[path = "support/src/confined.rs"]
-mod confined;
-#[path = "support/src/netns/mod.rs"]
-mod netns;
-#[path = "support/src/sim/running.rs"]
-mod running;
-#[path = "support/src/sim/mod.rs"]
-mod sim;
-
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::os::fd::OwnedFd;
@@ -27,11 +16,12 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use caps::Capability::{CAP_NET_ADMIN, CAP_NET_BIND_SERVICE, CAP_NET_RAW};
-use netns::{NetNs, Snapshot};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use running::RunningServer;
+use ovpn_test_support::netns::{NetNs, Snapshot};
+use ovpn_test_support::sim::running::RunningServer;
+use ovpn_test_support::{bus, confined, sim};
 use serde_json::Value;
 use tempfile::TempDir;
 

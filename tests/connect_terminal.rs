@@ -3,15 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests end by panicking")]
 
-#[path = "support/src/memory.rs"]
-mod memory;
-#[path = "support/src/netns/mod.rs"]
-mod netns;
-#[path = "support/src/sim/running.rs"]
-mod running;
-#[path = "support/src/sim/mod.rs"]
-mod sim;
-
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, UdpSocket};
@@ -20,13 +11,14 @@ use std::process::{Child, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use memory::Memory;
-use netns::NetNs;
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 use nix::unistd::Pid;
-use running::{RunningServer, silent};
+use ovpn_test_support::memory::Memory;
+use ovpn_test_support::netns::NetNs;
+use ovpn_test_support::sim;
+use ovpn_test_support::sim::running::{RunningServer, silent};
 
 const LIMIT: Duration = Duration::from_secs(20);
 const CTRL_C: &str = "\x03";

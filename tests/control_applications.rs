@@ -2,14 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
-#[path = "support/src/sim/mod.rs"]
-mod sim;
-
 use std::time::Duration;
 
 use ovpn_client::control::{AppControlError, AppMessage, Event, NegotiatedParameters};
 use ovpn_client::profile::AppControl;
-use sim::{Mode, Setup, Sim};
+use ovpn_test_support::sim::{Mode, Setup, Sim};
 
 fn secs(n: u64) -> Duration {
     Duration::from_secs(n)

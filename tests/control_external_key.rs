@@ -3,19 +3,17 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
-#[path = "support/src/sim/mod.rs"]
-mod sim;
-
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ovpn_client::control::{ControlError, Event};
 use ovpn_client::tls::{ExternalSigner, SignReply, SignRequest, TlsErrorKind};
+use ovpn_test_support::sim;
+use ovpn_test_support::sim::{Mode, Setup, Sim};
 use rustls::SupportedProtocolVersion;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
-use sim::{Mode, Setup, Sim};
 
 type Request = (SignRequest, SignReply);
 

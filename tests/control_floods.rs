@@ -4,18 +4,15 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
-#[path = "support/src/sim/mod.rs"]
-mod sim;
-
 use std::time::{Duration, Instant};
 
 use ovpn_client::control::packet::{AckList, Body, Header, Opcode, SessionId};
 use ovpn_client::control::wrap::{Side, Wrapper};
 use ovpn_client::control::{ControlChannel, Event, Output};
 use ovpn_dco::KeyId;
+use ovpn_test_support::sim::{Mode, REPLAY_WINDOW, Setup, Sim, for_each_seed};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
-use sim::{Mode, REPLAY_WINDOW, Setup, Sim, for_each_seed};
 
 const SEEDS: u64 = 60;
 

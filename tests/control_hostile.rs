@@ -3,9 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
-#[path = "support/src/sim/mod.rs"]
-mod sim;
-
 use std::time::Duration;
 
 use ovpn_client::control::packet::{AckList, Body, Header, Opcode, SessionId};
@@ -13,9 +10,10 @@ use ovpn_client::control::{ControlError, ErrorCounter, Event, Output};
 use ovpn_client::profile::Digest;
 use ovpn_client::tls::TlsErrorKind;
 use ovpn_dco::KeyId;
+use ovpn_test_support::sim;
+use ovpn_test_support::sim::{Mode, Setup, Sim};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
-use sim::{Mode, Setup, Sim};
 
 fn secs(n: u64) -> Duration {
     Duration::from_secs(n)

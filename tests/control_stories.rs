@@ -2,9 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
-#[path = "support/src/sim/mod.rs"]
-mod sim;
-
 use std::time::Duration;
 
 use ovpn_client::control::{
@@ -12,7 +9,8 @@ use ovpn_client::control::{
 };
 use ovpn_client::secret::{Credentials, Secret};
 use ovpn_dco::KeyId;
-use sim::{Mode, Setup, Sim};
+use ovpn_test_support::sim;
+use ovpn_test_support::sim::{Mode, Setup, Sim};
 
 fn secs(n: u64) -> Duration {
     Duration::from_secs(n)

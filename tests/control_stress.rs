@@ -4,14 +4,12 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-#[path = "support/src/sim/mod.rs"]
-mod sim;
-
 use std::time::Duration;
 
 use ovpn_client::control::Event;
 use ovpn_client::profile::Digest;
-use sim::{Mode, Setup, Sim, for_each_seed};
+use ovpn_test_support::sim;
+use ovpn_test_support::sim::{Mode, Setup, Sim, for_each_seed};
 
 /// Of each test. With real TLS, too, what happens to the n-th packet follows from the seed, but
 /// sizes of signatures, and with them the number of packets, vary a little.

@@ -1,10 +1,8 @@
 //! Known vectors of tls-crypt-v2 against the test server's half, which the simulated servers use.
 //! The client's own vectors are next to its code.
 
-#[path = "support/src/sim/mod.rs"]
-mod sim;
-
-use sim::server_key;
+use ovpn_test_support::sim;
+use ovpn_test_support::sim::server_key;
 
 /// OpenVPN 2 `test_tls_crypt.c`: server key 00..7f, client key 00..ff.
 const TIMESTAMP: &str = "177da5c074a94619b16be4acb71f1a6ccf24f33c6bbaf498459d5f06c369d4952c78396efd93c2598f4771e068cafca3\

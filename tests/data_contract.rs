@@ -6,22 +6,19 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests end by panicking")]
 
-#[path = "support/src/netns/mod.rs"]
-mod netns;
-
 use std::future::Future;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use netns::{NetNs, connect};
 use ovpn_dco::kernel::{Api, KernelDataChannel, LinkName};
 use ovpn_dco::recording::RecordingDataChannel;
 use ovpn_dco::{
     Cipher, ControlPort, DataChannel, DataEvent, DirectionKey, Error, Framing, Keepalive,
     KeyConfig, KeyId, PeerConfig, PeerDeletedReason, PeerId, TransportSocket,
 };
+use ovpn_test_support::netns::{NetNs, connect};
 use ovpn_userspace::message;
 use ovpn_userspace::peer::{Opened, Peer};
 use ovpn_userspace::{Options, TunDevice, TunOptions, UserspaceDataChannel};

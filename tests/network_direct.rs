@@ -3,15 +3,11 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests end by panicking")]
 
-#[path = "support/src/netns/mod.rs"]
-mod netns;
-
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use netns::{NetNs, Tun, connect};
 use ovpn_client::network::dns::DnsScope;
 use ovpn_client::network::{
     DirectNetwork, Gateways, NetworkError, NetworkPlan, PlanInput, RemotePath, RouteQuery,
@@ -20,6 +16,7 @@ use ovpn_client::profile::{
     NetworkOptions, RedirectGateway, Route, RouteDestination, RouteGateway, Topology,
 };
 use ovpn_dco::Interface;
+use ovpn_test_support::netns::{NetNs, Tun, connect};
 use tempfile::TempDir;
 
 const TUNNEL: &str = "tun7";

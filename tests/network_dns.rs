@@ -2,11 +2,6 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests end by panicking")]
 
-#[path = "support/src/bus.rs"]
-mod bus;
-#[path = "support/src/netns/mod.rs"]
-mod netns;
-
 use std::collections::HashMap;
 use std::fs;
 use std::io::Write;
@@ -16,12 +11,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use bus::{Answer, Bus};
-use netns::NetNs;
 use ovpn_client::network::dns::{DnsScope, HostResolver};
 use ovpn_client::network::{DirectNetwork, NetcfgConfig, NetworkPlan, PlanInput, RouteQuery};
 use ovpn_client::profile::{DnsOptions, DnsSec, DnsServer, DnsTransport, NetworkOptions};
 use ovpn_dco::Interface;
+use ovpn_test_support::bus::{Answer, Bus};
+use ovpn_test_support::netns::NetNs;
+use ovpn_test_support::{bus, netns};
 use tempfile::TempDir;
 use zbus::Message;
 

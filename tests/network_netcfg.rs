@@ -2,9 +2,6 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests end by panicking")]
 
-#[path = "support/src/bus.rs"]
-mod bus;
-
 use std::fs::File;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -12,7 +9,6 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use bus::{Answer, Bus, Service};
 use ovpn_client::network::{NetcfgConfig, NetcfgError, NetcfgNetwork, NetcfgPlan};
 use ovpn_client::profile::{
     DnsOptions, DnsScope, DnsSec, DnsServer, NetworkOptions, NoFiles, Profile, RedirectGateway,
@@ -22,6 +18,7 @@ use ovpn_client::secret::Credentials;
 use ovpn_client::session::{
     Command, NetworkMode, Outcome, Running, SessionConfig, SessionEvent, SessionState,
 };
+use ovpn_test_support::bus::{Answer, Bus, Service};
 use tokio::sync::mpsc::{Sender, UnboundedReceiver};
 use zbus::{Message, OwnedVariant, Variant};
 

@@ -3,19 +3,16 @@
 
 #![expect(clippy::unwrap_used, reason = "tests end by panicking")]
 
-#[path = "support/src/netns/mod.rs"]
-mod netns;
-
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use netns::NetNs;
 use ovpn_client::network::dns::{DnsScope, HostResolver};
 use ovpn_client::network::{DirectNetwork, NetworkPlan, PlanInput, RouteQuery};
 use ovpn_client::profile::{NoFiles, Profile, SessionOptions, split_push};
 use ovpn_dco::Interface;
+use ovpn_test_support::netns::NetNs;
 use tempfile::TempDir;
 
 /// One of the programs, with files of its own.

@@ -6,9 +6,6 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests end by panicking")]
 
-#[path = "support/src/netns/mod.rs"]
-mod netns;
-
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
@@ -18,7 +15,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt;
-use netns::{NetNs, Snapshot, Tun};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use ovpn_client::network::dns::{DnsScope, HostResolver};
 use ovpn_client::network::{DirectNetwork, NetworkPlan, PlanInput, RouteQuery};
@@ -26,6 +22,7 @@ use ovpn_client::profile::{
     DnsOptions, NetworkOptions, RedirectGateway, Route, RouteDestination, RouteGateway, Topology,
 };
 use ovpn_dco::Interface;
+use ovpn_test_support::netns::{NetNs, Snapshot, Tun};
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};

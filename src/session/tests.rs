@@ -15,6 +15,9 @@ use ovpn_dco::{
     Cipher, DataChannel, DataEvent, DirectionKey, Error, Framing, Keepalive, KeyConfig, KeyId,
     PeerConfig, PeerDeletedReason, PeerId, PeerStats, TransportSocket, is_data_packet,
 };
+use ovpn_test_support::netns::NetNs;
+use ovpn_test_support::sim;
+use ovpn_test_support::sim::server::ServerConfig;
 use tokio::sync::mpsc;
 
 use super::attempt::Link;
@@ -26,15 +29,9 @@ use super::tunnel::Tunnel;
 use super::{SessionConfig, SessionEvent, SessionState};
 use crate::control::{Event, NegotiatedParameters, Output};
 use crate::counters::Counter;
-use crate::netns::NetNs;
 use crate::profile::{NoFiles, Profile, Protocol, SessionOptions};
 use crate::secret::{Credentials, Secret};
 use crate::transport::{SocketOptions, Transport};
-
-#[path = "../../tests/support/src/sim/mod.rs"]
-mod sim;
-
-use sim::server::ServerConfig;
 
 /// Long enough for anything that is to happen, on a busy machine.
 const LONG: Duration = Duration::from_secs(10);

@@ -12,9 +12,6 @@
 
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests")]
 
-#[path = "../support/src/sim/mod.rs"]
-mod sim;
-
 mod control;
 mod network;
 mod proxy;
@@ -22,6 +19,7 @@ mod push;
 mod tls;
 
 use ovpn_client::profile::{NoFiles, Options, Profile, SessionOptions, split_push};
+use ovpn_test_support::sim;
 
 pub(crate) const PUSH: &str = "topology subnet,ifconfig 10.8.0.2 255.255.255.0,route-gateway 10.8.0.1,\
                     cipher AES-256-GCM";

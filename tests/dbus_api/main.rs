@@ -4,8 +4,6 @@
 #![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "tests")]
 
 mod bus;
-#[path = "../support/src/confined.rs"]
-mod confined;
 mod connected;
 mod lifecycle;
 mod process;
@@ -13,3 +11,5 @@ mod proxy;
 mod registration;
 mod specification;
 mod user_input;
+
+use ovpn_test_support::confined;

@@ -13,14 +13,6 @@
     reason = "a test that cannot go on fails"
 )]
 
-#[path = "../support/src/lab/client.rs"]
-#[allow(dead_code, reason = "shared with another test program")]
-mod client;
-#[path = "../support/src/netns/mod.rs"]
-mod netns;
-#[path = "../support/src/sim/mod.rs"]
-mod sim;
-
 mod host;
 mod server;
 
@@ -32,3 +24,6 @@ mod signals;
 mod streams;
 mod stress;
 mod tokens;
+
+use ovpn_test_support::lab::client;
+use ovpn_test_support::{netns, sim};

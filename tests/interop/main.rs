@@ -9,18 +9,6 @@
     reason = "a test that cannot go on fails"
 )]
 
-#[path = "../support/src/netns/mod.rs"]
-mod netns;
-
-#[path = "../support/src/lab/client.rs"]
-mod client;
-#[path = "../support/src/lab/mod.rs"]
-mod lab;
-#[path = "../support/src/pki.rs"]
-mod pki;
-#[path = "../support/src/lab/server.rs"]
-mod server;
-
 mod cleanup;
 mod embed;
 mod failures;
@@ -32,3 +20,6 @@ mod outage;
 mod readdressed;
 mod recursion;
 mod resilience;
+
+use ovpn_test_support::lab::{client, server};
+use ovpn_test_support::{lab, netns, pki};

@@ -8,12 +8,12 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use common::netns::NetNs;
 use common::{CIPHER, Setup, Tunnel, config, far_peer, key, namespaces, sealed, udp};
 use ovpn_dco::{
     ControlPort, DataChannel, DataEvent, Error, Keepalive, KeyId, PeerConfig, PeerDeletedReason,
     TransportSocket,
 };
+use ovpn_test_support::netns::NetNs;
 use ovpn_userspace::peer::Opened;
 use ovpn_userspace::{Options, TunDevice, TunOptions, UserspaceDataChannel, message};
 use tokio::time::timeout;

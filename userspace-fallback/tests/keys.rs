@@ -7,11 +7,11 @@ mod packets;
 use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
-use common::netns::NetNs;
 use common::{CIPHER, config, far_peer, key, namespaces, sealed, udp, udp_pair};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::RcvBufForce;
 use ovpn_dco::{DataChannel, KeyId, PeerStats, TransportSocket};
+use ovpn_test_support::netns::NetNs;
 use ovpn_userspace::peer::{Opened, Peer};
 use ovpn_userspace::{Options, TunDevice, TunOptions, UserspaceDataChannel};
 use packets::Flow;

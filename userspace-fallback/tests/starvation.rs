@@ -10,11 +10,11 @@ use std::sync::{Arc, Mutex, Weak, mpsc};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use common::netns::NetNs;
 use common::{CIPHER, config, far_peer, key, sealed, udp};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::SndBufForce;
 use ovpn_dco::{ControlPort, DataChannel, TransportSocket, is_data_packet};
+use ovpn_test_support::netns::NetNs;
 use ovpn_userspace::{Counters, Options, TunDevice, TunOptions, UserspaceDataChannel};
 use packets::Flow;
 use tokio::sync::mpsc::{Receiver, Sender};

@@ -10,12 +10,11 @@
     reason = "tests end by panicking"
 )]
 
-#[path = "../../../tests/support/src/netns/mod.rs"]
-mod netns;
-
 mod channel;
 mod failure;
 mod ovpn_cli;
 mod sockets;
 mod support;
 mod traffic;
+
+use ovpn_test_support::netns;

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ovpn_dco::Interface;
+use ovpn_test_support::netns::NetNs;
 use tokio::sync::mpsc;
 
 use super::{Body, Threads};
-use crate::netns::NetNs;
 use crate::network::{DirectNetwork, NetworkPlan, PlanInput, RouteQuery};
 use crate::profile::{DnsScope, NetworkOptions, NoFiles, Profile, Topology};
 use crate::secret::{Credentials, Secret};

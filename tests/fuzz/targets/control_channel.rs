@@ -9,12 +9,8 @@ use ovpn_client::control::{AppMessage, ControlError, Event};
 use ovpn_client::profile::Digest;
 use ovpn_client::secret::{Credentials, Secret};
 use ovpn_dco::KeyId;
-
-#[path = "../../support/src/sim/mod.rs"]
-mod sim;
-
-use sim::net::Conditions;
-use sim::{Mode, Setup, Sim};
+use ovpn_test_support::sim::net::Conditions;
+use ovpn_test_support::sim::{Mode, Setup, Sim};
 
 /// Longer inputs say nothing new.
 const MAX_STEPS: usize = 48;

@@ -1,14 +1,6 @@
 //! A private D-Bus daemon, and services that record what they are asked.
 //!
-//! Include it with `#[path = "bus/mod.rs"] mod bus;`. Needs the program `dbus-daemon`.
-
-#![allow(dead_code, unreachable_pub, reason = "each test crate uses a part of the harness")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests end by panicking"
-)]
+//! Needs the program `dbus-daemon`.
 
 use std::io::{BufRead, BufReader};
 use std::os::fd::OwnedFd;
@@ -41,6 +33,7 @@ pub struct Bus {
 }
 
 impl Bus {
+    /// Starts a daemon and waits until it listens.
     pub fn start() -> Self {
         let directory = TempDir::new().unwrap();
         let file = directory.path().join("bus.conf");
@@ -63,10 +56,12 @@ impl Bus {
         std::fs::write(self.directory.path().join(format!("{name}.service")), text).unwrap();
     }
 
+    /// What a client connects to, as in `DBUS_SYSTEM_BUS_ADDRESS`.
     pub fn address(&self) -> &str {
         &self.address
     }
 
+    /// A connection of the test's own.
     pub async fn connect(&self) -> Connection {
         zbus::connection::Builder::address(self.address.as_str()).build().await.unwrap()
     }
@@ -130,6 +125,7 @@ pub enum Answer {
 }
 
 impl Answer {
+    /// A reply with this body.
     pub fn value<B>(call: &Message, value: &B) -> Self
     where
         B: serde::Serialize + zbus::DynamicType,
@@ -185,6 +181,7 @@ impl Drop for Service {
 pub struct Call(pub Message);
 
 impl Call {
+    /// The method that was called.
     pub fn member(&self) -> String {
         self.0.header().member().unwrap().to_string()
     }

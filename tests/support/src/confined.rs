@@ -9,7 +9,7 @@ use caps::{CapSet, Capability};
 /// Asserts for every thread of a process that it can gain nothing and do little: no new privileges,
 /// a system call filter, of all capabilities only those of `allowed`, and nothing passed on; and of
 /// the process, that its memory gets neither into a core dump nor to others of its user.
-pub(crate) fn assert_confined(pid: i32, allowed: &[Capability]) {
+pub fn assert_confined(pid: i32, allowed: &[Capability]) {
     let allowed = allowed.iter().fold(0, |bits, capability| bits | capability.bitmask());
     for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
         // A thread may end meanwhile.
@@ -34,14 +34,12 @@ pub(crate) fn assert_confined(pid: i32, allowed: &[Capability]) {
 }
 
 /// Real, effective, saved and file system user of a process.
-#[allow(dead_code, reason = "not every test program uses all of this")]
-pub(crate) fn users(pid: i32) -> String {
+pub fn users(pid: i32) -> String {
     status(pid, "Uid:")
 }
 
 /// Asserts that a process is nobody whose files there could be.
-#[allow(dead_code, reason = "not every test program uses all of this")]
-pub(crate) fn assert_without_files(pid: i32) {
+pub fn assert_without_files(pid: i32) {
     for name in ["Uid:", "Gid:"] {
         let ids = status(pid, name);
         assert!(ids.split(' ').all(|id| id != "0"), "{name} {ids}");

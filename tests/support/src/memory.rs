@@ -6,11 +6,11 @@ use std::os::unix::fs::FileExt as _;
 use memchr::memmem;
 
 /// What a process can write to: its heap, its stacks, its data.
-pub(crate) struct Memory(Vec<(String, u64, Vec<u8>)>);
+pub struct Memory(Vec<(String, u64, Vec<u8>)>);
 
 impl Memory {
     /// Of a running process. Needs root.
-    pub(crate) fn of(process: u32) -> Self {
+    pub fn of(process: u32) -> Self {
         let maps = std::fs::read_to_string(format!("/proc/{process}/maps")).unwrap();
         let memory = File::open(format!("/proc/{process}/mem")).unwrap();
         let regions = maps.lines().filter_map(|line| {
@@ -30,7 +30,7 @@ impl Memory {
     }
 
     /// Where `needle` is: kind of region, address in it.
-    pub(crate) fn find(&self, needle: &[u8]) -> Vec<String> {
+    pub fn find(&self, needle: &[u8]) -> Vec<String> {
         let finder = memmem::Finder::new(needle);
         let places = self.0.iter().flat_map(|(name, start, content)| {
             finder.find_iter(content).map(move |at| format!("{name} {start:x}+{at:x}"))

@@ -10,25 +10,30 @@ use rcgen::{
 
 /// A certificate with its key, PEM.
 #[derive(Clone)]
-pub(crate) struct Identity {
-    pub(crate) certificate: String,
-    pub(crate) key: String,
+pub struct Identity {
+    /// The certificate.
+    pub certificate: String,
+    /// Its private key, PKCS#8.
+    pub key: String,
 }
 
 /// A certification authority that signs server and client certificates.
-pub(crate) struct Authority {
+pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
 /// When a certificate is valid.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Validity {
+pub enum Validity {
+    /// Today.
     Now,
+    /// No longer.
     Expired,
 }
 
 impl Authority {
-    pub(crate) fn new(name: &str) -> Self {
+    /// A new authority with this common name, signed by itself.
+    pub fn new(name: &str) -> Self {
         let mut params = parameters(name, Validity::Now);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -36,15 +41,18 @@ impl Authority {
         Self { issuer: CertifiedIssuer::self_signed(params, key).expect("CA certificate") }
     }
 
-    pub(crate) fn certificate(&self) -> String {
+    /// Its certificate, PEM.
+    pub fn certificate(&self) -> String {
         self.issuer.pem()
     }
 
-    pub(crate) fn server(&self, name: &str, validity: Validity) -> Identity {
+    /// A server with this common name.
+    pub fn server(&self, name: &str, validity: Validity) -> Identity {
         self.sign(name, validity, ExtendedKeyUsagePurpose::ServerAuth)
     }
 
-    pub(crate) fn client(&self, name: &str, validity: Validity) -> Identity {
+    /// A client with this common name.
+    pub fn client(&self, name: &str, validity: Validity) -> Identity {
         self.sign(name, validity, ExtendedKeyUsagePurpose::ClientAuth)
     }
 
@@ -71,17 +79,18 @@ fn parameters(name: &str, validity: Validity) -> CertificateParams {
 }
 
 /// Static keys of the control channel wrappings, made by OpenVPN itself.
-pub(crate) struct StaticKeys {
+pub struct StaticKeys {
     /// For tls-auth and tls-crypt.
-    pub(crate) shared: String,
+    pub shared: String,
     /// tls-crypt-v2: what the server holds.
-    pub(crate) v2_server: String,
+    pub v2_server: String,
     /// tls-crypt-v2: what the client holds, wrapped by the above.
-    pub(crate) v2_client: String,
+    pub v2_client: String,
 }
 
 impl StaticKeys {
-    pub(crate) fn generate(directory: &Path) -> Self {
+    /// Fresh ones, as files in `directory` too. Needs the program `openvpn`.
+    pub fn generate(directory: &Path) -> Self {
         let make = |arguments: &[&str], file: &str| -> (PathBuf, String) {
             let path = directory.join(file);
             let output = Command::new("openvpn").args(arguments).arg(&path).output();

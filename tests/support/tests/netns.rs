@@ -2,12 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "tests end by panicking")]
 
-#[path = "../src/netns/mod.rs"]
-mod netns;
-
 use std::time::{Duration, Instant};
 
-use netns::{Impairment, NetNs, connect, connect_impaired};
+use ovpn_test_support::netns::{Impairment, NetNs, connect, connect_impaired};
 
 fn pair() -> (NetNs, NetNs) {
     (NetNs::new("nwh"), NetNs::new("nwh"))

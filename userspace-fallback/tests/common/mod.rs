@@ -4,21 +4,18 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests end by panicking")]
 #![allow(dead_code, reason = "each test binary uses its part")]
 
-#[path = "../../../tests/support/src/netns/mod.rs"]
-pub(crate) mod netns;
-
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use netns::{NetNs, connect};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::RcvBufForce;
 use ovpn_dco::{
     Cipher, ControlPort, DataChannel, DirectionKey, Framing, Keepalive, KeyConfig, KeyId, MssClamp,
     PeerConfig, PeerId, TransportSocket,
 };
+use ovpn_test_support::netns::{NetNs, connect};
 use ovpn_userspace::peer::Peer;
 use ovpn_userspace::{Options, TunDevice, TunOptions, UserspaceDataChannel};
 

@@ -13,39 +13,46 @@ use serde_json::Value;
 use crate::netns::NetNs;
 
 /// (major, minor) of a StatusChange, numbered as on D-Bus.
-pub(crate) type Status = (u64, u64);
+pub type Status = (u64, u64);
 
-pub(crate) const CONNECTED: Status = (2, 7);
-pub(crate) const DISCONNECTED: Status = (2, 9);
-pub(crate) const FAILED: Status = (2, 10);
-pub(crate) const AUTH_FAILED: Status = (2, 11);
-pub(crate) const RECONNECTING: Status = (2, 12);
+/// The tunnel is up.
+pub const CONNECTED: Status = (2, 7);
+/// Ended as asked.
+pub const DISCONNECTED: Status = (2, 9);
+/// The connection failed.
+pub const FAILED: Status = (2, 10);
+/// The server refused the login.
+pub const AUTH_FAILED: Status = (2, 11);
+/// The connection is made again.
+pub const RECONNECTING: Status = (2, 12);
 
 /// A running client. Killed on drop.
-pub(crate) struct Client {
+pub struct Client {
     process: Child,
     lines: Receiver<String>,
     errors: Option<std::thread::JoinHandle<String>>,
     /// Every line so far, for messages.
     transcript: Vec<String>,
     /// Every StatusChange so far.
-    pub(crate) statuses: Vec<(Status, String)>,
+    pub statuses: Vec<(Status, String)>,
 }
 
 /// How a client ended.
 #[derive(Debug)]
-pub(crate) struct Ending {
-    pub(crate) code: Option<i32>,
-    pub(crate) statuses: Vec<(Status, String)>,
+pub struct Ending {
+    /// Its exit status; `None`: a signal ended it.
+    pub code: Option<i32>,
+    /// Every StatusChange, oldest first.
+    pub statuses: Vec<(Status, String)>,
     /// Everything it printed, for messages.
-    pub(crate) transcript: String,
+    pub transcript: String,
     /// From the signal to the end.
-    pub(crate) took: Duration,
+    pub took: Duration,
 }
 
 impl Ending {
     /// The message of the last status with this code.
-    pub(crate) fn message(&self, status: Status) -> &str {
+    pub fn message(&self, status: Status) -> &str {
         let found = self.statuses.iter().rev().find(|(code, _)| *code == status);
         found.map_or_else(
             || panic!("no StatusChange {status:?}:\n{}", self.transcript),
@@ -54,7 +61,7 @@ impl Ending {
     }
 
     /// Ended with this exit code, this status, and a message that has one of the words.
-    pub(crate) fn assert_failure(&self, code: i32, status: Status, words: &[&str]) {
+    pub fn assert_failure(&self, code: i32, status: Status, words: &[&str]) {
         assert_eq!(self.code, Some(code), "exit code:\n{}", self.transcript);
         let message = self.message(status).to_lowercase();
         assert!(
@@ -67,12 +74,12 @@ impl Ending {
 
 impl Client {
     /// Starts `ovpn-client connect` in `ns` with a profile of this text.
-    pub(crate) fn start(ns: &NetNs, directory: &Path, profile: &str, arguments: &[&str]) -> Self {
+    pub fn start(ns: &NetNs, directory: &Path, profile: &str, arguments: &[&str]) -> Self {
         Self::start_in(&[], ns, directory, profile, arguments)
     }
 
     /// The same with these environment variables.
-    pub(crate) fn start_in(
+    pub fn start_in(
         environment: &[(&str, &str)],
         ns: &NetNs,
         directory: &Path,
@@ -85,7 +92,7 @@ impl Client {
     }
 
     /// The same where `/dev/net/tun` is missing.
-    pub(crate) fn start_without_tun(
+    pub fn start_without_tun(
         ns: &NetNs,
         directory: &Path,
         profile: &str,
@@ -98,7 +105,7 @@ impl Client {
     }
 
     /// The same where `/etc/resolv.conf` is this file.
-    pub(crate) fn start_with_resolv_conf(
+    pub fn start_with_resolv_conf(
         ns: &NetNs,
         directory: &Path,
         profile: &str,
@@ -111,7 +118,7 @@ impl Client {
     }
 
     /// The same by this command, which ends with the program's name, and with this standard input.
-    pub(crate) fn spawn(
+    pub fn spawn(
         command: Command,
         stdin: Stdio,
         directory: &Path,
@@ -124,7 +131,7 @@ impl Client {
     }
 
     /// The same with a profile that is there.
-    pub(crate) fn spawn_with_file(
+    pub fn spawn_with_file(
         mut command: Command,
         stdin: Stdio,
         directory: &Path,
@@ -178,14 +185,13 @@ impl Client {
     }
 
     /// Takes what it says until then.
-    pub(crate) fn listen(&mut self, duration: Duration) {
+    pub fn listen(&mut self, duration: Duration) {
         let deadline = Instant::now() + duration;
         while self.step(deadline).is_ok() {}
     }
 
     /// Waits until it has said `number` lines that contain `text`.
-    #[allow(dead_code, reason = "shared with another test program")]
-    pub(crate) fn wait_lines(&mut self, text: &str, number: usize, limit: Duration) {
+    pub fn wait_lines(&mut self, text: &str, number: usize, limit: Duration) {
         let deadline = Instant::now() + limit;
         while self.count(text) < number {
             if let Err(error) = self.step(deadline) {
@@ -195,17 +201,17 @@ impl Client {
     }
 
     /// All that it has said so far.
-    pub(crate) fn transcript(&self) -> String {
+    pub fn transcript(&self) -> String {
         self.transcript.join("\n")
     }
 
     /// How many lines so far contain `text`.
-    pub(crate) fn count(&self, text: &str) -> usize {
+    pub fn count(&self, text: &str) -> usize {
         self.transcript.iter().filter(|line| line.contains(text)).count()
     }
 
     /// Waits for the next StatusChange with this code and gives its message.
-    pub(crate) fn wait(&mut self, status: Status, limit: Duration) -> Result<String, String> {
+    pub fn wait(&mut self, status: Status, limit: Duration) -> Result<String, String> {
         let deadline = Instant::now() + limit;
         let mut seen = self.statuses.len();
         loop {
@@ -230,7 +236,7 @@ impl Client {
     }
 
     /// Has it print its counters.
-    pub(crate) fn statistics(&mut self) -> Value {
+    pub fn statistics(&mut self) -> Value {
         self.signal(Signal::SIGUSR2);
         let deadline = Instant::now() + Duration::from_secs(5);
         loop {
@@ -245,22 +251,23 @@ impl Client {
     }
 
     /// Its process id.
-    pub(crate) fn id(&self) -> u32 {
+    pub fn id(&self) -> u32 {
         self.process.id()
     }
 
-    pub(crate) fn signal(&self, signal: Signal) {
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.process.id() as i32), signal).expect("signal the client");
     }
 
     /// Sends a signal and waits for the end.
-    pub(crate) fn stop(&mut self, signal: Signal) -> Ending {
+    pub fn stop(&mut self, signal: Signal) -> Ending {
         self.signal(signal);
         self.finish(Duration::from_secs(10))
     }
 
     /// Waits for the end.
-    pub(crate) fn finish(&mut self, limit: Duration) -> Ending {
+    pub fn finish(&mut self, limit: Duration) -> Ending {
         let start = Instant::now();
         let deadline = start + limit;
         while self.step(deadline).is_ok() {}
@@ -283,14 +290,21 @@ impl Client {
     }
 }
 
-/// The program under test: in a guest it is not where cargo left it.
-pub(crate) fn program() -> PathBuf {
-    let other = std::env::var_os("OVPN_TEST_CLIENT");
-    other.map_or_else(|| env!("CARGO_BIN_EXE_ovpn-client").into(), PathBuf::from)
+/// The program under test: where cargo puts it for the tests of its package, unless
+/// `OVPN_TEST_CLIENT` says something else. In a guest it does.
+pub fn program() -> PathBuf {
+    if let Some(other) = std::env::var_os("OVPN_TEST_CLIENT") {
+        return other.into();
+    }
+    let test = std::env::current_exe().expect("this program's path");
+    let program = test.ancestors().nth(2).expect("target directory").join("ovpn-client");
+    let missing = program.display();
+    assert!(program.exists(), "{missing} is missing: build it, or name it in OVPN_TEST_CLIENT");
+    program
 }
 
 /// `off` here, where the data path is under test; `ci/vm/run` has the same tests run with `on`.
-pub(crate) fn dco() -> &'static str {
+pub fn dco() -> &'static str {
     if std::env::var_os("OVPN_TEST_DCO").is_some() { "on" } else { "off" }
 }
 

@@ -3,37 +3,48 @@
 //! Wire: client 198.51.100.2 and 2001:db8:1::2, server .1 and ::1. Tunnel: server 10.8.0.1 and
 //! fd00:8::1. Behind the server: 192.0.2.1 and 2001:db8:2::1.
 
+pub mod client;
+pub mod server;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use tempfile::TempDir;
 
-use crate::client::Client;
+use self::client::Client;
+use self::server::{Server, ServerConfig, Transport, Version, Wrapping, inline};
 use crate::netns::{ImpairedLink, Impairment, NetNs, connect, connect_impaired};
 use crate::pki::{Authority, Identity, StaticKeys, Validity};
-use crate::server::{Server, ServerConfig, Transport, Version, Wrapping, inline};
 
 /// Everything one test needs; removed on drop.
-pub(crate) struct Lab {
-    pub(crate) client_ns: NetNs,
-    pub(crate) server_ns: NetNs,
+pub struct Lab {
+    /// The client's machine.
+    pub client_ns: NetNs,
+    /// The server's machine.
+    pub server_ns: NetNs,
     directory: TempDir,
-    pub(crate) authority: Authority,
-    pub(crate) server_identity: Identity,
-    pub(crate) client_identity: Identity,
-    pub(crate) keys: StaticKeys,
+    /// Who has signed both certificates.
+    pub authority: Authority,
+    /// What the server shows.
+    pub server_identity: Identity,
+    /// What the client shows.
+    pub client_identity: Identity,
+    /// For tls-auth, tls-crypt and tls-crypt-v2.
+    pub keys: StaticKeys,
     _wire: Option<ImpairedLink>,
 }
 
 impl Lab {
-    pub(crate) fn new() -> Self {
+    /// Both machines with a perfect wire.
+    #[expect(clippy::new_without_default, reason = "it changes the machine that it runs on")]
+    pub fn new() -> Self {
         Self::with_wire(None)
     }
 
-    pub(crate) fn with_impairment(impairment: Impairment) -> Self {
+    /// Both machines with a wire like this.
+    pub fn with_impairment(impairment: Impairment) -> Self {
         Self::with_wire(Some(impairment))
     }
 
@@ -77,11 +88,13 @@ impl Lab {
         }
     }
 
-    pub(crate) fn directory(&self) -> &Path {
+    /// Where configuration, logs and the client's journal are.
+    pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    pub(crate) fn start_server(&self, config: &ServerConfig) -> Server {
+    /// Starts a server on its machine and waits until it listens.
+    pub fn start_server(&self, config: &ServerConfig) -> Server {
         Server::start(
             &self.server_ns,
             self.directory(),
@@ -93,7 +106,7 @@ impl Lab {
     }
 
     /// The profile that fits a server's configuration, as text.
-    pub(crate) fn profile(&self, config: &ServerConfig, extra: &str) -> String {
+    pub fn profile(&self, config: &ServerConfig, extra: &str) -> String {
         format!(
             "client\ndev tun\nremote {address} 1194 {proto}\nnobind\nremote-cert-tls server\n\
              data-ciphers {cipher}\nconnect-retry 1 2\n{wrapping}{ca}{cert}{key}{extra}",
@@ -107,19 +120,20 @@ impl Lab {
         )
     }
 
-    pub(crate) fn start_client(&self, profile: &str, arguments: &[&str]) -> Client {
+    /// Starts `ovpn-client connect` on its machine with a profile of this text.
+    pub fn start_client(&self, profile: &str, arguments: &[&str]) -> Client {
         Client::start(&self.client_ns, self.directory(), profile, arguments)
     }
 
     /// Writes a file for a profile, a script or an argument, and gives its path.
-    pub(crate) fn file(&self, name: &str, text: &str) -> String {
+    pub fn file(&self, name: &str, text: &str) -> String {
         let path = self.directory().join(name);
         std::fs::write(&path, text).expect("file for the test");
         path.to_str().expect("path is text").to_owned()
     }
 
     /// An executable script for the server.
-    pub(crate) fn script(&self, name: &str, text: &str) -> String {
+    pub fn script(&self, name: &str, text: &str) -> String {
         use std::os::unix::fs::PermissionsExt;
         let path = self.file(name, text);
         let mode = std::fs::Permissions::from_mode(0o755);
@@ -128,13 +142,13 @@ impl Lab {
     }
 
     /// Pings from the client.
-    pub(crate) fn ping(&self, to: &str) -> Result<(), String> {
+    pub fn ping(&self, to: &str) -> Result<(), String> {
         self.ping_with(&format!("-n -c 3 -i 0.2 -W 2 {to}"))
     }
 
     /// Runs ping in the client's namespace with these arguments; an error unless every echo came
     /// back.
-    pub(crate) fn ping_with(&self, arguments: &str) -> Result<(), String> {
+    pub fn ping_with(&self, arguments: &str) -> Result<(), String> {
         let output = self
             .client_ns
             .command("ping")
@@ -151,7 +165,7 @@ impl Lab {
 
     /// Moves `size` bytes each way through the tunnel over TCP and compares what arrives with what
     /// was sent.
-    pub(crate) fn transfer(&self, to: &str, size: usize) -> Result<(), String> {
+    pub fn transfer(&self, to: &str, size: usize) -> Result<(), String> {
         const LIMIT: Option<Duration> = Some(Duration::from_secs(60));
         let data: Vec<u8> =
             (0..size).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
@@ -186,7 +200,7 @@ impl Lab {
             }
             let returned = returned.map_err(text)?;
             echo.join().expect("echo thread").map_err(text)?;
-            if digest(&SHA256, &returned).as_ref() == digest(&SHA256, &data).as_ref() {
+            if returned == data {
                 Ok(())
             } else {
                 Err("transfer: what came back differs from what was sent".to_owned())
@@ -196,7 +210,7 @@ impl Lab {
 }
 
 /// The server most tests use, where nothing but its own subject matters.
-pub(crate) fn plain(version: Version, transport: Transport) -> ServerConfig {
+pub fn plain(version: Version, transport: Transport) -> ServerConfig {
     ServerConfig {
         version,
         transport,

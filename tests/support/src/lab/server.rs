@@ -14,16 +14,19 @@ use crate::pki::{Identity, StaticKeys};
 
 /// Release series of the server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Version {
+pub enum Version {
+    /// OpenVPN 2.6, of Debian trixie.
     V26,
+    /// OpenVPN 2.7, of Debian sid.
     V27,
 }
 
 impl Version {
-    pub(crate) const ALL: [Self; 2] = [Self::V26, Self::V27];
+    /// Each series.
+    pub const ALL: [Self; 2] = [Self::V26, Self::V27];
 
     /// The program with its own libraries, from the Debian root of the suite that has the series.
-    pub(crate) fn command(self, ns: &NetNs) -> Command {
+    pub fn command(self, ns: &NetNs) -> Command {
         let (root, series) = match self {
             Self::V26 => (root("trixie"), "2.6"),
             Self::V27 => (root("sid"), "2.7"),
@@ -54,7 +57,7 @@ fn root(suite: &'static str) -> &'static Path {
         if let Some(roots) = std::env::var_os("OVPN_TEST_ROOTS") {
             return PathBuf::from(roots).join(suite);
         }
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/ci/lib/roots.sh");
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../ci/lib/roots.sh");
         let output = Command::new(script).arg(suite).output().expect("run ci/lib/roots.sh");
         assert!(
             output.status.success(),
@@ -67,15 +70,20 @@ fn root(suite: &'static str) -> &'static Path {
 
 /// Transport between client and server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Transport {
+pub enum Transport {
+    /// UDP over IPv4.
     Udp4,
+    /// UDP over IPv6.
     Udp6,
+    /// TCP over IPv4.
     Tcp4,
+    /// TCP over IPv6.
     Tcp6,
 }
 
 impl Transport {
-    pub(crate) const ALL: [Self; 4] = [Self::Udp4, Self::Udp6, Self::Tcp4, Self::Tcp6];
+    /// Each transport.
+    pub const ALL: [Self; 4] = [Self::Udp4, Self::Udp6, Self::Tcp4, Self::Tcp6];
 
     fn server_proto(self) -> &'static str {
         match self {
@@ -86,7 +94,8 @@ impl Transport {
         }
     }
 
-    pub(crate) fn client_proto(self) -> &'static str {
+    /// The last word of a profile's `remote`.
+    pub fn client_proto(self) -> &'static str {
         match self {
             Self::Udp4 => "udp4",
             Self::Udp6 => "udp6",
@@ -96,7 +105,7 @@ impl Transport {
     }
 
     /// Where the server listens, see [`crate::lab::Lab`].
-    pub(crate) fn address(self) -> &'static str {
+    pub fn address(self) -> &'static str {
         match self {
             Self::Udp4 | Self::Tcp4 => "198.51.100.1",
             Self::Udp6 | Self::Tcp6 => "2001:db8:1::1",
@@ -106,10 +115,12 @@ impl Transport {
 
 /// How control packets are protected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Wrapping {
+pub enum Wrapping {
+    /// In the clear.
     None,
     /// With a key direction, and this `auth` digest.
     TlsAuth(&'static str),
+    /// One key for all clients.
     TlsCrypt,
     /// The server keeps state from the first packet on.
     TlsCryptV2,
@@ -118,7 +129,8 @@ pub(crate) enum Wrapping {
 }
 
 impl Wrapping {
-    pub(crate) const ALL: [Self; 5] = [
+    /// Each way, tls-auth with one digest.
+    pub const ALL: [Self; 5] = [
         Self::None,
         Self::TlsAuth("SHA256"),
         Self::TlsCrypt,
@@ -141,7 +153,8 @@ impl Wrapping {
         }
     }
 
-    pub(crate) fn client_options(self, keys: &StaticKeys) -> String {
+    /// The lines of a profile.
+    pub fn client_options(self, keys: &StaticKeys) -> String {
         match self {
             Self::None => String::new(),
             Self::TlsAuth(digest) => {
@@ -154,36 +167,39 @@ impl Wrapping {
 }
 
 /// An option whose value is in the file itself.
-pub(crate) fn inline(name: &str, text: &str) -> String {
+pub fn inline(name: &str, text: &str) -> String {
     format!("<{name}>\n{}\n</{name}>\n", text.trim_end())
 }
 
 /// What a server is started with.
 #[derive(Clone)]
-pub(crate) struct ServerConfig {
-    pub(crate) version: Version,
-    pub(crate) transport: Transport,
-    pub(crate) wrapping: Wrapping,
+pub struct ServerConfig {
+    /// Which program.
+    pub version: Version,
+    /// What it listens on.
+    pub transport: Transport,
+    /// How control packets are protected.
+    pub wrapping: Wrapping,
     /// Data cipher, the only one the server accepts.
-    pub(crate) cipher: &'static str,
+    pub cipher: &'static str,
     /// Further lines.
-    pub(crate) extra: String,
+    pub extra: String,
 }
 
 /// Whether servers may use the kernel too: in guests.
-pub(crate) fn may_offload() -> bool {
+pub fn may_offload() -> bool {
     std::env::var_os("OVPN_TEST_SERVER_DCO").is_some()
 }
 
 /// A running server. Killed on drop.
-pub(crate) struct Server {
+pub struct Server {
     process: Child,
     directory: PathBuf,
 }
 
 impl Server {
     /// Starts it and waits until it listens. `directory` takes configuration and log.
-    pub(crate) fn start(
+    pub fn start(
         ns: &NetNs,
         directory: &Path,
         config: &ServerConfig,
@@ -234,17 +250,18 @@ impl Server {
         Self { process, directory: directory.to_owned() }
     }
 
-    pub(crate) fn log(&self) -> String {
+    /// All that it has logged.
+    pub fn log(&self) -> String {
         fs::read_to_string(self.directory.join("server.log")).unwrap_or_default()
     }
 
     /// How many lines of the log contain `text`.
-    pub(crate) fn log_count(&self, text: &str) -> usize {
+    pub fn log_count(&self, text: &str) -> usize {
         self.log().lines().filter(|line| line.contains(text)).count()
     }
 
     /// Waits until the log has `text`.
-    pub(crate) fn wait_log(&self, text: &str, limit: Duration) {
+    pub fn wait_log(&self, text: &str, limit: Duration) {
         let deadline = Instant::now() + limit;
         while self.log_count(text) == 0 {
             assert!(Instant::now() < deadline, "no {text:?} in the server's log:\n{}", self.log());
@@ -252,7 +269,8 @@ impl Server {
         }
     }
 
-    pub(crate) fn signal(&self, signal: Signal) {
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.process.id() as i32), signal).expect("signal the server");
     }
 }

@@ -1,10 +1,11 @@
 //! Network namespaces for tests: made over netlink, removed on drop (also when a test panics).
 //!
-//! Include it with `#[path = "netns/mod.rs"] mod netns;` (or `mod netns;` from a file directly under
-//! `tests/`). Needs root and `/dev/net/tun`; without them the functions panic and name what is
-//! missing: a test that cannot run must fail, not pass.
+//! Needs root, and for TUN devices `/dev/net/tun`; without them the functions panic and name what is
+//! missing.
 //!
-//! ```ignore
+//! ```no_run
+//! use ovpn_test_support::netns::{NetNs, connect};
+//!
 //! let client = NetNs::new("demo");              // /run/netns/demo-<pid>-0, loopback up
 //! let server = NetNs::new("demo");
 //! connect(&client, "eth0", &server, "eth0");    // veth pair, both ends up
@@ -13,7 +14,7 @@
 //! client.add_route("default", Some("192.0.2.2"), Some("eth0"));
 //! server.sysctl("net/ipv4/ip_forward", "1");
 //! client.sh("ping -c1 -W1 192.0.2.2");          // panics with the output if it fails
-//! let child = client.command("iperf3").arg("-s").spawn();
+//! let child = server.command("iperf3").arg("-s").spawn();
 //! let n = client.run(|| 6 * 7);                 // a closure on a thread inside the namespace
 //! client.block_on(|| async { /* tokio inside the namespace */ });
 //! ```
@@ -24,20 +25,11 @@
 //! [`connect_impaired`] makes a link that loses and delays packets: `netem` on a veth pair where
 //! the kernel has it, a pair of TAP devices with a thread between them where it has not.
 
-#![allow(dead_code, unreachable_pub, reason = "each test crate uses a part of the harness")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "tests end by panicking"
-)]
-
 mod impair;
 mod namespace;
 mod netlink;
 mod snapshot;
 
-#[allow(unused_imports, reason = "each test crate uses a part of the harness")]
 pub use self::{
     impair::{ImpairedLink, Impairment, connect_impaired},
     namespace::NetNs,

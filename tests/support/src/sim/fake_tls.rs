@@ -25,6 +25,7 @@ enum Record {
     Alert = 5,
 }
 
+/// One end of it.
 pub struct FakeTls {
     server: bool,
     certificate: PeerCertificate,
@@ -171,6 +172,7 @@ impl TlsSession for FakeTls {
 pub struct FakeTlsFactory(Mutex<StdRng>);
 
 impl FakeTlsFactory {
+    /// All that its sessions send follows from the seed.
     pub fn new(seed: u64) -> Self {
         Self(Mutex::new(StdRng::seed_from_u64(seed)))
     }

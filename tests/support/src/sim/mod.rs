@@ -2,19 +2,10 @@
 //!
 //! A run follows from its seed alone. `OVPN_SIM_SEED=n` (decimal) runs only that seed.
 
-#![allow(dead_code, reason = "each test file uses its own part")]
-#![allow(
-    unreachable_pub,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stderr,
-    clippy::unwrap_used,
-    reason = "a library of the test files"
-)]
-
 pub mod fake_tls;
 pub mod net;
 pub mod real_tls;
+pub mod running;
 pub mod server;
 pub mod wkc;
 
@@ -36,6 +27,7 @@ use net::{Conditions, Link};
 use server::{Server, ServerConfig};
 use wkc::ServerKey;
 
+/// Packets, and the time that one may be late: OpenVPN's defaults.
 pub const REPLAY_WINDOW: (usize, Duration) = (64, Duration::from_secs(15));
 
 /// Steps of one run, at most: more is a busy loop.
@@ -44,17 +36,23 @@ const MAX_STEPS: u32 = 20_000;
 /// How control packets are wrapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Mode {
+    /// In the clear.
     None,
+    /// tls-auth with a key direction and this digest.
     TlsAuth(Digest),
     /// tls-auth with one key for both directions.
     TlsAuthBidirectional,
+    /// tls-crypt.
     TlsCrypt,
+    /// tls-crypt-v2.
     TlsCryptV2 {
+        /// The server keeps no state before the client has answered its cookie.
         cookie: bool,
     },
 }
 
 impl Mode {
+    /// Every way that differs on the wire.
     pub const ALL: [Self; 9] = [
         Self::None,
         Self::TlsAuth(Digest::Sha1),
@@ -67,6 +65,7 @@ impl Mode {
         Self::TlsCryptV2 { cookie: true },
     ];
 
+    /// The client's options.
     pub fn client(self) -> WrapOptions {
         match self {
             Self::TlsCryptV2 { .. } => WrapOptions::TlsCryptV2 {
@@ -77,6 +76,7 @@ impl Mode {
         }
     }
 
+    /// The server's options.
     pub fn server(self) -> WrapOptions {
         match self {
             Self::TlsCryptV2 { .. } => {
@@ -100,10 +100,12 @@ impl Mode {
     }
 }
 
+/// The static key that both ends share, 256 bytes.
 pub fn static_key() -> Vec<u8> {
     (0..256_u32).map(|i| (i * 7 + 3) as u8).collect()
 }
 
+/// The server's key of tls-crypt-v2.
 pub fn server_key() -> ServerKey {
     ServerKey::new(&std::array::from_fn(|i| i as u8))
 }
@@ -129,11 +131,17 @@ pub type TlsPair = (Arc<dyn TlsFactory>, Box<dyn FnMut() -> Box<dyn TlsSession>>
 
 /// Everything that makes one run.
 pub struct Setup {
+    /// Everything random follows from it.
     pub seed: u64,
+    /// What the client thinks its packets go over.
     pub transport: TransportKind,
+    /// The client's timers and sizes.
     pub options: ControlOptions,
+    /// How the server behaves.
     pub server: ServerConfig,
+    /// From client to server.
     pub up: Conditions,
+    /// From server to client.
     pub down: Conditions,
     /// What every key exchange sends.
     pub login: Credentials,
@@ -148,6 +156,7 @@ pub struct Setup {
 }
 
 impl Setup {
+    /// Over UDP and a perfect network, with a login that is given whenever it is asked for.
     pub fn new(mode: Mode, seed: u64) -> Self {
         Self {
             seed,
@@ -172,6 +181,7 @@ impl Setup {
         self
     }
 
+    /// Over a stream: nothing is sent twice.
     pub fn tcp(mut self) -> Self {
         self.transport = TransportKind::Tcp;
         self.server.retransmit = None;
@@ -185,6 +195,7 @@ impl Setup {
         self
     }
 
+    /// Both ends, before the first packet.
     pub fn start(self) -> Sim {
         Sim::new(self)
     }
@@ -195,11 +206,17 @@ pub type Beside = Box<dyn FnMut(&mut Sim)>;
 
 /// One run.
 pub struct Sim {
+    /// The client's end.
     pub client: ControlChannel,
+    /// The server's end.
     pub server: Server,
+    /// Virtual time.
     pub now: Instant,
+    /// From client to server.
     pub up: Link,
+    /// From server to client.
     pub down: Link,
+    /// When it began.
     pub start: Instant,
     /// Everything the client told, and when.
     pub events: Vec<(Duration, Event)>,
@@ -270,6 +287,7 @@ impl Sim {
         }
     }
 
+    /// Virtual time since the start.
     pub fn elapsed(&self) -> Duration {
         self.now - self.start
     }
@@ -324,6 +342,7 @@ impl Sim {
         });
     }
 
+    /// Every data key that the client told, oldest first.
     pub fn client_keys(&self) -> Vec<&KeyConfig> {
         let keys = self.events.iter().filter_map(|(_, event)| match event {
             Event::Keys(keys) => Some(keys),
@@ -337,6 +356,7 @@ impl Sim {
         self.client_keys().last().map(|k| k.key_id)
     }
 
+    /// Whether the client has told something like this.
     pub fn has(&self, matches: impl Fn(&Event) -> bool) -> bool {
         self.events.iter().any(|(_, event)| matches(event))
     }
@@ -361,6 +381,7 @@ impl Sim {
         }
     }
 
+    /// Panics with the whole story, and the seed that tells it again.
     pub fn fail(&self, what: &str) -> ! {
         for (at, event) in &self.events {
             eprintln!("{at:>12.3?} {event:?}");

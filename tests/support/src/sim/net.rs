@@ -52,6 +52,7 @@ impl Conditions {
 
 /// Packets on their way, in order of arrival.
 pub struct Link {
+    /// What happens to packets from now on.
     pub conditions: Conditions,
     rng: StdRng,
     start: Instant,
@@ -62,11 +63,13 @@ pub struct Link {
 }
 
 impl Link {
+    /// An empty link. Blackouts count from `start`.
     pub fn new(conditions: Conditions, seed: u64, start: Instant) -> Self {
         let rng = StdRng::seed_from_u64(seed);
         Self { conditions, rng, start, sequence: 0, flying: BinaryHeap::new(), harmed: 0 }
     }
 
+    /// Puts a packet on its way.
     pub fn send(&mut self, mut packet: Vec<u8>, now: Instant) {
         let c = self.conditions.clone();
         let elapsed = now - self.start;
@@ -95,10 +98,12 @@ impl Link {
         }
     }
 
+    /// When the next packet arrives.
     pub fn next_arrival(&self) -> Option<Instant> {
         self.flying.peek().map(|Reverse((at, ..))| *at)
     }
 
+    /// The next packet, if it has arrived.
     pub fn receive(&mut self, now: Instant) -> Option<Vec<u8>> {
         if self.next_arrival()? > now {
             return None;

@@ -1,8 +1,5 @@
 //! The simulated server behind a real socket, in a thread: for the program itself.
 
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
-#![allow(clippy::unwrap_used, reason = "a library of the test files")]
-
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
@@ -10,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use ovpn_dco::KeyConfig;
 
+use super::server::{KeyMessage, Server, ServerConfig};
+use super::{Mode, real_tls};
 use crate::netns::NetNs;
-use crate::sim::server::{KeyMessage, Server, ServerConfig};
-use crate::sim::{Mode, real_tls};
 
 const BASIC_PUSH: &str =
     "ifconfig 10.8.0.6 255.255.255.0,topology subnet,peer-id 7,cipher AES-256-GCM";
@@ -32,12 +29,14 @@ enum Order {
 
 /// A server with one client, on a thread.
 pub struct RunningServer {
+    /// Where it listens, in its namespace.
     pub address: SocketAddr,
     orders: Sender<Order>,
     thread: JoinHandle<Vec<(String, String)>>,
 }
 
 impl RunningServer {
+    /// On a port of 127.0.0.1.
     pub fn start(namespace: &NetNs) -> Self {
         Self::pushing(namespace, "")
     }
@@ -51,6 +50,7 @@ impl RunningServer {
         Self { address, orders, thread }
     }
 
+    /// Has it start a key exchange.
     pub fn renegotiate(&self) {
         self.orders.send(Order::Renegotiate).unwrap();
     }

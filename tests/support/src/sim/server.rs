@@ -29,6 +29,7 @@ const RESEND_WKC: &[u8] = &[0, 1, 0, 2, 0, 1];
 
 /// How a server behaves.
 pub struct ServerConfig {
+    /// How control packets are wrapped.
     pub mode: Mode,
     /// `None`: TCP.
     pub retransmit: Option<Duration>,
@@ -38,8 +39,11 @@ pub struct ServerConfig {
     pub unsolicited_push: bool,
     /// The push reply, message by message, without NUL.
     pub push: Vec<String>,
+    /// Derive data keys from TLS (RFC 5705), as what it pushes should say.
     pub tls_ekm: bool,
+    /// Wrap renegotiations with a key of the session's own.
     pub dynamic_tls_crypt: bool,
+    /// Of the data channel.
     pub cipher: Cipher,
     /// Key method message that ends behind the options string (OpenVPN 3).
     pub short_key_message: bool,
@@ -54,6 +58,7 @@ pub struct ServerConfig {
 }
 
 impl ServerConfig {
+    /// A server as it should be.
     pub fn new(mode: Mode) -> Self {
         Self {
             mode,
@@ -76,16 +81,23 @@ impl ServerConfig {
 /// What a client's key method message said.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KeyMessage {
+    /// The options string (OCC).
     pub options: String,
+    /// The user name; empty without a login.
     pub username: String,
+    /// The password, or a token.
     pub password: String,
+    /// `IV_` lines.
     pub peer_info: String,
 }
 
+/// The server's end of one connection. Sans-I/O, like the client's.
 pub struct Server {
+    /// How it behaves from now on.
     pub config: ServerConfig,
     /// Keys of every finished exchange.
     pub keys: Vec<KeyConfig>,
+    /// What the client said with each key exchange.
     pub key_messages: Vec<KeyMessage>,
     /// Text messages of the client.
     pub texts: Vec<String>,
@@ -144,6 +156,7 @@ impl Session {
 }
 
 impl Server {
+    /// All that it sends follows from the seed, but for what `make_tls` gives it.
     pub fn new(
         config: ServerConfig,
         seed: u64,
@@ -182,6 +195,7 @@ impl Server {
         self.sessions.iter().rev().find(|s| s.active).map(|s| s.key_id)
     }
 
+    /// Its own session ID.
     pub fn session_id(&self) -> SessionId {
         self.local
     }
@@ -224,6 +238,7 @@ impl Server {
         self.outbox.push_back(packet);
     }
 
+    /// Takes in a control packet; what it does not let in counts as refused.
     pub fn handle_packet(&mut self, packet: Vec<u8>, now: Instant) {
         if self.try_handle(packet, now).is_none() {
             self.refused += 1;
@@ -458,6 +473,7 @@ impl Server {
         }
     }
 
+    /// The next packet to send.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Vec<u8>> {
         if let Some(packet) = self.outbox.pop_front() {
             return Some(packet);
@@ -502,6 +518,7 @@ impl Server {
         None
     }
 
+    /// When it has something to send again.
     pub fn poll_timeout(&self) -> Option<Instant> {
         self.sessions.iter().filter_map(|s| s.link.deadline()).min()
     }

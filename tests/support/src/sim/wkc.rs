@@ -16,6 +16,7 @@ pub struct ServerKey {
 }
 
 impl ServerKey {
+    /// Of the key file's bytes.
     pub fn new(key: &[u8; 128]) -> Self {
         Self {
             cipher: key[..32].try_into().unwrap(),
