@@ -12,6 +12,10 @@
 //! ```
 //!
 //! Each module starts by saying what it decides and what it never does.
+#![cfg_attr(
+    not(feature = "internals"),
+    allow(unreachable_pub, reason = "what is public only with it")
+)]
 
 #[cfg(feature = "dbus")]
 pub mod backend;

@@ -13,32 +13,47 @@
 #![forbid(unsafe_code)]
 
 mod allowance;
-// Doc-hidden modules are role-neutral parts, public for the server role of tests and for fuzzing
-// only.
-#[doc(hidden)]
+// Role-neutral parts are public for the server role of tests, and for fuzzing, with `internals`.
+#[cfg(not(feature = "internals"))]
+mod app_control;
+#[cfg(feature = "internals")]
 pub mod app_control;
 mod channel;
 mod dialogue;
 mod event;
-#[doc(hidden)]
+#[cfg(not(feature = "internals"))]
+mod key_method;
+#[cfg(feature = "internals")]
 pub mod key_method;
-#[doc(hidden)]
+#[cfg(not(feature = "internals"))]
+mod key_schedule;
+#[cfg(feature = "internals")]
 pub mod key_schedule;
-#[doc(hidden)]
+#[cfg(not(feature = "internals"))]
+mod messages;
+#[cfg(feature = "internals")]
 pub mod messages;
 mod output;
-#[doc(hidden)]
+#[cfg(not(feature = "internals"))]
+mod packet;
+#[cfg(feature = "internals")]
 pub mod packet;
-#[doc(hidden)]
+#[cfg(not(feature = "internals"))]
+mod push;
+#[cfg(feature = "internals")]
 pub mod push;
 mod rekey;
-#[doc(hidden)]
+#[cfg(not(feature = "internals"))]
+mod reliability;
+#[cfg(feature = "internals")]
 pub mod reliability;
 mod session;
 mod slots;
 mod stats;
 mod web_address;
-#[doc(hidden)]
+#[cfg(not(feature = "internals"))]
+mod wrap;
+#[cfg(feature = "internals")]
 pub mod wrap;
 
 pub use allowance::Allowance;

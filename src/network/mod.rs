@@ -33,11 +33,11 @@ mod uplink;
 pub use self::clean_up::{CleanUp, Leftovers, Refused, StillThere, Undone, clean_up};
 pub use self::direct::{Applied, DirectNetwork, open_tun};
 pub use self::error::{NetworkError, PlanError};
-#[doc(hidden)]
+#[cfg(feature = "internals")]
 pub use self::journal::parse_journal;
 pub use self::namespace::enter_netns;
 pub use self::netcfg::{Established, NetcfgConfig, NetcfgError, NetcfgNetwork, NetcfgPlan};
-#[doc(hidden)]
+#[cfg(feature = "internals")]
 pub use self::netlink::way_by;
 pub use self::plan::{
     Item, LinkSettings, NetworkPlan, PlanInput, PlannedRoute, RouteTarget, Step, TunnelAddress,

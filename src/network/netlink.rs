@@ -568,7 +568,8 @@ impl FibRule {
 }
 
 /// The way to `target` on a host whose kernel answers with `messages`: the route's destination, and
-/// where it leads. Public for fuzzing only.
+/// where it leads. For fuzzing.
+#[cfg(feature = "internals")]
 pub fn way_by(messages: &[u8], target: IpAddr) -> Option<(Network, Path)> {
     let (mut fib, mut links) = (Fib::default(), Vec::new());
     for message in Messages(messages) {

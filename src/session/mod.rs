@@ -56,7 +56,7 @@ use tokio::sync::mpsc;
 
 pub use commands::{Command, Wish};
 pub use event::{ConnectionInfo, Outcome, SessionEvent, SessionState, SignatureRequest};
-#[doc(hidden)]
+#[cfg(feature = "internals")]
 pub use posture::request as posture_request;
 
 use crate::posture::DevicePosture;

@@ -138,7 +138,7 @@ impl TlsConfig {
     }
 
     /// What decides about servers' certificates. Public for fuzzing only.
-    #[doc(hidden)]
+    #[cfg(feature = "internals")]
     pub fn verifier(&self) -> Arc<dyn ServerCertVerifier> {
         Arc::<ServerVerifier>::clone(&self.verifier)
     }

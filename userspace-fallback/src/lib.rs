@@ -8,34 +8,53 @@
 //! ([`offload::coalesce`]). Every kernel feature is probed; without it the same code handles
 //! batches of one.
 //!
-//! The modules that are public but hidden are pure and exposed for tests, fuzzing and benchmarks
-//! only.
+//! The pure modules are public for tests, fuzzing and benchmarks, with the feature `internals`.
 #![deny(unsafe_code)]
+#![cfg_attr(
+    not(feature = "internals"),
+    allow(unreachable_pub, reason = "what is public only with it")
+)]
 
 mod channel;
-#[doc(hidden)]
+#[cfg(not(feature = "internals"))]
+mod crypto;
+#[cfg(feature = "internals")]
 pub mod crypto;
 mod delivery;
 mod early;
-#[doc(hidden)]
+#[cfg(not(feature = "internals"))]
+mod framing;
+#[cfg(feature = "internals")]
 pub mod framing;
 mod keepalive;
 mod link;
-#[doc(hidden)]
+#[cfg(not(feature = "internals"))]
+mod message;
+#[cfg(feature = "internals")]
 pub mod message;
-#[doc(hidden)]
+#[cfg(not(feature = "internals"))]
+mod mss;
+#[cfg(feature = "internals")]
 pub mod mss;
-#[doc(hidden)]
+#[cfg(not(feature = "internals"))]
+mod offload;
+#[cfg(feature = "internals")]
 pub mod offload;
 mod options;
 mod pacer;
-#[doc(hidden)]
+#[cfg(not(feature = "internals"))]
+mod peer;
+#[cfg(feature = "internals")]
 pub mod peer;
-#[doc(hidden)]
+#[cfg(not(feature = "internals"))]
+mod recursion;
+#[cfg(feature = "internals")]
 pub mod recursion;
 mod stats;
 mod sys;
-#[doc(hidden)]
+#[cfg(not(feature = "internals"))]
+mod transport;
+#[cfg(feature = "internals")]
 pub mod transport;
 mod tun;
 mod wake;

@@ -197,6 +197,7 @@ fn poll_datagram(
     }
 }
 
+#[cfg(any(test, feature = "internals"))]
 pub(super) fn decode_anything(bytes: &[u8]) {
     let _ = deleted_link(bytes);
 }

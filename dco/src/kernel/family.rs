@@ -229,6 +229,7 @@ fn policy_mentions(bytes: &[u8], attribute: u16) -> Result<bool, Error> {
     policies.iter().map(mentions).try_fold(false, |any, this| Ok(any | this?))
 }
 
+#[cfg(any(test, feature = "internals"))]
 pub(super) fn decode_anything(bytes: &[u8]) {
     let _ = decode_family(Api::Ovpn, bytes);
     let _ = policy_mentions(bytes, uapi::ovpn::peer::TX_ID);

@@ -41,7 +41,7 @@ pub use message::{
 pub use probe::{ApiReport, Report, Status, probe};
 
 /// Runs every decoder that sees bytes from the kernel. For fuzzing: must return.
-#[doc(hidden)]
+#[cfg(any(test, feature = "internals"))]
 pub fn decode_anything(bytes: &[u8]) {
     for message in envelope::messages(bytes).flatten() {
         if let Ok(envelope::Content::Message(payload)) = message.content() {

@@ -270,7 +270,7 @@ fn uses_nss_resolve() -> bool {
 /// # Errors
 ///
 /// Why the file is not to be touched.
-#[doc(hidden)]
+#[cfg(feature = "internals")]
 pub fn with_layer(
     path: &Path,
     servers: Vec<std::net::IpAddr>,

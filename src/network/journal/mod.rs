@@ -430,7 +430,7 @@ fn read(file: &File) -> io::Result<Contents> {
 }
 
 /// For fuzzing: how many changes a journal leaves to be undone, and how many lines mean nothing.
-#[doc(hidden)]
+#[cfg(feature = "internals")]
 pub fn parse_journal(journal: &[u8]) -> (usize, usize) {
     let contents = format::parse(journal);
     (contents.open.len(), contents.unreadable)
