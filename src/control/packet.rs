@@ -20,7 +20,7 @@ pub const MAX_PIGGYBACK_ACKS: usize = 4;
 
 /// What a control packet is (high five bits of the first byte).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[expect(missing_docs, reason = "names of the protocol")]
+#[allow(missing_docs, reason = "names of the protocol")]
 pub enum Opcode {
     SoftResetV1 = 3,
     ControlV1 = 4,
@@ -87,7 +87,7 @@ impl fmt::Debug for SessionId {
 
 /// Why bytes are not a control packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[expect(missing_docs, reason = "the messages say it")]
+#[allow(missing_docs, reason = "the messages say it")]
 pub enum PacketError {
     #[error("packet is too short")]
     Truncated,

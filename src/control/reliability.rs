@@ -113,11 +113,6 @@ impl Reliability {
         !self.acks.pending.is_empty()
     }
 
-    /// How many acknowledgements [`Self::take_acks`] would give.
-    pub fn acks_available(&self, max: usize) -> usize {
-        (self.acks.pending.len() + self.acks.recent.len()).min(max)
-    }
-
     /// New acknowledgements first, repeats of recent ones in the remaining space.
     pub fn take_acks(&mut self, max: usize) -> AckList {
         self.acks.take(max)
@@ -147,7 +142,8 @@ impl Reliability {
         self.send.in_flight.iter().filter_map(|m| m.next_try).min()
     }
 
-    /// Most transmissions of any message in flight, for tests and diagnosis.
+    /// Most transmissions of any message in flight. For tests.
+    #[cfg(feature = "internals")]
     pub fn transmissions(&self) -> u32 {
         self.send.in_flight.iter().map(|m| m.transmissions).max().unwrap_or(0)
     }

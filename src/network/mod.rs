@@ -29,6 +29,8 @@ mod netlink;
 mod plan;
 mod types;
 mod uplink;
+#[cfg(feature = "internals")]
+mod way_by;
 
 pub use self::clean_up::{CleanUp, Leftovers, Refused, StillThere, Undone, clean_up};
 pub use self::direct::{Applied, DirectNetwork, open_tun};
@@ -37,11 +39,11 @@ pub use self::error::{NetworkError, PlanError};
 pub use self::journal::parse_journal;
 pub use self::namespace::enter_netns;
 pub use self::netcfg::{Established, NetcfgConfig, NetcfgError, NetcfgNetwork, NetcfgPlan};
-#[cfg(feature = "internals")]
-pub use self::netlink::way_by;
 pub use self::plan::{
     Item, LinkSettings, NetworkPlan, PlanInput, PlannedRoute, RouteTarget, Step, TunnelAddress,
     diff,
 };
 pub use self::types::{Gateways, Network, Path, RemotePath, RouteQuery};
 pub use self::uplink::device_towards;
+#[cfg(feature = "internals")]
+pub use self::way_by::way_by;

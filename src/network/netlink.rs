@@ -5,7 +5,7 @@ use std::io;
 use std::net::IpAddr;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkFlags, LinkInfo,
@@ -16,13 +16,12 @@ use netlink_packet_route::route::{
     RouteNextHopFlags, RouteProtocol, RouteScope, RouteType, RouteVia,
 };
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::{Handle, IpVersion, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 use tokio::task::JoinHandle;
 
-use super::fib::{Fib, FibRoute, FibRule, Hop, RouteKind, RuleKind, Selectors, Target};
+use super::fib::{Fib, FibRoute, FibRule, Hop, RouteKind, RuleKind};
 use super::plan::{PlannedRoute, RouteKey, RouteTarget, TunnelAddress};
-use super::types::{Network, Path};
+use super::types::Network;
 
 /// The routing protocol number (`RTPROT_*`) of every route made here: tells them from the host's
 /// own, so that undoing can never take one of those. Not assigned to anyone in
@@ -295,7 +294,7 @@ fn to_io(error: rtnetlink::Error) -> io::Error {
     }
 }
 
-fn parse_link(message: &LinkMessage) -> Link {
+pub(super) fn parse_link(message: &LinkMessage) -> Link {
     let mut link = Link {
         index: message.header.index,
         name: String::new(),
@@ -415,7 +414,7 @@ fn route_message(route: &PlannedRoute, tunnel: u32) -> io::Result<RouteMessage> 
     Ok(message)
 }
 
-fn parse_route(message: &RouteMessage) -> Option<FibRoute> {
+pub(super) fn parse_route(message: &RouteMessage) -> Option<FibRoute> {
     let ipv6 = match message.header.address_family {
         AddressFamily::Inet => false,
         AddressFamily::Inet6 => true,
@@ -510,7 +509,7 @@ fn via_address(via: &RouteVia) -> Option<IpAddr> {
     }
 }
 
-fn parse_rule(message: &RuleMessage) -> FibRule {
+pub(super) fn parse_rule(message: &RuleMessage) -> FibRule {
     let mut table = u32::from(message.header.table);
     let mut goto = None;
     let mut mark = None;
@@ -563,43 +562,6 @@ impl FibRule {
             out_device: None,
             suppress_prefix: None,
             unknown_selector: false,
-        }
-    }
-}
-
-/// The way to `target` on a host whose kernel answers with `messages`: the route's destination, and
-/// where it leads. For fuzzing.
-#[cfg(feature = "internals")]
-pub fn way_by(messages: &[u8], target: IpAddr) -> Option<(Network, Path)> {
-    let (mut fib, mut links) = (Fib::default(), Vec::new());
-    for message in Messages(messages) {
-        match message {
-            RouteNetlinkMessage::NewRoute(route) => fib.routes.extend(parse_route(&route)),
-            RouteNetlinkMessage::NewRule(rule) => fib.rules.push(parse_rule(&rule)),
-            RouteNetlinkMessage::NewLink(link) => links.push(parse_link(&link)),
-            _ => {}
-        }
-    }
-    fib.routes.retain(|route| route.destination.is_ipv6() == target.is_ipv6());
-    let selectors = Selectors::default();
-    let route = fib.resolve(Target::Address(target), selectors, |_| false)?;
-    let name = |index| links.iter().find(|link| link.index == index).map(|link| link.name.clone());
-    Some((route.destination, route.path(selectors, name)?))
-}
-
-/// The messages of a datagram, up to the first that cannot be read.
-struct Messages<'a>(&'a [u8]);
-
-impl Iterator for Messages<'_> {
-    type Item = RouteNetlinkMessage;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let message = NetlinkMessage::deserialize(self.0).ok()?;
-        let len = (message.header.length as usize).next_multiple_of(4);
-        self.0 = self.0.get(len.max(4)..).unwrap_or_default();
-        match message.payload {
-            NetlinkPayload::InnerMessage(message) => Some(message),
-            _ => None,
         }
     }
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use rustls::client::Resumption;
-use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
@@ -137,9 +136,9 @@ impl TlsConfig {
         }
     }
 
-    /// What decides about servers' certificates. Public for fuzzing only.
+    /// What decides about servers' certificates. For fuzzing.
     #[cfg(feature = "internals")]
-    pub fn verifier(&self) -> Arc<dyn ServerCertVerifier> {
+    pub fn verifier(&self) -> Arc<dyn rustls::client::danger::ServerCertVerifier> {
         Arc::<ServerVerifier>::clone(&self.verifier)
     }
 

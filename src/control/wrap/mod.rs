@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 pub(super) use key::KeySlices;
-pub use replay::{REPLAY_ID_LEN, ReplayError, ReplayId, ReplaySender, ReplayWindow};
-pub use tls_crypt_v2::{EarlyNegotiationError, MAX_WRAPPED_KEY, wants_wrapped_key};
+pub use replay::{ReplayError, ReplayId, ReplaySender, ReplayWindow};
+pub use tls_crypt_v2::{EarlyNegotiationError, wants_wrapped_key};
 
 use super::packet::{HEADER_LEN, Opcode};
 use crate::profile::WrapOptions;
@@ -27,9 +27,10 @@ const STATIC_KEY_LEN: usize = 256;
 
 /// Who we are in tls-crypt, where the direction is fixed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[expect(missing_docs, reason = "the names say it")]
+#[allow(missing_docs, reason = "the names say it")]
 pub enum Side {
     Client,
+    #[cfg_attr(not(feature = "internals"), expect(dead_code, reason = "what tests play"))]
     Server,
 }
 
@@ -173,7 +174,8 @@ impl Wrapper {
         Ok(())
     }
 
-    /// The body of an authentic, new packet; decrypts in place.
+    /// The body of an authentic, new packet; decrypts in place. For the server of tests.
+    #[cfg(feature = "internals")]
     pub fn unwrap<'a>(
         &mut self,
         packet: &'a mut [u8],

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use ovpn_dco::replay::{Refused, Window};
 
 /// Bytes on the wire: counter and unix time, 32 bits each.
-pub const REPLAY_ID_LEN: usize = 8;
+pub(super) const REPLAY_ID_LEN: usize = 8;
 
 /// The replay id of one packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

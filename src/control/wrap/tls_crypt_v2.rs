@@ -1,9 +1,6 @@
 //! What tls-crypt-v2 adds to tls-crypt: the wrapped client key behind some packets, and the early
 //! negotiation that lets a server stay stateless (OpenVPN 2 `doc/tls-crypt-v2.txt`).
 
-/// Largest wrapped key.
-pub const MAX_WRAPPED_KEY: usize = 1024;
-
 /// Replay counter before the first packet: its high byte tells the server that the client
 /// understands early negotiation.
 pub(super) const EARLY_NEGOTIATION_COUNTER: u32 = 0x0f00_0000;

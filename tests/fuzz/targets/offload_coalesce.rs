@@ -25,7 +25,7 @@ fn leave_out_acknowledgements(data: &[u8]) {
         coalescer.push(data, at + 2, len);
         at += 2 + len;
     }
-    let written = coalescer.len();
+    let written = coalescer.finish().len();
     assert_eq!(written as u64 + coalescer.superseded(), packets.len() as u64);
     for item in coalescer.finish() {
         item.write_with(data, false, |pieces: &[IoSlice<'_>]| {

@@ -209,12 +209,6 @@ impl Coalescer {
         self.superseded
     }
 
-    /// The number of items that wait to be written.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.used
-    }
-
     /// Whether nothing waits to be written.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -282,12 +276,6 @@ impl Item {
     #[must_use]
     pub fn is_udp(&self) -> bool {
         self.kind == Kind::Udp
-    }
-
-    /// Length of the IP packet or super-packet.
-    #[must_use]
-    pub fn total_len(&self) -> usize {
-        self.total
     }
 
     #[inline]

@@ -137,11 +137,6 @@ impl Plan {
         Ok(Self { kind, header_len, transport, segment_size, packet_len: packet.len(), segments })
     }
 
-    /// A plan for a packet that is ready to send.
-    pub fn whole(packet: &[u8]) -> Result<Self, Malformed> {
-        Self::new(&Header::default(), packet)
-    }
-
     /// Number of packets, at least 1.
     #[must_use]
     pub fn segments(&self) -> usize {

@@ -7,7 +7,7 @@ mod send_queue;
 mod tcp;
 mod udp;
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 
 use ovpn_dco::{Error, PeerDeletedReason, TransportSocket};
 
@@ -123,15 +123,17 @@ impl Transport {
     }
 }
 
-/// A TCP stream being cut into packets. Public for fuzzing only.
+/// A TCP stream being cut into packets. For fuzzing.
+#[cfg(feature = "internals")]
 pub struct Stream(Transport);
 
+#[cfg(feature = "internals")]
 impl Stream {
     /// `residue`: what has been read of the stream already.
     ///
     /// # Errors
     /// When `socket` is no stream, or the residue is too long.
-    pub fn new(socket: OwnedFd, residue: &[u8]) -> Result<Self, Error> {
+    pub fn new(socket: std::os::fd::OwnedFd, residue: &[u8]) -> Result<Self, Error> {
         Transport::new(TransportSocket::Tcp(socket), residue, &Options::default()).map(Self)
     }
 
