@@ -46,7 +46,7 @@ fn a_namespace_is_gone_after_a_panic_too() {
 fn the_snapshot_sees_every_kind_of_change() {
     let ns = NetNs::new("nwh");
     ns.add_bridge("br0");
-    let before = ns.snapshot();
+    let before = ns.settled_snapshot();
     ns.add_address("br0", "192.0.2.1/24");
     ns.set_mtu("br0", 1400);
     ns.add_route("203.0.113.0/24", Some("192.0.2.9"), None);
@@ -57,7 +57,7 @@ fn the_snapshot_sees_every_kind_of_change() {
         assert!(difference.contains(word), "{word} in {difference}");
     }
     ns.sh("ip rule del fwmark 7 table 77; ip address del 192.0.2.1/24 dev br0; ip link set br0 mtu 1500");
-    before.assert_same(&ns.snapshot());
+    before.assert_same(&ns.settled_snapshot());
 }
 
 #[test]
