@@ -2,10 +2,10 @@
 //!
 //! [`UserspaceDataChannel`] implements the contract of `ovpn-dco` over a [`TunDevice`]. Its speed
 //! comes from one idea: 40 to 60 packets cross each kernel boundary as one. Upwards, a TCP
-//! super-packet is read from the TUN device ([`offload::split`]), its packets are sealed where
-//! they will be sent from ([`peer`]) and leave with one `UDP_SEGMENT` send. Downwards, merged
+//! super-packet is read from the TUN device (`offload::split`), its packets are sealed where
+//! they will be sent from (`peer`) and leave with one `UDP_SEGMENT` send. Downwards, merged
 //! datagrams are received (`UDP_GRO`), opened in place, and written back as super-packets
-//! ([`offload::coalesce`]). Every kernel feature is probed; without it the same code handles
+//! (`offload::coalesce`). Every kernel feature is probed; without it the same code handles
 //! batches of one.
 //!
 //! The pure modules are public for tests, fuzzing and benchmarks, with the feature `internals`.
