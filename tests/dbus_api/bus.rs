@@ -16,6 +16,7 @@ use zbus::message::Type;
 use zbus::names::BusName;
 use zbus::{Connection, Message, MessageStream, ObjectPath, OwnedVariant, Variant};
 
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_openvpn3-service-client");
 pub(crate) const INTERFACE: &str = "net.openvpn.v3.backends";
 pub(crate) const OBJECT: &str = "/net/openvpn/v3/backends/session";
 pub(crate) const SESSIONS: &str = "net.openvpn.v3.sessions";
@@ -76,7 +77,11 @@ impl Bus {
 
     /// The backend program with this bus as its system bus and no other environment.
     pub(crate) fn program(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_openvpn3-service-client"));
+        self.on_this_bus(Command::new(PROGRAM))
+    }
+
+    /// A command that runs [`PROGRAM`], with this bus as its system bus and no other environment.
+    pub(crate) fn on_this_bus(&self, mut command: Command) -> Command {
         command
             .env_clear()
             .env("DBUS_SYSTEM_BUS_ADDRESS", &self.address)

@@ -9,9 +9,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use crate::bus::*;
+use crate::memory::{expect_none, text};
 
-const USER: &str = "joe";
-const PASSWORD: &str = "secret";
+const USER: &str = "joe-the-user";
+const PASSWORD: &str = "Proxy-Secret-71";
+const WRONG: &str = "Wrong-Secret-17";
 const NONCE: &str = "dcd98b7102dd2f0e8b11d0f600bfb0c0";
 
 /// First byte of an OpenVPN client's first packet: P_CONTROL_HARD_RESET_CLIENT_V2, key 0.
@@ -35,14 +37,15 @@ impl Method {
 
     fn accepts(self, authorization: &str) -> bool {
         match self {
-            Self::Basic => {
-                let pair = format!("{USER}:{PASSWORD}");
-                let encoded = base64::engine::general_purpose::STANDARD.encode(pair);
-                authorization == format!("Basic {encoded}")
-            }
+            Self::Basic => authorization == format!("Basic {}", basic(PASSWORD)),
             Self::Digest => authorization.strip_prefix("Digest ").is_some_and(digest_is_right),
         }
     }
+}
+
+/// RFC 7617, section 2.
+fn basic(password: &str) -> String {
+    base64::engine::general_purpose::STANDARD.encode(format!("{USER}:{password}"))
 }
 
 /// RFC 7616, section 3.4.1.
@@ -127,12 +130,19 @@ async fn through(profile: &str, overrides: Vec<(&'static str, &'static str)>) {
     backend.call(&manager, "Connect", &()).await.unwrap();
     let ok = format!("S 2,2 config_path={CONFIG_PATH}");
     manager.expect(&[&ok, &ok, "S 2,6"]).await;
-    credentials(&backend, &mut manager, "wrong").await;
+    credentials(&backend, &mut manager, WRONG).await;
     credentials(&backend, &mut manager, PASSWORD).await;
     let (mut connection, _) = timeout(LIMIT, server.accept()).await.unwrap().unwrap();
     let mut start = [0; 3];
     timeout(LIMIT, connection.read_exact(&mut start)).await.unwrap().unwrap();
     assert_eq!(start[2], HARD_RESET, "behind the length comes an OpenVPN packet");
+    // The right ones are kept for the next connection, but not as they went over the wire.
+    let used = [
+        text("wrong password", WRONG),
+        text("wrong login", &basic(WRONG)),
+        text("login", &basic(PASSWORD)),
+    ];
+    expect_none(backend.pid.cast_unsigned(), USER, &used);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
+use std::time::{Duration, Instant};
 
 use memchr::memmem;
 
@@ -37,4 +38,47 @@ impl Memory {
         });
         places.collect()
     }
+}
+
+/// What must not be found, and how to call it.
+pub(crate) type Secret = (String, Vec<u8>);
+
+pub(crate) fn text(name: &str, secret: &str) -> Secret {
+    (name.to_owned(), secret.as_bytes().to_vec())
+}
+
+/// The lines of a private key's PEM text, and the secret number in its DER (`ECPrivateKey`).
+pub(crate) fn key_pieces(pem: &str) -> Vec<Secret> {
+    let lines = pem.lines().filter(|line| !line.starts_with("-----") && line.len() >= 24);
+    let mut pieces: Vec<_> = lines.map(|line| text(&format!("PEM {line}"), line)).collect();
+    assert!(pieces.len() >= 2);
+    let der = pem::parse(pem).unwrap().into_contents();
+    // The OCTET STRING of 32 bytes.
+    let at = der.windows(2).position(|pair| pair == [4, 32]).unwrap() + 2;
+    pieces.push(("number of the key".to_owned(), der[at..at + 32].to_vec()));
+    pieces
+}
+
+/// Waits until `missing` names nothing any more.
+pub(crate) fn wait_until(mut missing: impl FnMut() -> Vec<String>) {
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let missing = missing();
+        if missing.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < end, "{missing:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Waits until a process has none of the secrets any more. `known` is none, and is there.
+pub(crate) fn expect_none(process: u32, known: &str, secrets: &[Secret]) {
+    wait_until(|| {
+        let memory = Memory::of(process);
+        assert!(!memory.find(known.as_bytes()).is_empty(), "{known} is no secret");
+        let found = secrets.iter().map(|(name, secret)| (name, memory.find(secret)));
+        let found = found.filter(|(_, places)| !places.is_empty());
+        found.map(|(name, places)| format!("{name} in {places:?}")).collect()
+    });
 }

@@ -1,6 +1,7 @@
 //! Real TLS on both ends: rustls, with certificates made for the run.
 
 use std::io::{Read, Write};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, OnceLock};
 
 use ovpn_client::profile::{KeySource, NoFiles, Profile, TlsOptions};
@@ -52,6 +53,24 @@ fn pki() -> &'static Pki {
 pub fn identity() -> String {
     let Pki { ca, client: (cert, key), .. } = pki();
     format!("remote-cert-tls server\n<ca>\n{ca}</ca>\n<cert>\n{cert}</cert>\n<key>\n{key}</key>\n")
+}
+
+/// The client's private key, and [`identity`] with that encrypted.
+pub fn encrypted_identity(passphrase: &str) -> (String, String) {
+    let key = pki().client.1.clone();
+    let mut openssl = Command::new("openssl")
+        .args(["pkcs8", "-topk8", "-v2", "aes-256-cbc", "-passout"])
+        .arg(format!("pass:{passphrase}"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    openssl.stdin.take().unwrap().write_all(key.as_bytes()).unwrap();
+    let output = openssl.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let encrypted = String::from_utf8(output.stdout).unwrap();
+    let identity = identity().replace(&key, &encrypted);
+    (key, identity)
 }
 
 /// Both ends, for [`super::Setup`].

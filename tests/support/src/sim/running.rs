@@ -23,11 +23,13 @@ pub fn silent(namespace: &NetNs) -> (UdpSocket, SocketAddr) {
 
 enum Order {
     Renegotiate,
+    Say(String),
     Keys(Sender<Vec<[Vec<u8>; 2]>>),
     End,
 }
 
-/// A server with one client, on a thread.
+/// A server with one client, on a thread. A client that comes from another port takes the place of
+/// the one before.
 pub struct RunningServer {
     /// Where it listens, in its namespace.
     pub address: SocketAddr,
@@ -46,13 +48,18 @@ impl RunningServer {
         let (socket, address) = silent(namespace);
         let (orders, inbox) = channel();
         let push = format!("PUSH_REPLY,{BASIC_PUSH}{push}");
-        let thread = std::thread::spawn(move || serve(&socket, &inbox, push));
+        let thread = std::thread::spawn(move || serve(&socket, &inbox, &push));
         Self { address, orders, thread }
     }
 
     /// Has it start a key exchange.
     pub fn renegotiate(&self) {
         self.orders.send(Order::Renegotiate).unwrap();
+    }
+
+    /// Sends a text on the control channel.
+    pub fn say(&self, text: &str) {
+        self.orders.send(Order::Say(text.to_owned())).unwrap();
     }
 
     /// The cipher keys of each key exchange.
@@ -69,19 +76,24 @@ impl RunningServer {
     }
 }
 
-fn serve(socket: &UdpSocket, inbox: &Receiver<Order>, push: String) -> Vec<(String, String)> {
-    let mut config = ServerConfig::new(Mode::None);
-    // As long as nothing else is pushed.
-    config.tls_ekm = false;
-    config.push = vec![push];
-    let (_, make_tls) = real_tls::pair(&rustls::version::TLS13);
-    let mut server = Server::new(config, 1, make_tls);
+fn serve(socket: &UdpSocket, inbox: &Receiver<Order>, push: &str) -> Vec<(String, String)> {
+    let new_server = || {
+        let mut config = ServerConfig::new(Mode::None);
+        // As long as nothing else is pushed.
+        config.tls_ekm = false;
+        config.push = vec![push.to_owned()];
+        let (_, make_tls) = real_tls::pair(&rustls::version::TLS13);
+        Server::new(config, 1, make_tls)
+    };
+    let mut server = new_server();
+    let mut before = Vec::new();
     socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     let mut client = None;
     let mut buffer = [0; 2048];
     loop {
         match inbox.try_recv() {
             Ok(Order::Renegotiate) => server.renegotiate(Instant::now()),
+            Ok(Order::Say(text)) => server.send_text(&text),
             Ok(Order::Keys(reply)) => {
                 let both = |key: &KeyConfig| {
                     [&key.encrypt, &key.decrypt].map(|direction| direction.cipher_key().to_vec())
@@ -92,7 +104,10 @@ fn serve(socket: &UdpSocket, inbox: &Receiver<Order>, push: String) -> Vec<(Stri
             Err(TryRecvError::Empty) => {}
         }
         if let Ok((len, from)) = socket.recv_from(&mut buffer) {
-            client = Some(from);
+            if client.replace(from).is_some_and(|client| client != from) {
+                before.append(&mut server.key_messages);
+                server = new_server();
+            }
             // Data packets (6, 9) end here.
             if !matches!(buffer[0] >> 3, 6 | 9) {
                 server.handle_packet(buffer[..len].to_vec(), Instant::now());
@@ -103,5 +118,5 @@ fn serve(socket: &UdpSocket, inbox: &Receiver<Order>, push: String) -> Vec<(Stri
         }
     }
     let message = |m: &KeyMessage| (m.username.clone(), m.password.clone());
-    server.key_messages.iter().map(message).collect()
+    before.iter().chain(&server.key_messages).map(message).collect()
 }
