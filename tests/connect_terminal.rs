@@ -15,7 +15,7 @@ use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 use nix::unistd::Pid;
-use ovpn_test_support::memory::Memory;
+use ovpn_test_support::memory::{Memory, expect_none, key_pieces, text, wait_until};
 use ovpn_test_support::netns::NetNs;
 use ovpn_test_support::sim;
 use ovpn_test_support::sim::running::{RunningServer, silent};
@@ -141,6 +141,10 @@ impl Terminal {
         self.type_text(CTRL_C);
     }
 
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.program.id().cast_signed()), signal).unwrap();
+    }
+
     /// Waits for the end and returns its status and what was still shown.
     fn end(mut self) -> (ExitStatus, String) {
         let end = Instant::now() + LIMIT;
@@ -257,11 +261,8 @@ fn counters_are_shown_above_a_question() {
     let namespace = NetNs::new("term");
     let server = RunningServer::start(&namespace);
     let mut terminal = Terminal::connect(&namespace, server.address, "auth-nocache");
-    let show = |terminal: &Terminal| {
-        kill(Pid::from_raw(terminal.program.id() as i32), Signal::SIGUSR2).unwrap();
-    };
     terminal.expect(USER);
-    show(&terminal);
+    terminal.signal(Signal::SIGUSR2);
     terminal.expect("Nothing has been counted yet");
     terminal.answer("joe", "first");
     terminal.expect("Connected: joe@127.0.0.1");
@@ -270,7 +271,7 @@ fn counters_are_shown_above_a_question() {
     terminal.type_text("joe\n");
     terminal.expect(PASSWORD);
     terminal.expect_echo(false);
-    show(&terminal);
+    terminal.signal(Signal::SIGUSR2);
     terminal.expect("BYTES_IN");
     terminal.expect(PASSWORD);
     terminal.type_text("second\n");
@@ -281,73 +282,45 @@ fn counters_are_shown_above_a_question() {
     assert_eq!(server.end(), sent);
 }
 
-/// The lines of the private key's PEM text, and the secret number in its DER.
-fn pieces(pem: &str) -> Vec<(String, Vec<u8>)> {
-    let body: Vec<_> = pem.lines().filter(|line| !line.starts_with("-----")).collect();
-    let mut pieces: Vec<_> =
-        body.iter().map(|line| (format!("PEM {line}"), line.as_bytes().to_vec())).collect();
-    pieces.retain(|(_, line)| line.len() >= 24);
-    assert!(pieces.len() >= 2);
-    let der = pem::parse(pem).unwrap().into_contents();
-    // ECPrivateKey: the OCTET STRING of 32 bytes.
-    let at = der.windows(2).position(|pair| pair == [4, 32]).unwrap() + 2;
-    pieces.push(("number of the key".to_owned(), der[at..at + 32].to_vec()));
-    pieces
-}
-
-/// The same key, its text encrypted.
-fn encrypt(pem: &str, passphrase: &str) -> String {
-    let mut openssl = std::process::Command::new("openssl")
-        .args(["pkcs8", "-topk8", "-v2", "aes-256-cbc", "-passout"])
-        .arg(format!("pass:{passphrase}"))
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    openssl.stdin.take().unwrap().write_all(pem.as_bytes()).unwrap();
-    let output = openssl.wait_with_output().unwrap();
-    assert!(output.status.success());
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Waits until `missing` names nothing any more.
-fn wait_until(mut missing: impl FnMut() -> Vec<String>) {
-    let end = Instant::now() + LIMIT;
-    loop {
-        let missing = missing();
-        if missing.is_empty() {
-            return;
-        }
-        assert!(Instant::now() < end, "{missing:?}");
-        std::thread::sleep(Duration::from_millis(100));
-    }
-}
-
-/// Waits until none of the secrets is there any more.
-fn expect_none(terminal: &Terminal, secrets: &[(String, Vec<u8>)]) {
-    wait_until(|| {
-        let memory = Memory::of(terminal.program.id());
-        assert!(!memory.find(b"joe-the-user").is_empty(), "the user name is no secret");
-        let found = secrets.iter().map(|(name, secret)| (name, memory.find(secret)));
-        let found = found.filter(|(_, places)| !places.is_empty());
-        found.map(|(name, places)| format!("{name} in {places:?}")).collect()
-    });
+/// SIGUSR1 does not wait for an answer either. What is still to be answered is asked anew.
+#[test]
+fn a_restart_takes_a_question_back() {
+    let namespace = NetNs::new("term");
+    let server = RunningServer::start(&namespace);
+    let mut terminal = Terminal::connect(&namespace, server.address, "auth-nocache");
+    terminal.expect(USER);
+    // There is nothing to restart yet.
+    terminal.signal(Signal::SIGUSR1);
+    terminal.expect("Restart: ");
+    terminal.answer("joe", "first");
+    terminal.expect("Connected: joe@127.0.0.1");
+    server.renegotiate();
+    terminal.expect(USER);
+    terminal.type_text("joe\n");
+    terminal.expect(PASSWORD);
+    terminal.expect_echo(false);
+    terminal.signal(Signal::SIGUSR1);
+    terminal.expect("Restarting connection");
+    // The password is forgotten, so a new connection asks as well, from the start.
+    terminal.answer("joe", "second");
+    terminal.expect("Connected: joe@127.0.0.1");
+    terminal.interrupt();
+    assert_eq!(terminal.end().0.code(), Some(0));
+    let sent = [("joe", "first"), ("joe", "second")].map(|(u, p)| (u.to_owned(), p.to_owned()));
+    assert_eq!(server.end(), sent);
 }
 
 /// What was typed, what the profile holds, and the data keys of a key exchange that is over.
 #[test]
 fn with_auth_nocache_no_secret_stays_in_memory() {
-    let text = |name: &str, secret: &str| (name.to_owned(), secret.as_bytes().to_vec());
     let identity = sim::real_tls::identity();
-    let (_, key) = identity.split_once("<key>\n").unwrap();
-    let (key, _) = key.split_once("</key>").unwrap();
-    let encrypted = identity.replace(key, &encrypt(key, "Sesame-Open-77"));
+    let (key, encrypted) = sim::real_tls::encrypted_identity("Sesame-Open-77");
     for (identity, passphrase) in [(&identity, None), (&encrypted, Some("Sesame-Open-77"))] {
         let namespace = NetNs::new("term");
         let server = RunningServer::start(&namespace);
         let extra = "auth-nocache\ntran-window 2";
         let mut terminal = Terminal::connect_as(&namespace, server.address, identity, extra);
-        let mut secrets = pieces(key);
+        let mut secrets = key_pieces(&key);
         terminal.type_login("joe-the-user", "First-Secret-31");
         secrets.push(text("first password", "First-Secret-31"));
         if let Some(passphrase) = passphrase {
@@ -357,7 +330,7 @@ fn with_auth_nocache_no_secret_stays_in_memory() {
             secrets.push(text("passphrase", passphrase));
         }
         terminal.expect("Connected: joe-the-user@127.0.0.1");
-        expect_none(&terminal, &secrets);
+        expect_none(terminal.program.id(), "joe-the-user", &secrets);
 
         let keys = |number: usize| {
             let [one, other] = &server.keys()[number];
@@ -377,7 +350,7 @@ fn with_auth_nocache_no_secret_stays_in_memory() {
             let missing = keys(1).into_iter().filter(|(_, key)| memory.find(key).is_empty());
             missing.map(|(name, _)| name).collect()
         });
-        expect_none(&terminal, &secrets);
+        expect_none(terminal.program.id(), "joe-the-user", &secrets);
         terminal.interrupt();
         assert_eq!(terminal.end().0.code(), Some(0));
     }
@@ -393,12 +366,12 @@ fn with_auth_nocache_a_login_from_a_file_stays_in_the_file() {
     let extra = "auth-nocache\ntran-window 2";
     let mut terminal =
         Terminal::connect_with(&namespace, server.address, &identity, extra, Some(login));
-    let secrets = [("password".to_owned(), b"Filed-Secret-43".to_vec())];
+    let secrets = [text("password", "Filed-Secret-43")];
     terminal.expect("Connected: joe-the-user@127.0.0.1");
-    expect_none(&terminal, &secrets);
+    expect_none(terminal.program.id(), "joe-the-user", &secrets);
     server.renegotiate();
     terminal.expect("TLS for key 1");
-    expect_none(&terminal, &secrets);
+    expect_none(terminal.program.id(), "joe-the-user", &secrets);
     terminal.interrupt();
     assert_eq!(terminal.end().0.code(), Some(0));
     assert_eq!(server.end().len(), 2, "it was given twice");

@@ -24,7 +24,7 @@ pub struct Slot {
 enum Answer {
     Due,
     Given(Secret<String>),
-    /// Was given, has been used, and is not kept.
+    /// Was given, has been used, and is not kept; or is no use to anybody any more.
     Spent,
 }
 
@@ -134,9 +134,9 @@ impl Queue {
         }
     }
 
-    /// Forgets the answers of a group without asking for them again.
+    /// Forgets the answers of a group without asking for them again, and takes its questions back.
     pub(super) fn spend(&mut self, group: AttentionGroup) {
-        for slot in self.slots.iter_mut().filter(|slot| slot.group == group && !slot.is_open()) {
+        for slot in self.slots.iter_mut().filter(|slot| slot.group == group) {
             slot.answer = Answer::Spent;
         }
     }

@@ -113,13 +113,12 @@ impl Machine {
             }
             SessionState::Reconnecting { reason } => {
                 run.web_auth = false;
-                run.login_wanted = false;
+                let login_wanted = std::mem::take(&mut run.login_wanted);
                 let established = run.established;
                 if established && !outdated {
                     run.phase = Phase::Reconnecting;
                 }
-                self.queue.remove(AttentionGroup::ChallengeAuthPending);
-                self.queue.remove(AttentionGroup::Pkcs11Sign);
+                self.take_questions_back(login_wanted);
                 let reason = printable(&reason);
                 if established {
                     info!("Reconnecting: {reason}");
@@ -133,13 +132,23 @@ impl Machine {
             SessionState::Paused => {
                 let lasting = run.phase == Phase::Paused && !outdated;
                 run.web_auth = false;
-                run.login_wanted = false;
-                self.queue.remove(AttentionGroup::ChallengeAuthPending);
-                self.queue.remove(AttentionGroup::Pkcs11Sign);
+                let login_wanted = std::mem::take(&mut run.login_wanted);
+                self.take_questions_back(login_wanted);
                 if lasting {
                     self.say(StatusMinor::ConnPaused, "");
                 }
             }
+        }
+    }
+
+    /// The connection that asked is over. `login_wanted`: a renegotiation has asked for user name and
+    /// password; the next connection asks for them by itself, unless it has a token.
+    fn take_questions_back(&mut self, login_wanted: bool) {
+        self.queue.remove(AttentionGroup::ChallengeAuthPending);
+        self.queue.remove(AttentionGroup::Pkcs11Sign);
+        if login_wanted {
+            self.queue.spend(AttentionGroup::UserPassword);
+            self.queue.spend(AttentionGroup::ChallengeStatic);
         }
     }
 

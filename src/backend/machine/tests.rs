@@ -446,14 +446,31 @@ fn a_renegotiation_asks_for_the_login_again() {
         assert_eq!(said(&mut machine), ["log in joe:SCRV1:cHc=:NDM= once"]);
         assert_eq!(machine.status().codes(), (2, 7));
     }
-    // Answers to anything but a renegotiation wait for `Connect`.
-    machine.event(SessionEvent::CredentialsNeeded);
-    let reconnecting = SessionState::Reconnecting { reason: "lost".to_owned() };
-    state(&mut machine, reconnecting);
-    for (group, id, value) in answers {
-        machine.provide_input((1, group), id, value).unwrap();
+}
+
+/// The next connection asks by itself, unless it has a token; then nobody waits for the answers.
+#[test]
+fn questions_of_a_renegotiation_go_with_its_connection() {
+    for end in [SessionState::Reconnecting { reason: "lost".to_owned() }, SessionState::Paused] {
+        let mut machine = registered("auth-user-pass\nauth-nocache\nstatic-challenge PIN 1\n");
+        let answers = [(1, 0, "joe"), (1, 1, "pw"), (4, 0, "42")];
+        for (group, id, value) in answers {
+            machine.provide_input((1, group), id, value).unwrap();
+        }
+        machine.request(Request::Connect).unwrap();
+        state(&mut machine, SessionState::Connected(info()));
+        machine.event(SessionEvent::CredentialsNeeded);
+        machine.provide_input((1, 1), 1, "half").unwrap();
+        state(&mut machine, end);
+        assert_eq!(machine.type_groups(), []);
+        for (group, id, value) in answers {
+            machine.provide_input((1, group), id, value).unwrap_err();
+        }
+        state(&mut machine, SessionState::Connected(info()));
+        machine.request(Request::Ready).unwrap();
+        machine.event(SessionEvent::CredentialsNeeded);
+        assert_eq!(machine.type_groups(), [(1, 1), (1, 4)]);
     }
-    assert_eq!(said(&mut machine), [""; 0]);
 }
 
 /// `auth-nocache`: an attempt uses the answers up, and the next one asks; a challenge that the server

@@ -1,7 +1,6 @@
 //! The front end's loop: registers, answers questions, connects, shows what happens, ends.
 
 use std::cell::RefCell;
-use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -261,11 +260,13 @@ impl Front {
         }
     }
 
-    /// Answers what is asked and connects; connecting has no effect on a running attempt.
+    /// Answers what is asked and connects; connecting has no effect on a running attempt. A restart
+    /// meanwhile takes the questions back: what is still needed is asked anew.
     async fn answer_and_connect(&mut self) -> Result<(), End> {
         self.printer.leave_live();
         let waiting = RefCell::default();
-        let mut answered = pin!(answer(&self.backend, self.login.as_ref(), &waiting));
+        let mut answered =
+            pin!(answer(&self.backend, self.login.as_ref(), &self.console, &waiting));
         loop {
             tokio::select! {
                 biased;
@@ -273,9 +274,20 @@ impl Front {
                     prompt::leave(&self.console);
                     return Err(reason.into());
                 }
+                _ = self.signals.restart.recv() => match self.backend.request("Restart").await {
+                    Ok(()) => {
+                        prompt::leave(&self.console);
+                        return Ok(());
+                    }
+                    Err(error) => {
+                        let text = format!("Restart: {error}");
+                        self.printer.above(&waiting.borrow(), |printer| printer.step(&text));
+                    }
+                },
                 _ = self.signals.statistics.recv() => {
                     let counters = self.backend.statistics().await?;
-                    self.printer.statistics_above(&waiting.borrow(), &counters);
+                    let show = |printer: &mut Printer| printer.statistics(&counters);
+                    self.printer.above(&waiting.borrow(), show);
                 }
                 result = &mut answered => break result?,
             }
@@ -356,6 +368,7 @@ impl Front {
 async fn answer(
     backend: &Backend,
     login: Option<&LoginFile>,
+    console: &Console,
     waiting: &RefCell<String>,
 ) -> Result<(), End> {
     let questions = backend.questions().await?;
@@ -389,12 +402,9 @@ async fn answer(
             None => loop {
                 let text = prompt::text(question);
                 waiting.replace(text.clone());
-                let asked = prompt::ask(text, question.hidden).await;
-                let answer = asked.map_err(|error| match error.kind() {
-                    // Ctrl-C at a prompt without echo; the signal may come later.
-                    ErrorKind::Interrupted => End::AS_ASKED,
-                    _ => End::failed(format!("no answer: {error}"), EXIT_USAGE),
-                })?;
+                let asked = prompt::ask(console, text, question.hidden).await;
+                let answer = asked
+                    .map_err(|error| End::failed(format!("no answer: {error}"), EXIT_USAGE))?;
                 if !answer.expose().is_empty() {
                     break answer;
                 }

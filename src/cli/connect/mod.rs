@@ -144,7 +144,6 @@ fn prepare(args: ConnectArgs) -> Result<ExitCode, (String, u8)> {
     }
     let failed = |error: std::io::Error| (error.to_string(), EXIT_FAILED);
     let threads = Threads::new().map_err(failed)?;
-    let terminal = prompt::Terminal::new();
     let console = Console::new(args.output == Output::Json).map_err(failed)?;
     let (answers, receiver) = mpsc::channel(1);
     let service = backend(&args, profile, receiver, &threads, log_level.clone(), lines);
@@ -163,8 +162,6 @@ fn prepare(args: ConnectArgs) -> Result<ExitCode, (String, u8)> {
     if let Some(helper) = helper {
         helper.end(ending::LAST_RESORT);
     }
-    // A prompt that nobody answers keeps its thread, and the terminal silent.
-    terminal.restore();
     console.flush();
     Ok(ExitCode::from(status.unwrap_or(EXIT_FAILED)))
 }

@@ -16,6 +16,8 @@ use crate::text::printable_json;
 pub(super) struct Console {
     pub(super) out: LineWriter,
     pub(super) err: LineWriter,
+    /// Where somebody reads what they are asked: standard error, or else the terminal that answers.
+    pub(super) prompt: LineWriter,
 }
 
 impl Console {
@@ -23,10 +25,13 @@ impl Console {
     /// As [`LineWriter::new`].
     pub(super) fn new(json: bool) -> io::Result<Self> {
         let dropped = if json { dropped_json } else { dropped_text };
-        Ok(Self {
-            out: LineWriter::new(&io::stdout(), dropped)?,
-            err: LineWriter::new(&io::stderr(), dropped_text)?,
-        })
+        let err = LineWriter::new(&io::stderr(), dropped_text)?;
+        let prompt = if !io::stderr().is_terminal() && io::stdin().is_terminal() {
+            LineWriter::new(&io::stdin(), dropped_text)?
+        } else {
+            err.clone()
+        };
+        Ok(Self { out: LineWriter::new(&io::stdout(), dropped)?, err, prompt })
     }
 
     /// Says what is wrong.
@@ -39,6 +44,7 @@ impl Console {
         let end = Instant::now() + ending::OUTPUT;
         self.out.flush(ending::OUTPUT);
         self.err.flush(end.saturating_duration_since(Instant::now()));
+        self.prompt.flush(end.saturating_duration_since(Instant::now()));
     }
 }
 
@@ -141,12 +147,12 @@ impl Printer {
         }
     }
 
-    /// The counters, while somebody is asked something; the prompt is shown again below them.
-    pub(super) fn statistics_above(&mut self, prompt: &str, counters: &HashMap<String, i64>) {
+    /// Shows something while somebody is asked something; the prompt is shown again below it.
+    pub(super) fn above(&mut self, prompt: &str, show: impl FnOnce(&mut Self)) {
         if self.live {
             self.out.put("\n", Weight::Heavy);
         }
-        self.statistics(counters);
+        show(self);
         if self.live {
             self.out.put(prompt, Weight::Heavy);
         }
