@@ -19,13 +19,17 @@
 //! | parts of an application's message | 64 KiB |
 //! | control events | drained after each packet: what one packet may complete |
 //! | control packets as a whole | 1 MiB at once, 128 KiB a second; beyond it the socket is not read |
-//! | control packets from and to a data channel | channels of fixed size; what does not fit is lost |
+//! | control packets from and to a data channel | 256 and 64 packets of at most 64 KiB; what does not fit is lost |
+//! | data packets on their way | one read of the device (64 KiB) and one batch to send (128 KiB); one batch received |
+//! | data packets that come before their key | 1,024, 2 MiB, 2 s; what does not fit is lost |
+//! | commands to a data path | one: whoever gives it waits for the answer |
 //! | [`SessionEvent`], and the driver's and the front end's news | fed by us, one for each step of an attempt, and by texts of the server: 32 at once, one a second |
 //! | renegotiations of the server | ten at once, one a second |
 //! | requests to sign | one for each handshake |
 //! | posture checks | four at a time, 16 at once, six a minute |
 //! | log lines | 1,024, then they are dropped |
-//! | data events | fed by us: each ends a connection, or is one for each key |
+//! | data events | fed by us: each ends a connection, once, or is one for each key |
+//! | requests to the helper process | one on each line: whoever asks waits for the answer |
 
 mod attempt;
 mod bring_up;
