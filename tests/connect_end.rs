@@ -236,13 +236,17 @@ impl Client {
     }
 
     /// Waits for its end: the exit status, everything it said, and how long it took.
-    fn end(mut self) -> (Option<i32>, String, Duration) {
+    fn end(self) -> (Option<i32>, String, Duration) {
+        self.end_within(LIMIT)
+    }
+
+    fn end_within(mut self, limit: Duration) -> (Option<i32>, String, Duration) {
         let start = Instant::now();
         let status = loop {
             if let Some(status) = self.process.try_wait().unwrap() {
                 break status;
             }
-            assert!(start.elapsed() < LIMIT, "does not end:\n{}", self.seen.join("\n"));
+            assert!(start.elapsed() < limit, "does not end:\n{}", self.seen.join("\n"));
             std::thread::sleep(Duration::from_millis(10));
         };
         let took = start.elapsed();
@@ -325,6 +329,64 @@ fn without_its_helper_a_client_ends_and_cleanup_does_the_rest() {
     server.end();
     before.network.assert_same(&host.ns.settled_snapshot());
     host.cleanup();
+    host.assert_is(&before);
+}
+
+/// A helper process that is stopped, or hangs: everything else goes on, and what does not take root
+/// is undone. The rest it undoes itself once it goes on.
+#[test]
+fn a_helper_that_does_not_answer_keeps_nothing_else_waiting() {
+    std::thread::scope(|scope| {
+        for reconnect in [false, true] {
+            scope.spawn(move || {
+                let host = Host::new();
+                let before = host.state();
+                let server = RunningServer::pushing(&host.ns, PUSH);
+                let mut client = Client::connected(&host, &server);
+                let helper = client.helper();
+                kill(helper, Signal::SIGSTOP).unwrap();
+                client.signal(if reconnect { Signal::SIGUSR1 } else { Signal::SIGTERM });
+                if reconnect {
+                    client.expect("Restarting connection");
+                    for _ in 0..5 {
+                        client.signal(Signal::SIGUSR2);
+                        client.expect("\"Statistics\"");
+                        assert!(client.seen.last().unwrap().contains("BYTES_IN"));
+                        std::thread::sleep(Duration::from_millis(500));
+                    }
+                }
+                let (code, said, _) = client.end_within(2 * LIMIT);
+                assert_eq!(code, Some(i32::from(reconnect)), "{said}");
+                assert!(said.contains("the helper process has not answered within"), "{said}");
+                server.end();
+                before.network.assert_same(&host.ns.settled_snapshot());
+                kill(helper, Signal::SIGCONT).unwrap();
+                wait_for("the rest is undone", || host.resolv_conf() == before.resolv_conf);
+                wait_for("its journals end", || host.journals().is_empty());
+                host.assert_is(&before);
+            });
+        }
+    });
+}
+
+/// It is busy for a while, and nobody minds.
+#[test]
+fn a_helper_that_takes_its_time_is_waited_for() {
+    let host = Host::new();
+    let before = host.state();
+    let server = RunningServer::pushing(&host.ns, PUSH);
+    let mut client = Client::connected(&host, &server);
+    let helper = client.helper();
+    kill(helper, Signal::SIGSTOP).unwrap();
+    client.signal(Signal::SIGUSR1);
+    client.expect("Restarting connection");
+    std::thread::sleep(Duration::from_secs(3));
+    kill(helper, Signal::SIGCONT).unwrap();
+    client.expect("\"code_minor\":7,");
+    assert!(host.resolv_conf().contains("nameserver 10.8.0.1"));
+    client.signal(Signal::SIGTERM);
+    let (code, said, _) = client.end();
+    assert_eq!(code, Some(0), "{said}");
     host.assert_is(&before);
 }
 

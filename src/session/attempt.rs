@@ -132,7 +132,8 @@ impl Session {
             bind_dev: device.bind_dev.clone(),
         };
         self.commands.or_wish(&self.statistics, self.network.recheck()).await?;
-        self.network.protect(&query).await.map_err(Ending::Transport)?;
+        let protect = self.network.protect(&query);
+        self.commands.while_busy(&self.statistics, protect).await.map_err(Ending::Transport)?;
         let protect = self.network.protector();
         let proxy_credentials = self.config.proxy_credentials.as_ref();
         let connect = async {

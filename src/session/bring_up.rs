@@ -199,7 +199,8 @@ impl Session {
             let name = LinkName::from_dev(&self.config.options.device.name);
             let channel = KernelDataChannel::create(api, name).await?;
             if channel.created_link() {
-                self.network.adopt(channel.interface()).await?;
+                let adopt = self.network.adopt(channel.interface());
+                self.commands.while_busy(&self.statistics, adopt).await?;
             }
             self.tunnel = Some(Tunnel::new(DataPlane::Kernel(channel)));
         }
@@ -232,7 +233,8 @@ impl Session {
         }
         if self.tunnel.is_none() && matches!(self.network, Network::Direct(_)) {
             let name = &self.config.options.device.name;
-            let created = TunDevice::create_with(open_tun, name, TunOptions::default());
+            let opened = self.commands.while_busy(&self.statistics, open_tun()).await;
+            let created = TunDevice::create_with(|| opened, name, TunOptions::default());
             let device = created.map_err(|e| match e {
                 DataError::NotPermitted { .. } => Failure::from(e),
                 e => Ending::Unusable(format!("cannot create the device {name}: {e}")).into(),

@@ -112,7 +112,7 @@ impl Network {
                 tracing::error!("taking the tunnel's configuration back: {e}");
             }
             tunnel.close().await;
-            if let Err(e) = direct.forget_link() {
+            if let Err(e) = direct.forget_link().await {
                 tracing::error!("{e}");
             }
         } else {
@@ -137,7 +137,7 @@ impl Network {
                     tracing::error!("undoing the network configuration: {e}");
                 }
                 tunnel.close().await;
-                if let Err(e) = direct.forget_link() {
+                if let Err(e) = direct.forget_link().await {
                     tracing::error!("{e}");
                 }
             }

@@ -65,7 +65,7 @@ impl DirectNetwork {
                 let state = link.state;
                 let undo = Undo::RestoreLink { name: link.name, index, state: state.clone() };
                 let queue = state.tx_queue_len;
-                self.before = Some((self.journal.record(undo)?, state));
+                self.before = Some((self.journal.record(undo).await?, state));
                 queue
             }
         };
@@ -90,15 +90,16 @@ impl DirectNetwork {
         address: &TunnelAddress,
         interface: &Interface,
     ) -> Result<Held, NetworkError> {
-        let id = self.journal.record(Undo::DeleteAddress {
+        let undo = Undo::DeleteAddress {
             name: interface.name.clone(),
             index: interface.index,
             address: address.clone(),
-        })?;
+        };
+        let id = self.journal.record(undo).await?;
         match self.host.netlink.add_address(interface.index, address).await {
             Ok(()) => Ok(Held::Ours(id)),
             Err(error) => {
-                self.journal.done(id)?;
+                self.journal.done(id).await?;
                 // A persistent device keeps its addresses.
                 if error.raw_os_error() == Some(libc::EEXIST) {
                     return Ok(Held::Foreign);
@@ -115,7 +116,7 @@ impl DirectNetwork {
         tunnel: u32,
     ) -> Result<(), NetworkError> {
         let undo = routes.iter().map(|route| Undo::DeleteRoute { tunnel, route: route.clone() });
-        let ids = self.journal.record_all(undo)?;
+        let ids = self.journal.record_all(undo).await?;
         let answers = self.host.netlink.add_routes(&routes, tunnel).await;
         let mut not_made = Vec::new();
         let mut first = None;
@@ -134,7 +135,7 @@ impl DirectNetwork {
                 Err(error) => first = first.or(Some(error)),
             }
         }
-        self.journal.done_all(&not_made)?;
+        self.journal.done_all(&not_made).await?;
         first.map_or(Ok(()), Err)
     }
 
@@ -195,7 +196,7 @@ impl DirectNetwork {
                 Err(reason) => return Ok(unused(reason)),
             };
             let (undo, backend) = (prepared.undo.clone(), prepared.backend());
-            let id = self.journal.record(Undo::Dns(undo.clone()))?;
+            let id = self.journal.record(Undo::Dns(undo.clone())).await?;
             let applied = self.host.resolver.apply(prepared, plan, interface, warnings).await;
             let Err(reason) = applied else {
                 debug!("DNS set through {backend}");
@@ -207,7 +208,7 @@ impl DirectNetwork {
                 warnings.push(second);
                 return Ok(Held::Ours(id));
             }
-            self.journal.done(id)?;
+            self.journal.done(id).await?;
             way = match undo {
                 DnsUndo::Netcfg { .. } => Err(reason),
                 _ => self.host.resolver.prepare_service(reason).await,

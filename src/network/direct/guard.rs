@@ -41,7 +41,7 @@ impl DirectNetwork {
             .filter(|guard| !self.guards.contains_key(guard))
             .collect();
         let undo = guards.iter().map(|route| Undo::DeleteRoute { tunnel: 0, route: route.clone() });
-        let ids = self.journal.record_all(undo)?;
+        let ids = self.journal.record_all(undo).await?;
         let answers = self.host.netlink.add_routes(&guards, 0).await;
         let (mut not_made, mut first) = (Vec::new(), None);
         for ((guard, id), answer) in guards.into_iter().zip(ids).zip(answers) {
@@ -60,7 +60,7 @@ impl DirectNetwork {
             }
             not_made.push(id);
         }
-        self.journal.done_all(&not_made)?;
+        self.journal.done_all(&not_made).await?;
         first.map_or(Ok(()), Err)
     }
 

@@ -72,17 +72,30 @@ impl HostAccess {
         Ok(Self { netlink, resolver })
     }
 
-    /// Undoes changes, in this order. One result for each. What is gone already is no error: a link
+    /// Undoes changes, in this order, those of DNS beside the others: whatever they wait for keeps
+    /// nothing else from being undone. One result for each. What is gone already is no error: a link
     /// takes its addresses and routes with it, and people clean up by hand.
     pub(in crate::network) async fn revert_all(
         &self,
         undo: &[Undo],
     ) -> Vec<Result<(), NetworkError>> {
+        let (dns, others): (Vec<_>, Vec<_>) =
+            undo.iter().partition(|undo| matches!(undo, Undo::Dns(_)));
+        let (dns, others) = tokio::join!(self.revert_in_order(&dns), self.revert_in_order(&others));
+        let (mut dns, mut others) = (dns.into_iter(), others.into_iter());
+        let results = undo.iter().map(|undo| match undo {
+            Undo::Dns(_) => dns.next(),
+            _ => others.next(),
+        });
+        results.flatten().collect()
+    }
+
+    async fn revert_in_order(&self, undo: &[&Undo]) -> Vec<Result<(), NetworkError>> {
         let mut results = Vec::with_capacity(undo.len());
         for run in undo.chunk_by(|a, b| a.as_route().is_some() && b.as_route().is_some()) {
             match run {
                 [Undo::DeleteRoute { .. }, ..] => {
-                    let routes: Vec<_> = run.iter().filter_map(Undo::as_route).collect();
+                    let routes: Vec<_> = run.iter().filter_map(|undo| undo.as_route()).collect();
                     let answers = self.netlink.delete_routes(routes.iter().copied()).await;
                     results.extend(
                         answers.into_iter().zip(routes).map(|(answer, (route, _))| {

@@ -34,9 +34,9 @@ use super::types::{Gateways, Network, RemotePath, RouteQuery};
 ///
 /// # Errors
 /// As opening a file.
-pub fn open_tun() -> io::Result<File> {
+pub async fn open_tun() -> io::Result<File> {
     match helper::of_this_process() {
-        Some(helper) => helper.open_tun(),
+        Some(helper) => helper.open_tun().await,
         None => File::options().read(true).write(true).open("/dev/net/tun"),
     }
 }
@@ -132,12 +132,12 @@ impl DirectNetwork {
     /// # Errors
     /// When the link is not there or the journal cannot be written.
     pub async fn adopt_link(&mut self, interface: &Interface) -> Result<(), NetworkError> {
-        self.forget_link()?;
+        self.forget_link().await?;
         let fail = |e| NetworkError::netlink(format!("look at {}", interface.name), e);
         let link = self.host.find_link(&interface.name, interface.index).await.map_err(fail)?;
         let link = link.ok_or_else(|| fail(io::Error::from_raw_os_error(libc::ENODEV)))?;
         let undo = Undo::DeleteLink { name: link.name, kind: link.kind, index: interface.index };
-        self.link = Some(self.journal.record(undo)?);
+        self.link = Some(self.journal.record(undo).await?);
         Ok(())
     }
 
@@ -156,9 +156,9 @@ impl DirectNetwork {
     ///
     /// # Errors
     /// When the journal cannot be written.
-    pub fn forget_link(&mut self) -> Result<(), NetworkError> {
+    pub async fn forget_link(&mut self) -> Result<(), NetworkError> {
         match self.link.take() {
-            Some(id) => self.journal.done(id),
+            Some(id) => self.journal.done(id).await,
             None => Ok(()),
         }
     }
@@ -302,7 +302,7 @@ impl DirectNetwork {
                 Err(error) => warn!("{error}"),
             }
         }
-        let noted = self.journal.done_all(&done);
+        let noted = self.journal.done_all(&done).await;
         first.map_or(noted, Err)
     }
 
@@ -331,7 +331,7 @@ impl DirectNetwork {
                 false
             }
         });
-        self.journal.done_all(&gone)?;
+        self.journal.done_all(&gone).await?;
         Ok(damaged)
     }
 

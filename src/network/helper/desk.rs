@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,43 +18,42 @@ use crate::network::dns::{DnsPlan, DnsUndo};
 use crate::network::error::NetworkError;
 use crate::network::journal::{EntryId, Journal, Undo};
 
-/// The helper has its own limits, for each thing it does. This is for a helper that hangs.
-const LIMIT: Duration = Duration::from_secs(20);
+/// The helper has its own limits, for each thing it does. This is for a helper that hangs: a session
+/// still sees it when it ends.
+const LIMIT: Duration = Duration::from_secs(11);
+/// The same where the helper undoes what others have left: as much as there is.
+const LONG_LIMIT: Duration = Duration::from_secs(20);
 
 const _: () = assert!(
-    ending::DNS.as_secs() < LIMIT.as_secs() && ending::LAST_RESORT.as_secs() < LIMIT.as_secs()
+    ending::DNS.as_secs() < LIMIT.as_secs()
+        && LIMIT.as_secs() < ending::SESSION.as_secs()
+        && ending::LAST_RESORT.as_secs() < LONG_LIMIT.as_secs()
 );
 
-/// One request at a time; each waits for its answer.
+/// One request at a time; each waits for its answer, and nothing else does.
 #[derive(Debug)]
-pub(in crate::network) struct Desk(Mutex<OwnedFd>);
+pub(in crate::network) struct Desk(Mutex<Line>);
+
+#[derive(Debug)]
+struct Line {
+    socket: OwnedFd,
+    /// What to say once no answer is to be had any more.
+    broken: Option<String>,
+}
 
 impl Desk {
     /// `socket`: the other end is the helper's.
-    pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
-        let limit = TimeVal::milliseconds(i64::try_from(LIMIT.as_millis()).unwrap_or(i64::MAX));
-        setsockopt(&socket, sockopt::ReceiveTimeout, &limit)?;
-        setsockopt(&socket, sockopt::SendTimeout, &limit)?;
-        Ok(Self(Mutex::new(socket)))
+    pub(super) const fn new(socket: OwnedFd) -> Self {
+        Self(Mutex::new(Line { socket, broken: None }))
     }
 
+    /// Waits for the answer.
     fn ask<T: DeserializeOwned>(&self, request: &Request) -> Result<(T, Option<OwnedFd>), String> {
         // Whoever panicked here has left the line as it was, or broken.
-        let socket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let answer = line::send(&*socket, request, None).and_then(|()| line::receive(&*socket));
-        match answer {
-            Ok(Some((Ok(value), passed))) => Ok((value, passed)),
-            Ok(Some((Err(reason), _))) => Err(reason),
-            Ok(None) => Err("the helper process has ended".to_owned()),
-            Err(error) => {
-                // The answer to this must not be taken for that to the next.
-                let _ = shutdown(std::os::fd::AsRawFd::as_raw_fd(&*socket), Shutdown::Both);
-                Err(format!("the helper process does not answer: {error}"))
-            }
-        }
+        let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        line.ask(request)
     }
 
-    /// Where waiting keeps nobody else.
     async fn ask_elsewhere<T: DeserializeOwned + Send + 'static>(
         self: &Arc<Self>,
         request: Request,
@@ -100,15 +99,58 @@ impl Desk {
         self.ask_elsewhere(Request::RevertDns(undo.clone())).await.map(|((), _)| ())
     }
 
-    /// As `DirectNetwork::undo_abandoned`.
+    /// As `DirectNetwork::undo_abandoned`. Blocks.
     pub(in crate::network) fn undo_abandoned(&self) -> Result<Vec<Undone>, String> {
         self.ask(&Request::UndoAbandoned).map(|(undone, _)| undone)
     }
 
     /// An open `/dev/net/tun`.
-    pub(super) fn open_tun(&self) -> Result<OwnedFd, String> {
-        let ((), passed) = self.ask(&Request::OpenTun)?;
+    pub(super) async fn open_tun(self: &Arc<Self>) -> Result<OwnedFd, String> {
+        let ((), passed) = self.ask_elsewhere(Request::OpenTun).await?;
         passed.ok_or_else(|| "the helper process sent no descriptor".to_owned())
+    }
+}
+
+impl Line {
+    fn ask<T: DeserializeOwned>(
+        &mut self,
+        request: &Request,
+    ) -> Result<(T, Option<OwnedFd>), String> {
+        if let Some(reason) = &self.broken {
+            return Err(reason.clone());
+        }
+        let limit = match request {
+            Request::Open | Request::UndoAbandoned => LONG_LIMIT,
+            _ => LIMIT,
+        };
+        let answer = self
+            .set_limit(limit)
+            .and_then(|()| line::send(&self.socket, request, None))
+            .and_then(|()| line::receive(&self.socket));
+        let broken = match answer {
+            Ok(Some((Ok(value), passed))) => return Ok((value, passed)),
+            Ok(Some((Err(reason), _))) => return Err(reason),
+            Ok(None) => "the helper process has ended".to_owned(),
+            Err(error) => match error.kind() {
+                io::ErrorKind::BrokenPipe => "the helper process has ended".to_owned(),
+                io::ErrorKind::WouldBlock => {
+                    let seconds = limit.as_secs();
+                    format!("the helper process has not answered within {seconds} s")
+                }
+                _ => format!("the line to the helper process: {error}"),
+            },
+        };
+        // An answer to this that comes late must not be taken for that to the next.
+        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
+        self.broken = Some(broken.clone());
+        Err(broken)
+    }
+
+    fn set_limit(&self, limit: Duration) -> io::Result<()> {
+        let limit = TimeVal::milliseconds(i64::try_from(limit.as_millis()).unwrap_or(i64::MAX));
+        setsockopt(&self.socket, sockopt::ReceiveTimeout, &limit)?;
+        setsockopt(&self.socket, sockopt::SendTimeout, &limit)?;
+        Ok(())
     }
 }
 
@@ -126,16 +168,16 @@ pub(in crate::network) enum Notes {
 
 impl Notes {
     /// As [`Journal::record`].
-    pub(in crate::network) fn record(&mut self, what: Undo) -> Result<EntryId, NetworkError> {
+    pub(in crate::network) async fn record(&mut self, what: Undo) -> Result<EntryId, NetworkError> {
         let missing = || NetworkError::Helper("the helper process noted nothing".to_owned());
         match self {
             Self::Here(journal) => journal.record(what),
-            Self::There { .. } => self.record_all([what])?.pop().ok_or_else(missing),
+            Self::There { .. } => self.record_all([what]).await?.pop().ok_or_else(missing),
         }
     }
 
     /// As [`Journal::record_all`].
-    pub(in crate::network) fn record_all(
+    pub(in crate::network) async fn record_all(
         &mut self,
         what: impl IntoIterator<Item = Undo>,
     ) -> Result<Vec<EntryId>, NetworkError> {
@@ -145,7 +187,7 @@ impl Notes {
                 let mut all = Vec::new();
                 let what: Vec<Undo> = what.into_iter().collect();
                 for some in what.chunks(CHANGES) {
-                    let asked = desk.ask(&Request::Record(some.to_vec()));
+                    let asked = desk.ask_elsewhere(Request::Record(some.to_vec())).await;
                     let (ids, _): (Vec<EntryId>, _) = asked.map_err(NetworkError::Helper)?;
                     open.extend(ids.iter().copied().zip(some.iter().cloned()));
                     all.extend(ids);
@@ -164,21 +206,24 @@ impl Notes {
     }
 
     /// As [`Journal::done`].
-    pub(in crate::network) fn done(&mut self, id: EntryId) -> Result<(), NetworkError> {
+    pub(in crate::network) async fn done(&mut self, id: EntryId) -> Result<(), NetworkError> {
         match self {
             Self::Here(journal) => journal.done(id),
-            Self::There { .. } => self.done_all(&[id]),
+            Self::There { .. } => self.done_all(&[id]).await,
         }
     }
 
     /// As [`Journal::done_all`].
-    pub(in crate::network) fn done_all(&mut self, ids: &[EntryId]) -> Result<(), NetworkError> {
+    pub(in crate::network) async fn done_all(
+        &mut self,
+        ids: &[EntryId],
+    ) -> Result<(), NetworkError> {
         match self {
             Self::Here(journal) => journal.done_all(ids),
             Self::There { desk, open, .. } => {
                 for some in ids.chunks(CHANGES) {
                     some.iter().for_each(|id| drop(open.remove(id)));
-                    let asked = desk.ask(&Request::Done(some.to_vec()));
+                    let asked = desk.ask_elsewhere(Request::Done(some.to_vec())).await;
                     asked.map(|((), _)| ()).map_err(NetworkError::Helper)?;
                 }
                 Ok(())

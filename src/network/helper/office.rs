@@ -261,13 +261,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("run");
         let (socket, work) = open_line(&path);
-        let desk = Arc::new(Desk::new(socket).unwrap());
+        let desk = Arc::new(Desk::new(socket));
         let mut notes = desk.open().await.unwrap();
-        let ids = notes.record_all((0..1000).map(link)).unwrap();
+        let ids = notes.record_all((0..1000).map(link)).await.unwrap();
         assert_eq!(notes.get(ids[999]), Some(&link(999)));
         let noted = || Journal::of(&path, Owner::this()).unwrap();
         assert_eq!(noted()[0].undo.len(), 1000);
-        notes.done_all(&ids).unwrap();
+        notes.done_all(&ids).await.unwrap();
         assert!(noted().is_empty() && notes.get(ids[0]).is_none());
         drop((notes, desk));
         assert!(!work.await.unwrap());
@@ -279,10 +279,10 @@ mod tests {
     async fn dns_is_changed_only_as_it_was_prepared_here() {
         let directory = tempfile::tempdir().unwrap();
         let (socket, _work) = open_line(&directory.path().join("run"));
-        let desk = Arc::new(Desk::new(socket).unwrap());
+        let desk = Arc::new(Desk::new(socket));
         let mut notes = desk.open().await.unwrap();
         let invented = DnsUndo::Resolvconf { record: "x;reboot".to_owned() };
-        let error = notes.record(Undo::Dns(invented.clone())).unwrap_err().to_string();
+        let error = notes.record(Undo::Dns(invented.clone())).await.unwrap_err().to_string();
         assert!(error.contains("was not prepared here"), "{error}");
         let error = desk.revert_dns(&invented).await.unwrap_err();
         assert!(error.contains("is not noted"), "{error}");
@@ -302,9 +302,10 @@ mod tests {
     async fn what_is_noted_has_a_limit() {
         let directory = tempfile::tempdir().unwrap();
         let (socket, _work) = open_line(&directory.path().join("run"));
-        let desk = Arc::new(Desk::new(socket).unwrap());
+        let desk = Arc::new(Desk::new(socket));
         let mut notes = desk.open().await.unwrap();
-        let error = notes.record_all((0..=u32::try_from(NOTED).unwrap()).map(link)).unwrap_err();
+        let changes = (0..=u32::try_from(NOTED).unwrap()).map(link);
+        let error = notes.record_all(changes).await.unwrap_err();
         assert!(error.to_string().contains("too many"), "{error}");
     }
 

@@ -62,19 +62,20 @@ impl Helper {
         let lifeline = self.lifeline.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let lifeline = lifeline.ok_or(io::ErrorKind::BrokenPipe)?;
         let (ours, theirs) = line::pair()?;
-        let ended = |error: io::Error| match error.raw_os_error() {
+        let in_words = |error: io::Error| match error.raw_os_error() {
             Some(libc::EPIPE | libc::ECONNRESET) => {
                 io::Error::other("the helper process has ended")
             }
+            Some(libc::EAGAIN) => io::Error::other("the helper process does not answer"),
             _ => error,
         };
-        line::send(&*lifeline, &(), Some(std::os::fd::AsFd::as_fd(&theirs))).map_err(ended)?;
-        Ok(Arc::new(Desk::new(ours)?))
+        line::send(&*lifeline, &(), Some(std::os::fd::AsFd::as_fd(&theirs))).map_err(in_words)?;
+        Ok(Arc::new(Desk::new(ours)))
     }
 
     /// An open `/dev/net/tun`.
-    pub(in crate::network) fn open_tun(&self) -> io::Result<File> {
-        let opened = self.desk()?.open_tun();
+    pub(in crate::network) async fn open_tun(&self) -> io::Result<File> {
+        let opened = self.desk()?.open_tun().await;
         opened.map(File::from).map_err(|reason| match reason.parse() {
             Ok(number) => io::Error::from_raw_os_error(number),
             Err(_) => io::Error::other(reason),
