@@ -20,6 +20,7 @@ mod floods;
 mod forged;
 mod pages;
 mod panics;
+mod reports;
 mod signals;
 mod streams;
 mod stress;
