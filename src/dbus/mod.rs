@@ -11,6 +11,7 @@ mod peers;
 mod process;
 mod profile;
 mod properties;
+mod residue;
 mod service;
 
 use std::time::Duration;

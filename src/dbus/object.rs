@@ -11,7 +11,7 @@ use super::error::Failure;
 use super::introspection::introspect;
 use super::properties::statistics;
 use super::service::{Registering, Service};
-use super::{INTERFACE, OBJECT, PROPERTIES, in_time};
+use super::{INTERFACE, OBJECT, PROPERTIES, in_time, residue};
 use crate::backend::{Dialect, Error, Request};
 use crate::text::{excerpt, printable};
 
@@ -240,7 +240,9 @@ impl Service {
             }
             "UserInputProvide" => {
                 let (kind, group, id, value): (u32, u32, u32, &str) = arguments(&body)?;
-                self.backend.provide_input((kind, group), id, value)?;
+                let provided = self.backend.provide_input((kind, group), id, value);
+                residue::overwrite(&self.connection).await;
+                provided?;
                 self.flush().await.map_err(CallError::Connection)?;
                 self.reply(call, &()).await
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tracing::{debug, error, trace, warn};
 use zbus::{Connection, OwnedVariant, Variant};
 
-use super::{CONFIGURATION, PROPERTIES};
+use super::{CONFIGURATION, PROPERTIES, residue};
 use crate::profile::{
     DnsScope, NoFiles, Options, OverrideError, OverrideValue, Overrides, Profile, ProfileErrors,
     VerdictKind,
@@ -62,6 +62,8 @@ pub(super) async fn fetch(connection: &Connection, path: &str) -> zbus::Result<F
         .call_method(Some(CONFIGURATION), path, Some(CONFIGURATION), "Fetch", &())
         .await?;
     let text = Secret::new(reply.body().deserialize::<String>()?);
+    drop(reply);
+    residue::overwrite(connection).await;
     Ok(evaluate(name, dco, overrides, &text))
 }
 

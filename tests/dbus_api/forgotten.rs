@@ -1,6 +1,8 @@
 //! What a backend still has in its memory after the messages that brought it. In a network namespace,
 //! because it makes a tunnel there; the server is the simulated one behind a real socket.
 
+use std::time::Duration;
+
 use crate::bus::*;
 use crate::memory::{Secret, expect_none, key_pieces, text};
 use crate::netns::NetNs;
@@ -58,6 +60,16 @@ impl Tunnel {
     }
 }
 
+/// Waits until there have been so many key exchanges.
+async fn exchanged(server: &RunningServer, number: usize) {
+    let wait = async {
+        while server.keys().len() < number {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(LIMIT, wait).await.expect("a key exchange");
+}
+
 /// Profile, password and passphrase come in messages; none of them stays.
 #[tokio::test(flavor = "multi_thread")]
 async fn with_auth_nocache_no_secret_of_a_message_stays_in_memory() {
@@ -82,27 +94,34 @@ async fn with_auth_nocache_no_secret_of_a_message_stays_in_memory() {
         tunnel.said("A 1,1 Username/password credentials needed").await;
         tunnel.log_in("Second-Secret-59").await;
         secrets.push(text("second password", "Second-Secret-59"));
-        while server.keys().len() < 2 {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
+        exchanged(&server, 2).await;
         tunnel.expect_none(&secrets);
         tunnel.backend.call(&tunnel.manager, "Disconnect", &()).await.unwrap();
         tunnel.backend.gone(LIMIT).await;
     }
 }
 
-/// Only the newest token is kept.
+/// Only the newest token is kept. What the one before came in, the TLS library keeps as long as the
+/// TLS session.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_is_replaced_does_not_stay_in_memory() {
     let namespace = NetNs::new("bus");
     let server = RunningServer::pushing(&namespace, ",auth-token SESS_ID_first_token_41");
     let identity = real_tls::identity();
-    let mut tunnel = Tunnel::new(&namespace, &server, &format!("auth-nocache\n{identity}")).await;
+    let profile = format!("auth-nocache\ntran-window 1\n{identity}");
+    let mut tunnel = Tunnel::new(&namespace, &server, &profile).await;
     tunnel.log_in("First-Secret-31").await;
     tunnel.connect().await;
     tunnel.expect_none(&[text("password", "First-Secret-31")]);
     server.say("PUSH_REPLY,auth-token SESS_ID_second_token_42");
+    for exchanges in [2, 3] {
+        server.renegotiate();
+        exchanged(&server, exchanges).await;
+    }
     tunnel.expect_none(&[text("first token", "SESS_ID_first_token_41")]);
     tunnel.backend.call(&tunnel.manager, "Disconnect", &()).await.unwrap();
     tunnel.backend.gone(LIMIT).await;
+    let passwords: Vec<_> = server.end().into_iter().map(|(_, password)| password).collect();
+    let second = "SESS_ID_second_token_42";
+    assert_eq!((passwords[0].as_str(), passwords[2].as_str()), ("First-Secret-31", second));
 }
