@@ -158,12 +158,18 @@ fn prepare(args: ConnectArgs) -> Result<ExitCode, (String, u8)> {
         console: console.clone(),
     });
     // A panic is in the log, and all is undone.
-    let status = catch_unwind(AssertUnwindSafe(|| threads.run(front)));
-    if let Some(helper) = helper {
-        helper.end(ending::LAST_RESORT);
+    let mut status = catch_unwind(AssertUnwindSafe(|| threads.run(front))).unwrap_or(EXIT_FAILED);
+    if let Some(helper) = helper
+        && !helper.end(ending::LAST_RESORT)
+    {
+        console.complain(
+            "the helper process, which keeps root's rights, hangs: it undoes what is left (DNS) once \
+             it goes on, and 'ovpn-client cleanup' does if it is killed",
+        );
+        status = EXIT_FAILED;
     }
     console.flush();
-    Ok(ExitCode::from(status.unwrap_or(EXIT_FAILED)))
+    Ok(ExitCode::from(status))
 }
 
 fn start_helper(runtime_dir: &Path) -> Result<HelperEnd, (String, u8)> {

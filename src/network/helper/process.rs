@@ -98,13 +98,20 @@ impl HelperEnd {
     }
 
     /// Nothing will be asked any more: waits for the helper's end, which may have something to undo.
-    pub fn end(mut self, limit: Duration) {
+    /// False: it is still there.
+    pub fn end(mut self, limit: Duration) -> bool {
         if let Some(helper) = HELPER.get() {
             drop(helper.lifeline.lock().unwrap_or_else(PoisonError::into_inner).take());
         }
         drop(self.lifeline);
         let end = Instant::now() + limit;
-        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
+        loop {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return true;
+            }
+            if Instant::now() >= end {
+                return false;
+            }
             std::thread::sleep(Duration::from_millis(1));
         }
     }
