@@ -50,6 +50,14 @@ impl Host {
         Self { client_ns, server_ns, directory, resolv_conf }
     }
 
+    /// Brings the wire up again, with the default route that went with it.
+    pub(crate) fn restore_uplink(&self) {
+        self.client_ns.sh(
+            "ip link set eth0 up; ip route add default via 198.51.100.1 dev eth0 proto static; \
+             until ip link show eth0 | grep -q 'state UP'; do sleep 0.05; done",
+        );
+    }
+
     pub(crate) fn serve(&self, address: &str, scenario: Scenario) -> Hostile {
         Hostile::start(&self.server_ns, address, scenario)
     }

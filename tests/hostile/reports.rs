@@ -20,11 +20,17 @@ fn idle(run: &mut Run<'_>, duration: Duration) -> (usize, Duration) {
     (run.client.count("") - lines, run.usage().time - time)
 }
 
-/// A server that is restarted says a bare `RESTART`; whoever has logged in with a one-time password
-/// or on a web page is not asked again. OpenVPN issue #1099.
+/// A server that restarts says whether its tokens are still good. OpenVPN issue #1099. Without a word
+/// about it the password is sent again, as long as there is one.
 #[test]
-fn a_token_outlives_a_restart_of_the_server_however_it_says_so() {
-    for restart in ["RESTART", "RESTART,", "RESTART,[P]", "RESTART,[N]:maintenance"] {
+fn a_token_outlives_a_restart_if_the_server_says_so() {
+    let cases = [
+        ("RESTART", "right one"),
+        ("RESTART,[N]:maintenance", "right one"),
+        ("RESTART,[P]", TOKEN),
+        ("RESTART,[P]:maintenance", TOKEN),
+    ];
+    for (restart, next) in cases {
         let host = Host::new();
         let scenario = Scenario::new(&format!("auth-token {TOKEN},")).tick(move |peer| {
             if peer.number == 0 && peer.once("restart", Duration::from_millis(300)) {
@@ -36,7 +42,7 @@ fn a_token_outlives_a_restart_of_the_server_however_it_says_so() {
         run.connected();
         run.end(Signal::SIGTERM);
         let passwords: Vec<_> = server.logins().into_iter().map(|login| login.password).collect();
-        assert_eq!(passwords, ["right one", TOKEN], "{restart}");
+        assert_eq!(passwords, ["right one", next], "{restart}");
     }
 }
 
@@ -60,7 +66,7 @@ fn a_network_that_is_gone_is_no_flood() {
     sending.join().unwrap();
     assert!(lines < 50, "{lines} lines:\n{}", run.client.transcript());
     assert!(time < Duration::from_secs(2), "{time:?} of a processor");
-    host.client_ns.sh("ip link set eth0 up; ip route add default via 198.51.100.1 dev eth0");
+    host.restore_uplink();
     run.end(Signal::SIGTERM);
 }
 
@@ -82,7 +88,8 @@ fn ipv6_that_comes_later_stays_blocked() {
     ns.sh("ip -6 route add 2001:db8:ffff::1 via 2001:db8::1 dev eth0");
     assert!(leads(), "the test can tell");
     ns.sysctl("net/ipv6/conf/eth0/disable_ipv6", "1");
-    ns.sh("ip link set eth0 down; ip link set eth0 up; ip route add default via 198.51.100.1");
+    ns.sh("ip link set eth0 down");
+    host.restore_uplink();
     run.end(Signal::SIGTERM);
 }
 
@@ -90,7 +97,8 @@ fn ipv6_that_comes_later_stays_blocked() {
 /// metric for all of them counts wherever in the push it stands. OpenVPN issue #574.
 #[test]
 fn routes_with_metrics_come_and_go() {
-    const ROUTES: &str = "route 10.101.24.0 255.255.255.0 vpn_gateway 1000,route 10.102.0.0 255.255.0.0,";
+    const ROUTES: &str =
+        "route 10.101.24.0 255.255.255.0 vpn_gateway 1000,route 10.102.0.0 255.255.0.0,";
     for push in [format!("{ROUTES}route-metric 10,"), format!("route-metric 10,{ROUTES}")] {
         for extra in ["", "persist-tun\n"] {
             let host = Host::new();
