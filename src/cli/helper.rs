@@ -1,6 +1,6 @@
 //! `ovpn-client helper`: root's part of `ovpn-client connect`, see [`crate::network::helper`].
 
-use std::io::{self, Write as _};
+use std::io;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -9,24 +9,48 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use super::{EXIT_FAILED, complain};
+use super::EXIT_FAILED;
+use crate::ending;
+use crate::line_writer::{LineWriter, Weight};
 use crate::logging::{self, LogLevel};
+use crate::network::Undone;
 use crate::network::helper::{Said, serve};
 use crate::privileges::{self, Calls};
 use crate::stop;
+use crate::text::printable_lines;
 
 /// Log lines that wait for the process. It reads them at once.
 const QUEUE: usize = 64;
 
 /// Runs it; standard input is the lifeline.
 pub(super) fn run(runtime_dir: PathBuf) -> ExitCode {
-    match work(runtime_dir) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => complain(&format!("helper process: {error}"), EXIT_FAILED),
+    let (last_words, status) = match work(runtime_dir) {
+        Ok(undone) => {
+            // The process was killed; whoever did it may still look.
+            let lines = undone.iter().map(|process| format!("ovpn-client: {process}\n"));
+            (lines.collect::<String>(), ExitCode::SUCCESS)
+        }
+        Err(error) => {
+            let text = printable_lines(&format!("helper process: {error}"));
+            (format!("ovpn-client: {text}\n"), ExitCode::from(EXIT_FAILED))
+        }
+    };
+    if !last_words.is_empty() {
+        say(last_words);
+    }
+    status
+}
+
+/// Nobody may read it, and then nobody waits for that.
+fn say(text: String) {
+    // Without standard error, or a thread to write to it, there is nobody to tell.
+    if let Ok(errors) = LineWriter::new(&io::stderr(), |_| String::new()) {
+        errors.put(text, Weight::Heavy);
+        errors.flush(ending::OUTPUT);
     }
 }
 
-fn work(runtime_dir: PathBuf) -> io::Result<()> {
+fn work(runtime_dir: PathBuf) -> io::Result<Vec<Undone>> {
     // For lists of processes: it was started by way of `/proc/self/exe`.
     let _ = nix::sys::prctl::set_name(c"ovpn-helper");
     // Ctrl-C is for the process, and so is the end of the terminal. Whoever is a leader already has
@@ -39,7 +63,7 @@ fn work(runtime_dir: PathBuf) -> io::Result<()> {
         warn!("helper process: {error}");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let undone = runtime.block_on(async {
+    runtime.block_on(async {
         // It ends with the process, however that is told to end, and not before.
         let mut ignored = stop::reasons()?;
         tokio::spawn(async move { while ignored.recv().await.is_some() {} });
@@ -55,10 +79,5 @@ fn work(runtime_dir: PathBuf) -> io::Result<()> {
             }
         });
         serve(io::stdin().as_fd().try_clone_to_owned()?, runtime_dir, said).await
-    })?;
-    for process in undone {
-        // The process was killed; whoever did it may still look.
-        let _ = writeln!(io::stderr(), "ovpn-client: {process}");
-    }
-    Ok(())
+    })
 }

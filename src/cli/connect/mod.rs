@@ -166,7 +166,7 @@ fn prepare(args: ConnectArgs) -> Result<ExitCode, (String, u8)> {
             "the helper process, which keeps root's rights, hangs: it undoes what is left (DNS) once \
              it goes on, and 'ovpn-client cleanup' does if it is killed",
         );
-        status = EXIT_FAILED;
+        status = status.max(EXIT_FAILED);
     }
     console.flush();
     Ok(ExitCode::from(status))
