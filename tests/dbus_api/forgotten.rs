@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
+use ovpn_test_support::memory::{Secret, expect_none, key_pieces, text};
+use ovpn_test_support::netns::NetNs;
+use ovpn_test_support::sim::real_tls;
+use ovpn_test_support::sim::running::RunningServer;
+
 use crate::bus::*;
-use crate::memory::{Secret, expect_none, key_pieces, text};
-use crate::netns::NetNs;
-use crate::running::RunningServer;
-use crate::sim::real_tls;
 
 const USER: &str = "joe-the-user";
 const CONNECTED: &str = "S 2,7";

@@ -7,17 +7,9 @@ mod bus;
 mod connected;
 mod forgotten;
 mod lifecycle;
-#[path = "../memory/mod.rs"]
-mod memory;
-#[path = "../netns/mod.rs"]
-mod netns;
 mod process;
 mod proxy;
 mod registration;
-#[path = "../sim/running.rs"]
-mod running;
-#[path = "../sim/mod.rs"]
-mod sim;
 mod specification;
 mod user_input;
 

@@ -4,12 +4,12 @@ use std::collections::HashMap;
 
 use base64::Engine as _;
 use md5::{Digest as _, Md5};
+use ovpn_test_support::memory::{expect_none, text};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use crate::bus::*;
-use crate::memory::{expect_none, text};
 
 const USER: &str = "joe-the-user";
 const PASSWORD: &str = "Proxy-Secret-71";

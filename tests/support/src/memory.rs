@@ -41,14 +41,15 @@ impl Memory {
 }
 
 /// What must not be found, and how to call it.
-pub(crate) type Secret = (String, Vec<u8>);
+pub type Secret = (String, Vec<u8>);
 
-pub(crate) fn text(name: &str, secret: &str) -> Secret {
+/// A text that must not be found.
+pub fn text(name: &str, secret: &str) -> Secret {
     (name.to_owned(), secret.as_bytes().to_vec())
 }
 
 /// The lines of a private key's PEM text, and the secret number in its DER (`ECPrivateKey`).
-pub(crate) fn key_pieces(pem: &str) -> Vec<Secret> {
+pub fn key_pieces(pem: &str) -> Vec<Secret> {
     let lines = pem.lines().filter(|line| !line.starts_with("-----") && line.len() >= 24);
     let mut pieces: Vec<_> = lines.map(|line| text(&format!("PEM {line}"), line)).collect();
     assert!(pieces.len() >= 2);
@@ -60,7 +61,7 @@ pub(crate) fn key_pieces(pem: &str) -> Vec<Secret> {
 }
 
 /// Waits until `missing` names nothing any more.
-pub(crate) fn wait_until(mut missing: impl FnMut() -> Vec<String>) {
+pub fn wait_until(mut missing: impl FnMut() -> Vec<String>) {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
         let missing = missing();
@@ -73,7 +74,7 @@ pub(crate) fn wait_until(mut missing: impl FnMut() -> Vec<String>) {
 }
 
 /// Waits until a process has none of the secrets any more. `known` is none, and is there.
-pub(crate) fn expect_none(process: u32, known: &str, secrets: &[Secret]) {
+pub fn expect_none(process: u32, known: &str, secrets: &[Secret]) {
     wait_until(|| {
         let memory = Memory::of(process);
         assert!(!memory.find(known.as_bytes()).is_empty(), "{known} is no secret");
