@@ -1,67 +1,29 @@
 //! One connection: from the server's name to the end of the transport.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use ovpn_dco::kernel::Api;
 use ovpn_dco::{DataEvent, Error as DataError, PeerDeletedReason};
-use rand::RngExt;
 use tokio::time::sleep_until;
 
 use super::commands::{Command, Wish};
 use super::event::{SessionEvent, SessionState};
-use super::host;
 use super::inactivity::{Inactivity, traffic};
-use super::posture::{self, Posture};
+use super::life::End;
+use super::link::Link;
+use super::posture;
 use super::reconnect::Ending;
-use super::resolve::{self, Outside};
-use super::run::{End, Session};
+use super::shared::Session;
 use super::signing;
-use crate::control::{
-    Allowance, ControlChannel, ControlConfig, Event, NegotiatedParameters, Output, PendingAuth,
-    TransportKind,
-};
+use crate::control::{Event, NegotiatedParameters, Output, PendingAuth};
 use crate::counters::{Counter, Counters};
-use crate::data_path::Decision;
 use crate::ending;
-use crate::network::RouteQuery;
-use crate::profile::{
-    Family, PeerInfoExtra, Protocol, PushError, Remote, SessionOptions, loggable, occ_string,
-    peer_info,
-};
-use crate::transport::{SocketOptions, Transport, TransportError};
+use crate::profile::{Protocol, PushError, SessionOptions, loggable};
 
 /// Between one exit notification that nobody acknowledges and the next.
 const EXIT_INTERVAL: Duration = Duration::from_millis(100);
 /// Packets that are read after the transport broke, at most.
 const LAST_WORDS: usize = 512;
-/// `IV_SSL`
-const TLS_LIBRARY: &str = "rustls, aws-lc";
-
-/// Bytes of control packets that are worked on: so many at once (more than the longest push reply),
-/// so many a second. Beyond it the socket is not read: the server has to wait.
-const PACE: (u32, f64) = (1024 * 1024, 128.0 * 1024.0);
-
-/// What exists while one connection does.
-pub(super) struct Link {
-    pub(super) transport: Transport,
-    pub(super) control: ControlChannel,
-    pub(super) remote: Remote,
-    /// The server answered.
-    contacted: bool,
-    /// No answer by then: the server is not there.
-    answer_by: Instant,
-    /// After the push.
-    pub(super) options: Option<SessionOptions>,
-    inactivity: Option<Inactivity>,
-    ends_at: Option<Instant>,
-    logged_in: bool,
-    /// The one sent for the first key.
-    pub(super) username: String,
-    /// Bytes that the server may have the control channel work on.
-    pace: Allowance,
-}
-
 impl Session {
     /// Runs one attempt to its end. Afterwards the transport is closed and the tunnel has no peer.
     pub(super) async fn attempt(&mut self) -> End {
@@ -93,151 +55,6 @@ impl Session {
             posture.forget_checks();
         }
         end
-    }
-
-    /// Finds the server and opens a socket to it.
-    async fn open(&mut self) -> Result<(Remote, Transport), End> {
-        let Some(remote) = self.remotes.current().cloned() else {
-            return Err(Ending::Unusable("the profile has no remote".to_owned()).into());
-        };
-        let through = remote.proxy.as_ref().map_or_else(
-            || (remote.host.clone(), remote.port),
-            |proxy| (proxy.host.clone(), proxy.port),
-        );
-        self.enter(SessionState::Resolving { host: remote.host.clone() });
-        if self.remotes.address().is_none() {
-            self.find_addresses(&through.0, through.1, remote.family).await?;
-        }
-        let Some(address) = self.remotes.address() else {
-            return Err(Ending::Resolve(format!("{} has no usable address", through.0)).into());
-        };
-        self.enter(SessionState::Waiting {
-            host: remote.host.clone(),
-            address,
-            protocol: remote.protocol,
-        });
-        let device = &self.config.options.device;
-        let options = SocketOptions {
-            local: remote.local,
-            local_port: remote.local_port,
-            mark: device.mark,
-            bind_dev: device.bind_dev.clone(),
-            sndbuf: device.sndbuf,
-            rcvbuf: device.rcvbuf,
-        };
-        let limit = self.config.options.retry.server_poll_timeout;
-        let query = RouteQuery {
-            remote: address.ip(),
-            mark: device.mark,
-            bind_dev: device.bind_dev.clone(),
-        };
-        self.commands.or_wish(&self.statistics, self.network.recheck()).await?;
-        let protect = self.network.protect(&query);
-        self.commands.while_busy(&self.statistics, protect).await.map_err(Ending::Transport)?;
-        let protect = self.network.protector();
-        let proxy_credentials = self.config.proxy_credentials.as_ref();
-        let connect = async {
-            match (&remote.protocol, &remote.proxy) {
-                (Protocol::Udp, _) => Transport::udp(address, &options, &protect).await,
-                (Protocol::Tcp, None) => Transport::tcp(address, &options, &protect).await,
-                (Protocol::Tcp, Some(proxy)) => {
-                    Transport::tcp_via_proxy(
-                        address,
-                        proxy,
-                        proxy_credentials,
-                        &remote.host,
-                        remote.port,
-                        &options,
-                        &protect,
-                    )
-                    .await
-                }
-            }
-        };
-        let connected = self
-            .commands
-            .or_wish(&self.statistics, tokio::time::timeout(limit, connect))
-            .await?
-            .unwrap_or_else(|_| {
-                Err(TransportError::Io {
-                    operation: "connect to",
-                    address: address.to_string(),
-                    source: std::io::ErrorKind::TimedOut.into(),
-                })
-            });
-        Ok((remote, connected.map_err(Ending::Transport)?))
-    }
-
-    /// Resolves the current remote's name, or else recalls the addresses it had before: while a
-    /// tunnel is kept, the host's resolver may be behind it.
-    async fn find_addresses(&mut self, host: &str, port: u16, family: Family) -> Result<(), End> {
-        let behind = if self.tunnel.is_some() {
-            Some(&self.outside)
-        } else {
-            self.outside = Outside::remember(self.config.options.device.mark).await;
-            None
-        };
-        let name = resolve::Name { host, port, family };
-        let lookup = resolve::look_up(name, behind, self.remotes.is_known());
-        match self.commands.or_wish(&self.statistics, lookup).await? {
-            Ok(addresses) => self.remotes.resolved(addresses),
-            Err(reason) if self.remotes.recall() => {
-                tracing::warn!("cannot resolve {host}: {reason}; trying the address it had before");
-            }
-            Err(reason) => {
-                return Err(Ending::Resolve(format!("cannot resolve {host}: {reason}")).into());
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn link(&self, remote: Remote, transport: Transport) -> Result<Link, Ending> {
-        let options = &self.config.options;
-        let now = Instant::now();
-        let unix_time = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
-        let extra = PeerInfoExtra {
-            gui_version: self.config.gui_version.clone(),
-            sso: self.config.sso.clone(),
-            app_protocols: self.posture.as_ref().map(Posture::protocols).unwrap_or_default(),
-            // The kernel knows no framing, so a server must not count on it.
-            stubs: matches!(self.decide(&remote, None), Decision::Userspace { .. }),
-            hardware_address: host::machine_identifier(),
-            tls_library: Some(TLS_LIBRARY.to_owned()),
-            platform_version: host::platform_version(),
-        };
-        let control = ControlChannel::new(
-            ControlConfig {
-                transport: match transport.protocol() {
-                    Protocol::Udp => TransportKind::Udp,
-                    Protocol::Tcp => TransportKind::Tcp,
-                },
-                ipv6: transport.remote().is_ipv6(),
-                options: options.control.clone(),
-                wrap: options.wrap.clone(),
-                tls: Arc::new(self.tls.connection()),
-                occ: occ_string(options, remote.protocol),
-                peer_info: peer_info(options, &extra),
-                unix_time,
-                seed: rand::rng().random(),
-            },
-            now,
-        )
-        .map_err(Ending::Control)?;
-        Ok(Link {
-            transport,
-            control,
-            remote,
-            contacted: false,
-            answer_by: now + options.retry.server_poll_timeout,
-            options: None,
-            inactivity: None,
-            ends_at: None,
-            logged_in: false,
-            username: String::new(),
-            pace: Allowance::new(PACE.0, PACE.1),
-        })
     }
 
     /// Moves packets and time until something ends the connection.
@@ -596,58 +413,6 @@ impl Session {
             now.add_all(&tunnel.counters().await);
         }
         now
-    }
-}
-
-impl Link {
-    /// Takes in a packet. Data for a key that is not installed yet is none: the data channel takes
-    /// the rest. A stranger's packet does not count: it must not keep the server's waiting.
-    fn received(&mut self, packet: &mut [u8]) {
-        let now = Instant::now();
-        if packet.first().is_some_and(|byte| !ovpn_dco::is_data_packet(*byte))
-            && self.control.handle_packet(packet, now)
-        {
-            self.pace.spend(packet.len(), now);
-        }
-    }
-
-    /// Reads and writes until the stream stands between two packets with nothing left to send, and
-    /// nothing left to read: `ovpn-dco-v2` would not look at it before more arrives.
-    pub(super) async fn come_to_boundary(&mut self) -> std::io::Result<()> {
-        self.transport.flush().await?;
-        let mut packet = Vec::new();
-        while !self.transport.at_packet_boundary() || self.transport.has_unread() {
-            self.transport.recv(&mut packet).await?;
-            self.received(&mut packet);
-        }
-        Ok(())
-    }
-
-    /// What the control channel and its packets' way have counted.
-    pub(super) fn statistics(&self) -> Counters {
-        let stats = self.control.stats();
-        let mut statistics = Counters::default();
-        statistics.add(Counter::BytesIn, stats.bytes_in);
-        statistics.add(Counter::BytesOut, stats.bytes_out);
-        statistics.add(Counter::PacketsIn, stats.packets_in);
-        statistics.add(Counter::PacketsOut, stats.packets_out);
-        statistics.add(Counter::NetworkSendError, self.transport.send_errors());
-        for (counter, amount) in stats.errors() {
-            statistics.add(counter, amount);
-        }
-        statistics
-    }
-
-    /// `control`: the control channel's own.
-    fn deadline(&self, control: Option<Instant>) -> Instant {
-        let answer = (!self.contacted).then_some(self.answer_by);
-        let inactive = self.inactivity.as_ref().map(Inactivity::deadline);
-        [control, answer, inactive, self.ends_at]
-            .into_iter()
-            .flatten()
-            .min()
-            // A control channel always has a timer; this is only a bound.
-            .unwrap_or_else(|| Instant::now() + Duration::from_secs(60))
     }
 }
 

@@ -9,13 +9,13 @@ use ovpn_dco::{
 };
 use ovpn_userspace::{TunDevice, TunOptions, UserspaceDataChannel};
 
-use super::attempt::Link;
 use super::event::ConnectionInfo;
+use super::link::Link;
 use super::mtu::{Outer, link_mtu, mss_clamp};
 use super::network::{Network, Wanted, configure_directly, netcfg_failed};
 use super::plane::DataPlane;
 use super::reconnect::Ending;
-use super::run::Session;
+use super::shared::Session;
 use super::tunnel::Tunnel;
 use crate::counters::Counter;
 use crate::data_path::{self, Decision, Inputs};

@@ -1,8 +1,9 @@
 //! One VPN session: connects, reconnects, pauses, ends. The only place where the control channel,
 //! the transport, the data plane and the network configuration meet.
 //!
-//! - `remotes`, `reconnect`, `keys`, `mtu`, `inactivity` decide; they are pure.
-//! - `run` walks from attempt to attempt; `attempt` is one connection from socket to end;
+//! - `remotes`, `reconnect`, `login`, `mtu`, `inactivity` decide; they are pure.
+//! - `life` walks from attempt to attempt; `opening` and `attempt` are one connection from name to
+//!   end, `link` its transport and control channel; `shared` is what lives as long as the session;
 //!   `bring_up` makes a tunnel of a push reply; `tunnel` is the device with its data plane, which
 //!   may outlive connections.
 //!
@@ -38,16 +39,19 @@ mod data_counters;
 mod event;
 mod host;
 mod inactivity;
+mod life;
+mod link;
 mod login;
 mod mtu;
 mod name_query;
 mod network;
+mod opening;
 mod plane;
 mod posture;
 mod reconnect;
 mod remotes;
 mod resolve;
-mod run;
+mod shared;
 mod signing;
 #[cfg(test)]
 mod tests;
@@ -163,6 +167,6 @@ pub(crate) fn run(
     commands: mpsc::Receiver<Command>,
 ) -> mpsc::UnboundedReceiver<SessionEvent> {
     let (events, receiver) = mpsc::unbounded_channel();
-    tokio::spawn(run::run(config, commands, events));
+    tokio::spawn(life::run(config, commands, events));
     receiver
 }

@@ -20,11 +20,12 @@ use ovpn_test_support::sim;
 use ovpn_test_support::sim::server::ServerConfig;
 use tokio::sync::mpsc;
 
-use super::attempt::Link;
 use super::commands::{Command, Wish};
+use super::life::End;
+use super::link::Link;
 use super::plane::DataPlane;
 use super::reconnect::Ending;
-use super::run::{End, Session};
+use super::shared::Session;
 use super::tunnel::Tunnel;
 use super::{SessionConfig, SessionEvent, SessionState};
 use crate::control::{Event, NegotiatedParameters, Output};
