@@ -141,7 +141,7 @@ pub struct PushedOptions(Zeroizing<Vec<String>>);
 
 impl PushedOptions {
     /// Takes the options.
-    pub(super) const fn new(options: Zeroizing<Vec<String>>) -> Self {
+    pub(crate) const fn new(options: Zeroizing<Vec<String>>) -> Self {
         Self(options)
     }
 }

@@ -1,26 +1,23 @@
-//! From a push reply to a working tunnel: data path, interface, network configuration, peer; and
-//! what to do when the kernel refuses any of it.
+//! From a push reply to a working tunnel: data path, interface, network configuration, peer; in
+//! userspace where the kernel refuses any of it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ovpn_dco::kernel::{Api, KernelDataChannel, LinkName};
-use ovpn_dco::{
-    DataChannel, Error as DataError, Keepalive, KeyConfig, KeyId, NotInstalled, PeerConfig,
-};
+use ovpn_dco::{DataChannel, Error as DataError, Keepalive, PeerConfig};
 use ovpn_userspace::{TunDevice, TunOptions, UserspaceDataChannel};
 
-use super::event::ConnectionInfo;
+use super::SessionConfig;
 use super::link::Link;
 use super::mtu::{Outer, link_mtu, mss_clamp};
-use super::network::{Network, Wanted, configure_directly, netcfg_failed};
+use super::network::{Network, Wanted, netcfg_failed};
 use super::plane::DataPlane;
 use super::reconnect::Ending;
-use super::shared::Session;
+use super::shared::Shared;
 use super::tunnel::Tunnel;
-use crate::counters::Counter;
 use crate::data_path::{self, Decision, Inputs};
 use crate::network::{NetcfgNetwork, NetcfgPlan, RouteQuery, open_tun};
-use crate::profile::{Protocol, Remote, SessionOptions};
+use crate::profile::{Remote, SessionOptions};
 
 /// How long a TCP stream may take to come to a packet boundary for the kernel.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(5);
@@ -36,6 +33,20 @@ pub(super) enum Failure {
     },
     /// No data path will help.
     Ending(Ending),
+}
+
+/// A tunnel that could not be made what was pushed.
+#[derive(Debug)]
+pub(super) struct Unmade {
+    pub(super) failure: Failure,
+    /// What there is of it.
+    pub(super) left: Option<Tunnel>,
+}
+
+impl<T: Into<Failure>> From<T> for Unmade {
+    fn from(failure: T) -> Self {
+        Self { failure: failure.into(), left: None }
+    }
 }
 
 impl From<DataError> for Failure {
@@ -63,39 +74,36 @@ impl From<Failure> for Ending {
     }
 }
 
-impl Session {
-    /// Makes the tunnel what the push says. A tunnel kept from the last connection is used again
-    /// where it fits. A kernel that refuses costs speed only.
+impl Shared {
+    /// Makes a tunnel of what was pushed. One kept from the last connection is used again where it
+    /// fits. A kernel that refuses costs speed only.
     pub(super) async fn bring_up(
         &mut self,
         link: &mut Link,
         options: &SessionOptions,
-    ) -> Result<(), Ending> {
-        let result = self.try_bring_up(link, options).await;
-        if result.is_err() {
-            self.undo_unused().await;
-        }
-        result
-    }
-
-    async fn try_bring_up(
-        &mut self,
-        link: &mut Link,
-        options: &SessionOptions,
-    ) -> Result<(), Ending> {
-        self.discard_dead_tunnel().await;
+        kept: Option<Tunnel>,
+    ) -> Result<Tunnel, Unmade> {
+        let mut kept = self.without_dead(kept).await;
         let mut decision = self.decide(&link.remote, Some(options));
         if let Decision::Kernel(api) = decision {
-            match self.with_kernel(link, options, api).await {
-                Ok(()) => return Ok(()),
-                Err(Failure::Ending(ending)) => return Err(ending),
-                Err(Failure::DataPath { why, .. }) => {
-                    self.kernel_failed(link, &why).await;
+            match self.with_kernel(link, options, kept.take(), api).await {
+                Err(Unmade { failure: Failure::DataPath { why, .. }, left }) => {
+                    self.kernel_failed(link, left, &why).await;
                     decision = self.decide(&link.remote, Some(options));
                 }
+                made => return self.settle(made).await,
             }
         }
-        Ok(self.with_userspace(link, options, decision.why_not_kernel()).await?)
+        let made = self.with_userspace(link, options, kept, decision.why_not_kernel()).await;
+        self.settle(made).await
+    }
+
+    /// Undoes what is left of a tunnel that was to be replaced and was not.
+    pub(super) async fn settle(&mut self, made: Result<Tunnel, Unmade>) -> Result<Tunnel, Unmade> {
+        if let Err(Unmade { left: None, .. }) = made {
+            self.undo_unused().await;
+        }
+        made
     }
 
     /// Kernel or userspace, as far as it can be told now.
@@ -113,98 +121,56 @@ impl Session {
 
     /// A tunnel kept from the last connection may have lost its data path or its interface since:
     /// nobody listens to it between connections.
-    async fn discard_dead_tunnel(&mut self) {
-        let Some(tunnel) = &self.tunnel else { return };
+    async fn without_dead(&mut self, kept: Option<Tunnel>) -> Option<Tunnel> {
+        let tunnel = kept?;
         let interface = tunnel.plane().interface();
         if tunnel.has_failed() || !self.network.has_link(interface).await {
             tracing::info!("{} is gone: the tunnel is made anew", interface.name);
-            self.replace_tunnel().await;
+            self.replace(tunnel).await;
+            return None;
         }
-    }
-
-    /// The kernel refused or lost the data channel: this session does not ask it again.
-    async fn kernel_failed(&mut self, link: &mut Link, why: &str) {
-        tracing::warn!("kernel offload failed: {why}; going on in userspace");
-        self.statistics.count(Counter::TunError);
-        self.kernel_failure = Some(why.to_owned());
-        self.take_last_statistics().await;
-        self.replace_tunnel().await;
-        if let Err(error) = link.transport.detach() {
-            // The next receive fails, and the session reconnects.
-            tracing::warn!("taking the transport socket back: {error}");
-        }
-    }
-
-    async fn take_last_statistics(&mut self) {
-        if let Some(tunnel) = &mut self.tunnel {
-            self.statistics.add_all(&tunnel.del_peer().await);
-        }
-    }
-
-    /// The data path is gone. Userspace takes over from the kernel: with `key`, which no data path
-    /// had, or with a new one, because packet ids of the old ones would repeat. In any case the old
-    /// tunnel goes.
-    pub(super) async fn fall_back(
-        &mut self,
-        link: &mut Link,
-        why: &str,
-        key: Option<KeyConfig>,
-    ) -> Result<(), Ending> {
-        let result = self.try_fall_back(link, why, key).await;
-        if result.is_err() {
-            self.undo_unused().await;
-        }
-        result
-    }
-
-    async fn try_fall_back(
-        &mut self,
-        link: &mut Link,
-        why: &str,
-        key: Option<KeyConfig>,
-    ) -> Result<(), Ending> {
-        let lost = || Ending::Lost(format!("the data path failed: {why}"));
-        if !self.tunnel.as_ref().is_some_and(|tunnel| tunnel.plane().is_kernel()) {
-            self.take_last_statistics().await;
-            self.drop_tunnel().await;
-            return Err(lost());
-        }
-        self.kernel_failed(link, why).await;
-        // The kernel may have left a TCP stream in the middle of a packet, in either direction, and
-        // nothing tells: only a new connection is sure to be in step.
-        let udp = link.transport.protocol() == Protocol::Udp;
-        let Some(options) = link.options.clone().filter(|_| udp) else { return Err(lost()) };
-        let why_not_kernel = self.decide(&link.remote, Some(&options)).why_not_kernel();
-        self.with_userspace(link, &options, why_not_kernel).await?;
-        match (key, &mut self.tunnel) {
-            (Some(key), Some(tunnel)) => {
-                tunnel.install_key(key).await.map_err(|e| Failure::from(e.error))?;
-            }
-            _ => link.control.renegotiate(Instant::now()),
-        }
-        if self.connected {
-            self.announce(link);
-        }
-        Ok(())
+        Some(tunnel)
     }
 
     async fn with_kernel(
         &mut self,
         link: &mut Link,
         options: &SessionOptions,
+        kept: Option<Tunnel>,
         api: Api,
-    ) -> Result<(), Failure> {
-        if self.tunnel.as_ref().is_none_or(|tunnel| tunnel.plane().api() != Some(api)) {
-            self.replace_tunnel().await;
-            let name = LinkName::from_dev(&self.config.options.device.name);
-            let channel = KernelDataChannel::create(api, name).await?;
-            if channel.created_link() {
-                let adopt = self.network.adopt(channel.interface());
-                self.commands.while_busy(&self.statistics, adopt).await?;
+    ) -> Result<Tunnel, Unmade> {
+        let mut tunnel = match kept {
+            Some(tunnel) if tunnel.plane().api() == Some(api) => tunnel,
+            other => {
+                if let Some(other) = other {
+                    self.replace(other).await;
+                }
+                self.kernel_tunnel(api).await?
             }
-            self.tunnel = Some(Tunnel::new(DataPlane::Kernel(channel)));
+        };
+        match self.hand_to_kernel(link, options, &mut tunnel).await {
+            Ok(()) => Ok(tunnel),
+            Err(failure) => Err(Unmade { failure, left: Some(tunnel) }),
         }
-        self.configure(link, options).await?;
+    }
+
+    async fn kernel_tunnel(&mut self, api: Api) -> Result<Tunnel, Failure> {
+        let name = LinkName::from_dev(&self.config.options.device.name);
+        let channel = KernelDataChannel::create(api, name).await?;
+        if channel.created_link() {
+            let adopt = self.network.adopt(channel.interface());
+            self.commands.while_busy(&self.statistics, adopt).await?;
+        }
+        Ok(Tunnel::new(DataPlane::Kernel(channel)))
+    }
+
+    async fn hand_to_kernel(
+        &mut self,
+        link: &mut Link,
+        options: &SessionOptions,
+        tunnel: &mut Tunnel,
+    ) -> Result<(), Failure> {
+        self.configure(link, options, tunnel).await?;
         let arrival = tokio::time::timeout(HANDOVER_LIMIT, link.come_to_boundary());
         self.commands
             .unless_wished(&self.statistics, arrival)
@@ -214,82 +180,98 @@ impl Session {
                 // Userspace can go on in the middle of a packet.
                 let why = "the TCP stream does not come to a packet's end".to_owned();
                 Failure::DataPath { ending: Ending::Lost(why.clone()), why }
-            })?
-            .map_err(|e| Ending::Lost(format!("the connection to the server broke: {e}")))?;
-        self.add_peer(link, options).await
+            })??;
+        self.add_peer(link, options, tunnel).await
     }
 
-    async fn with_userspace(
+    /// `kept` that cannot serve makes room.
+    pub(super) async fn with_userspace(
         &mut self,
         link: &mut Link,
         options: &SessionOptions,
+        mut kept: Option<Tunnel>,
         why_not_kernel: Option<String>,
-    ) -> Result<(), Failure> {
+    ) -> Result<Tunnel, Unmade> {
         if let Some(reason) = &why_not_kernel {
             tracing::info!("data path: userspace ({reason})");
         }
-        if self.tunnel.as_ref().is_some_and(|tunnel| tunnel.plane().is_kernel()) {
-            self.replace_tunnel().await;
+        if let Some(kernel) = kept.take_if(|tunnel| tunnel.plane().is_kernel()) {
+            self.replace(kernel).await;
         }
-        if self.tunnel.is_none() && matches!(self.network, Network::Direct(_)) {
-            let name = &self.config.options.device.name;
-            let opened = self.commands.while_busy(&self.statistics, open_tun()).await;
-            let created = TunDevice::create_with(|| opened, name, TunOptions::default());
-            let device = created.map_err(|e| match e {
-                DataError::NotPermitted { .. } => Failure::from(e),
-                e => Ending::Unusable(format!("cannot create the device {name}: {e}")).into(),
-            })?;
-            self.tunnel = Some(userspace(device)?);
+        let mut tunnel = self.userspace_tunnel(link, options, kept).await?;
+        tunnel.why_not_kernel = why_not_kernel;
+        match self.hand_to_userspace(link, options, &mut tunnel).await {
+            Ok(()) => Ok(tunnel),
+            Err(failure) => Err(Unmade { failure, left: Some(tunnel) }),
         }
-        self.configure(link, options).await?;
-        if let Some(tunnel) = &mut self.tunnel {
-            tunnel.why_not_kernel = why_not_kernel;
+    }
+
+    /// A device in userspace that is configured: `kept`, if that will do.
+    async fn userspace_tunnel(
+        &mut self,
+        link: &mut Link,
+        options: &SessionOptions,
+        kept: Option<Tunnel>,
+    ) -> Result<Tunnel, Unmade> {
+        if let Network::Netcfg(netcfg) = &mut self.network {
+            let query = route_query(&self.config, link);
+            let wanted = wanted(&self.config, options, options.tun_mtu, &query);
+            let made = netcfg_device(netcfg, kept, wanted);
+            return self.commands.while_busy(&self.statistics, made).await;
         }
-        let written = tokio::time::timeout(HANDOVER_LIMIT, link.transport.flush());
+        let tunnel = match kept {
+            Some(tunnel) => tunnel,
+            None => {
+                let name = &self.config.options.device.name;
+                let opened = self.commands.while_busy(&self.statistics, open_tun()).await;
+                let created = TunDevice::create_with(|| opened, name, TunOptions::default());
+                userspace(created.map_err(|e| match e {
+                    DataError::NotPermitted { .. } => Failure::from(e),
+                    e => Ending::Unusable(format!("cannot create the device {name}: {e}")).into(),
+                })?)?
+            }
+        };
+        match self.configure(link, options, &tunnel).await {
+            Ok(()) => Ok(tunnel),
+            Err(failure) => Err(Unmade { failure, left: Some(tunnel) }),
+        }
+    }
+
+    async fn hand_to_userspace(
+        &mut self,
+        link: &mut Link,
+        options: &SessionOptions,
+        tunnel: &mut Tunnel,
+    ) -> Result<(), Failure> {
+        let written = tokio::time::timeout(HANDOVER_LIMIT, link.flush());
         self.commands
             .unless_wished(&self.statistics, written)
             .await
             .ok_or_else(interrupted)?
-            .map_err(|_| Ending::Lost("the TCP stream stands still".to_owned()))?
-            .map_err(|e| Ending::Lost(format!("the connection to the server broke: {e}")))?;
-        self.add_peer(link, options).await
+            .map_err(|_| Ending::Lost("the TCP stream stands still".to_owned()))??;
+        self.add_peer(link, options, tunnel).await
     }
 
-    /// Addresses, routes, DNS; and, where the netcfg service makes it, the device itself.
+    /// Addresses, routes, DNS of a device that this process has made.
     async fn configure(
         &mut self,
         link: &mut Link,
         options: &SessionOptions,
+        tunnel: &Tunnel,
     ) -> Result<(), Failure> {
-        let mtu = self.mtu(link, options);
-        let device = &self.config.options.device;
-        let query = RouteQuery {
-            remote: link.transport.remote().ip(),
-            mark: device.mark,
-            bind_dev: device.bind_dev.clone(),
-        };
-        let wanted = Wanted {
-            options: &options.network,
-            mtu,
-            tx_queue_len: device.tx_queue_len,
-            dns_scope: self.config.dns_scope,
-            query: &query,
-        };
-        let (network, tunnel) = (&mut self.network, &mut self.tunnel);
-        let work = async {
-            match network {
-                Network::Direct(direct) => match tunnel {
-                    Some(tunnel) => configure_directly(direct, tunnel, wanted).await,
-                    None => Ok(()),
-                },
-                Network::Netcfg(netcfg) => netcfg_device(netcfg, tunnel, wanted).await,
-            }
-        };
+        let mtu = self.mtu(link, options, tunnel.plane());
+        let query = route_query(&self.config, link);
+        let wanted = wanted(&self.config, options, mtu, &query);
+        let work = self.network.configure(tunnel, wanted);
         self.commands.while_busy(&self.statistics, work).await
     }
 
-    async fn add_peer(&mut self, link: &mut Link, options: &SessionOptions) -> Result<(), Failure> {
-        let Some(tunnel) = &mut self.tunnel else { return Ok(()) };
+    async fn add_peer(
+        &mut self,
+        link: &mut Link,
+        options: &SessionOptions,
+        tunnel: &mut Tunnel,
+    ) -> Result<(), Failure> {
         let socket = link
             .transport
             .share()
@@ -318,102 +300,38 @@ impl Session {
 
     /// The interface's MTU. Where packets bypass this process no SYN can be rewritten, so the MTU
     /// itself keeps outer packets as small as `mssfix` wants them.
-    fn mtu(&self, link: &Link, options: &SessionOptions) -> u16 {
-        let kernel = self.tunnel.as_ref().is_some_and(|tunnel| tunnel.plane().is_kernel());
-        if !kernel {
+    pub(super) fn mtu(&self, link: &Link, options: &SessionOptions, plane: &DataPlane) -> u16 {
+        if !plane.is_kernel() {
             return options.tun_mtu;
         }
         let clamp =
             mss_clamp(self.config.options.data.mssfix, options.tun_mtu, outer(link, options));
         link_mtu(options.tun_mtu, clamp, options.network.ifconfig_ipv6.is_some())
     }
+}
 
-    /// Whether the tunnel has a key to send with: not yet, where an installation failed and a new
-    /// key is on its way.
-    pub(super) async fn can_send(&mut self) -> bool {
-        match &mut self.tunnel {
-            Some(tunnel) => tunnel.can_send().await,
-            None => false,
-        }
+/// How the transport socket reaches the server.
+fn route_query(config: &SessionConfig, link: &Link) -> RouteQuery {
+    let device = &config.options.device;
+    RouteQuery {
+        remote: link.transport.remote().ip(),
+        mark: device.mark,
+        bind_dev: device.bind_dev.clone(),
     }
+}
 
-    pub(super) async fn install_key(
-        &mut self,
-        link: &mut Link,
-        key: KeyConfig,
-    ) -> Result<(), Ending> {
-        let Some(tunnel) = &mut self.tunnel else { return Ok(()) };
-        match tunnel.install_key(key).await {
-            Ok(()) => Ok(()),
-            Err(not_installed) => self.repair(link, not_installed).await,
-        }
-    }
-
-    pub(super) async fn promote_key(&mut self, link: &mut Link, key: KeyId) -> Result<(), Ending> {
-        match &mut self.tunnel {
-            Some(tunnel) => match tunnel.promote_key(key).await {
-                Ok(()) => Ok(()),
-                Err(error) => self.repair(link, error.into()).await,
-            },
-            None => Ok(()),
-        }
-    }
-
-    pub(super) async fn retire_key(&mut self, link: &mut Link, key: KeyId) -> Result<(), Ending> {
-        match &mut self.tunnel {
-            Some(tunnel) => match tunnel.retire_key(key).await {
-                Ok(()) => Ok(()),
-                Err(error) => self.repair(link, error.into()).await,
-            },
-            None => Ok(()),
-        }
-    }
-
-    /// A key operation failed.
-    async fn repair(&mut self, link: &mut Link, failed: NotInstalled) -> Result<(), Ending> {
-        match failed.error {
-            DataError::NoSuchPeer => {
-                Err(Ending::Lost("the data channel's peer has disappeared".to_owned()))
-            }
-            DataError::NoSuchKey(key) => {
-                tracing::warn!("the data channel has lost key {key}: renegotiating");
-                self.statistics.count(Counter::KeyStateError);
-                link.control.renegotiate(Instant::now());
-                Ok(())
-            }
-            error => self.fall_back(link, &error.to_string(), failed.key.map(|key| *key)).await,
-        }
-    }
-
-    pub(super) fn connection_info(&self, link: &Link) -> Option<ConnectionInfo> {
-        let (tunnel, options) = (self.tunnel.as_ref()?, link.options.as_ref()?);
-        let network = &options.network;
-        let mut addresses = Vec::new();
-        addresses.extend(network.ifconfig.map(|(address, _)| address.to_string()));
-        addresses
-            .extend(network.ifconfig_ipv6.map(|(address, bits, _)| format!("{address}/{bits}")));
-        let mut gateways = Vec::new();
-        gateways.extend(network.route_gateway.map(|gateway| gateway.to_string()));
-        gateways.extend(
-            network
-                .route_ipv6_gateway
-                .or_else(|| network.ifconfig_ipv6.and_then(|(_, _, remote)| remote))
-                .map(|gateway| gateway.to_string()),
-        );
-        Some(ConnectionInfo {
-            protocol: link.remote.protocol,
-            host: link.remote.host.clone(),
-            address: link.transport.remote(),
-            username: link.username.clone(),
-            device: tunnel.plane().interface().name.clone(),
-            data_path: tunnel.plane().name(),
-            data_path_reason: tunnel.why_not_kernel.clone(),
-            tunnel: addresses,
-            gateways,
-            mtu: self.mtu(link, options),
-            cipher: options.cipher.name(),
-            device_path: tunnel.device_path.clone(),
-        })
+fn wanted<'a>(
+    config: &SessionConfig,
+    options: &'a SessionOptions,
+    mtu: u16,
+    query: &'a RouteQuery,
+) -> Wanted<'a> {
+    Wanted {
+        options: &options.network,
+        mtu,
+        tx_queue_len: config.options.device.tx_queue_len,
+        dns_scope: config.dns_scope,
+        query,
     }
 }
 
@@ -430,25 +348,29 @@ fn userspace(device: TunDevice) -> Result<Tunnel, DataError> {
 /// Has the service make the device, unless it has already made the very same.
 async fn netcfg_device(
     netcfg: &mut NetcfgNetwork,
-    tunnel: &mut Option<Tunnel>,
+    kept: Option<Tunnel>,
     wanted: Wanted<'_>,
-) -> Result<(), Failure> {
-    let plan = NetcfgPlan::build(
+) -> Result<Tunnel, Unmade> {
+    let plan = match NetcfgPlan::build(
         wanted.options,
         wanted.mtu,
         wanted.tx_queue_len,
         wanted.query.remote,
         wanted.dns_scope,
-    )
-    .map_err(|e| Ending::Unusable(e.to_string()))?;
-    if tunnel.is_some() && netcfg.is_established(&plan) {
-        return Ok(());
+    ) {
+        Ok(plan) => plan,
+        Err(e) => {
+            return Err(Unmade { failure: Ending::Unusable(e.to_string()).into(), left: kept });
+        }
+    };
+    if let Some(tunnel) = kept {
+        if netcfg.is_established(&plan) {
+            return Ok(tunnel);
+        }
+        tunnel.close().await;
     }
     for note in plan.notes() {
         tracing::warn!("{note}");
-    }
-    if let Some(old) = tunnel.take() {
-        old.close().await;
     }
     let made = netcfg.establish(&plan).await.map_err(netcfg_failed)?;
     for warning in made.warnings {
@@ -457,8 +379,7 @@ async fn netcfg_device(
     tracing::debug!("virtual interface {} created at {}", made.device_name, made.device_path);
     let mut new = userspace(TunDevice::from_fd(made.tun, TunOptions::default())?)?;
     new.device_path = Some(made.device_path);
-    *tunnel = Some(new);
-    Ok(())
+    Ok(new)
 }
 
 /// Keepalive seconds as the data channel takes them.

@@ -12,12 +12,20 @@ pub(super) struct Login {
     sent: bool,
     /// `auth-nocache`
     forget: bool,
+    /// The present connection, or the attempt at one, began with the token.
+    began_with_token: bool,
 }
 
 impl Login {
     /// `one_time`: see [`super::SessionConfig::one_time_password`]. `forget`: `auth-nocache`.
     pub(super) const fn new(own: Credentials, one_time: bool, forget: bool) -> Self {
-        Self { own: Some(own), token: None, one_time, sent: false, forget }
+        Self { own: Some(own), token: None, one_time, sent: false, forget, began_with_token: false }
+    }
+
+    /// A new connection begins. False: the user must be asked first.
+    pub(super) fn begin(&mut self) -> bool {
+        self.began_with_token = self.token.is_some();
+        self.for_connection().is_some()
     }
 
     /// What a new connection begins with; `None`: the user must be asked.
@@ -34,8 +42,9 @@ impl Login {
         }
     }
 
-    pub(super) const fn has_token(&self) -> bool {
-        self.token.is_some()
+    /// What the present connection began with, if it has logged in, is the token.
+    pub(super) const fn began_with_token(&self) -> bool {
+        self.began_with_token
     }
 
     pub(super) const fn can_repeat(&self) -> bool {
@@ -177,8 +186,9 @@ mod tests {
         let mut login = typed(false);
         login.sent();
         login.accept_token("SESS_ID_1".into(), None, "joe");
-        assert!(login.has_token());
+        assert!(login.begin() && login.began_with_token());
         login.drop_token();
+        assert!(login.begin() && !login.began_with_token());
         assert_eq!(login.for_connection(), Some(&joe("secret")));
     }
 }

@@ -1,11 +1,26 @@
 //! One VPN session: connects, reconnects, pauses, ends. The only place where the control channel,
 //! the transport, the data plane and the network configuration meet.
 //!
+//! A session is in one state at a time, a value that holds what exists in it and nothing else:
+//!
+//! ```text
+//! Opening ---> Negotiating ---> Connected      any of the three ends as an `Over`
+//!    ^  name, socket  push reply    |
+//!    +--- Waiting <--- Over <-------+          Over: what follows is decided by `reconnect`
+//!    +--- Paused <-----+----> Ended
+//! ```
+//!
+//! - `life` has the states and walks through them; `opening`, `negotiating` and `connected` are what
+//!   each does; `over` is what follows a connection, and what becomes of its tunnel.
+//! - `shared` is handed to every state: commands, events, network, counters, login.
+//! - `link` is a connection's transport and control channel, and alone moves packets between them;
+//!   `heard` sorts what the control channel tells by the states that act on it.
+//! - `bring_up` makes a tunnel of a push reply, `fall_back` another one of a tunnel that failed;
+//!   `tunnel` is the device with its data plane, which may outlive connections.
+//! - `extension` is what optional parts implement: `signing`, `posture`.
 //! - `remotes`, `reconnect`, `login`, `mtu`, `inactivity` decide; they are pure.
-//! - `life` walks from attempt to attempt; `opening` and `attempt` are one connection from name to
-//!   end, `link` its transport and control channel; `shared` is what lives as long as the session;
-//!   `bring_up` makes a tunnel of a push reply; `tunnel` is the device with its data plane, which
-//!   may outlive connections.
+//!
+//! Another source of events is an arm of the `select!` in `Connected::step`.
 //!
 //! # What can wait, and what bounds it
 //!
@@ -32,11 +47,14 @@
 //! | data events | fed by us: each ends a connection, once, or is one for each key |
 //! | requests to the helper process | one on each line: whoever asks waits for the answer |
 
-mod attempt;
 mod bring_up;
 mod commands;
+mod connected;
 mod data_counters;
 mod event;
+mod extension;
+mod fall_back;
+mod heard;
 mod host;
 mod inactivity;
 mod life;
@@ -44,8 +62,10 @@ mod link;
 mod login;
 mod mtu;
 mod name_query;
+mod negotiating;
 mod network;
 mod opening;
+mod over;
 mod plane;
 mod posture;
 mod reconnect;

@@ -92,6 +92,21 @@ impl Network {
         }
     }
 
+    /// Configures the host for a tunnel whose device this process has made.
+    pub(super) async fn configure(
+        &mut self,
+        tunnel: &Tunnel,
+        wanted: Wanted<'_>,
+    ) -> Result<(), Failure> {
+        match self {
+            Self::Direct(direct) => configure_directly(direct, tunnel, wanted).await,
+            Self::Netcfg(_) => {
+                let why = "only the netcfg service can make the device".to_owned();
+                Err(Failure::DataPath { ending: Ending::Unusable(why.clone()), why })
+            }
+        }
+    }
+
     /// Whether a tunnel's interface still exists, as far as that can be known.
     pub(super) async fn has_link(&self, interface: &Interface) -> bool {
         match self {
@@ -169,7 +184,7 @@ impl Network {
 }
 
 /// Configures the host for a tunnel whose interface exists.
-pub(super) async fn configure_directly(
+async fn configure_directly(
     direct: &mut DirectNetwork,
     tunnel: &Tunnel,
     wanted: Wanted<'_>,

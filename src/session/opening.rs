@@ -1,5 +1,6 @@
 //! From the profile's next remote to a connection that can begin: name, socket, control channel.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
@@ -7,138 +8,145 @@ use rand::RngExt;
 
 use super::event::SessionState;
 use super::host;
-use super::life::End;
+use super::life::Opening;
 use super::link::Link;
-use super::posture::Posture;
+use super::over::End;
 use super::reconnect::Ending;
 use super::resolve::{self, Outside};
-use super::shared::Session;
-use crate::control::{Allowance, ControlChannel, ControlConfig, TransportKind};
+use super::shared::Shared;
+use crate::control::{ControlChannel, ControlConfig, TransportKind};
 use crate::data_path::Decision;
 use crate::network::RouteQuery;
-use crate::profile::{Family, PeerInfoExtra, Protocol, Remote, occ_string, peer_info};
+use crate::profile::{PeerInfoExtra, Protocol, Remote, occ_string, peer_info};
 use crate::transport::{SocketOptions, Transport, TransportError};
 
 /// `IV_SSL`
 const TLS_LIBRARY: &str = "rustls, aws-lc";
 
-/// Bytes of control packets that are worked on: so many at once (more than the longest push reply),
-/// so many a second. Beyond it the socket is not read: the server has to wait.
-const PACE: (u32, f64) = (1024 * 1024, 128.0 * 1024.0);
-
-impl Session {
-    /// Finds the server and opens a socket to it.
-    pub(super) async fn open(&mut self) -> Result<(Remote, Transport), End> {
-        let Some(remote) = self.remotes.current().cloned() else {
+impl Opening {
+    /// A connection to the next server, and until when it may take to answer.
+    pub(super) async fn open(&self, shared: &mut Shared) -> Result<(Link, Instant), End> {
+        shared.commands.or_wish(&shared.statistics, shared.extensions.prepare()).await?;
+        let Some(remote) = shared.remotes.current().cloned() else {
             return Err(Ending::Unusable("the profile has no remote".to_owned()).into());
         };
-        let through = remote.proxy.as_ref().map_or_else(
-            || (remote.host.clone(), remote.port),
-            |proxy| (proxy.host.clone(), proxy.port),
-        );
-        self.enter(SessionState::Resolving { host: remote.host.clone() });
-        if self.remotes.address().is_none() {
-            self.find_addresses(&through.0, through.1, remote.family).await?;
-        }
-        let Some(address) = self.remotes.address() else {
-            return Err(Ending::Resolve(format!("{} has no usable address", through.0)).into());
-        };
-        self.enter(SessionState::Waiting {
+        shared.enter(SessionState::Resolving { host: remote.host.clone() });
+        let address = self.address(shared, &remote).await?;
+        shared.enter(SessionState::Waiting {
             host: remote.host.clone(),
             address,
             protocol: remote.protocol,
         });
-        let device = &self.config.options.device;
-        let options = SocketOptions {
-            local: remote.local,
-            local_port: remote.local_port,
-            mark: device.mark,
-            bind_dev: device.bind_dev.clone(),
-            sndbuf: device.sndbuf,
-            rcvbuf: device.rcvbuf,
-        };
-        let limit = self.config.options.retry.server_poll_timeout;
-        let query = RouteQuery {
-            remote: address.ip(),
-            mark: device.mark,
-            bind_dev: device.bind_dev.clone(),
-        };
-        self.commands.or_wish(&self.statistics, self.network.recheck()).await?;
-        let protect = self.network.protect(&query);
-        self.commands.while_busy(&self.statistics, protect).await.map_err(Ending::Transport)?;
-        let protect = self.network.protector();
-        let proxy_credentials = self.config.proxy_credentials.as_ref();
-        let connect = async {
-            match (&remote.protocol, &remote.proxy) {
-                (Protocol::Udp, _) => Transport::udp(address, &options, &protect).await,
-                (Protocol::Tcp, None) => Transport::tcp(address, &options, &protect).await,
-                (Protocol::Tcp, Some(proxy)) => {
-                    Transport::tcp_via_proxy(
-                        address,
-                        proxy,
-                        proxy_credentials,
-                        &remote.host,
-                        remote.port,
-                        &options,
-                        &protect,
-                    )
-                    .await
-                }
-            }
-        };
-        let connected = self
-            .commands
-            .or_wish(&self.statistics, tokio::time::timeout(limit, connect))
-            .await?
-            .unwrap_or_else(|_| {
-                Err(TransportError::Io {
-                    operation: "connect to",
-                    address: address.to_string(),
-                    source: std::io::ErrorKind::TimedOut.into(),
-                })
-            });
-        Ok((remote, connected.map_err(Ending::Transport)?))
+        let transport = connect(shared, &remote, address).await?;
+        let answer_by = Instant::now() + shared.config.options.retry.server_poll_timeout;
+        Ok((shared.link(remote, transport)?, answer_by))
     }
 
-    /// Resolves the current remote's name, or else recalls the addresses it had before: while a
-    /// tunnel is kept, the host's resolver may be behind it.
-    async fn find_addresses(&mut self, host: &str, port: u16, family: Family) -> Result<(), End> {
-        let behind = if self.tunnel.is_some() {
-            Some(&self.outside)
-        } else {
-            self.outside = Outside::remember(self.config.options.device.mark).await;
-            None
+    /// Where to connect to: the remote itself, or its proxy. Resolves the name, or else recalls the
+    /// addresses it had before: while a tunnel is kept, the host's resolver may be behind it.
+    async fn address(&self, shared: &mut Shared, remote: &Remote) -> Result<SocketAddr, End> {
+        if let Some(address) = shared.remotes.address() {
+            return Ok(address);
+        }
+        let (host, port) = match &remote.proxy {
+            Some(proxy) => (&proxy.host, proxy.port),
+            None => (&remote.host, remote.port),
         };
-        let name = resolve::Name { host, port, family };
-        let lookup = resolve::look_up(name, behind, self.remotes.is_known());
-        match self.commands.or_wish(&self.statistics, lookup).await? {
-            Ok(addresses) => self.remotes.resolved(addresses),
-            Err(reason) if self.remotes.recall() => {
+        if self.kept.is_none() {
+            shared.outside = Outside::remember(shared.config.options.device.mark).await;
+        }
+        let behind = self.kept.is_some().then_some(&shared.outside);
+        let name = resolve::Name { host, port, family: remote.family };
+        let lookup = resolve::look_up(name, behind, shared.remotes.is_known());
+        match shared.commands.or_wish(&shared.statistics, lookup).await? {
+            Ok(addresses) => shared.remotes.resolved(addresses),
+            Err(reason) if shared.remotes.recall() => {
                 tracing::warn!("cannot resolve {host}: {reason}; trying the address it had before");
             }
             Err(reason) => {
                 return Err(Ending::Resolve(format!("cannot resolve {host}: {reason}")).into());
             }
         }
-        Ok(())
+        shared
+            .remotes
+            .address()
+            .ok_or_else(|| Ending::Resolve(format!("{host} has no usable address")).into())
     }
+}
 
+/// A socket to the server, outside of any tunnel.
+async fn connect(
+    shared: &mut Shared,
+    remote: &Remote,
+    address: SocketAddr,
+) -> Result<Transport, End> {
+    let device = &shared.config.options.device;
+    let options = SocketOptions {
+        local: remote.local,
+        local_port: remote.local_port,
+        mark: device.mark,
+        bind_dev: device.bind_dev.clone(),
+        sndbuf: device.sndbuf,
+        rcvbuf: device.rcvbuf,
+    };
+    let limit = shared.config.options.retry.server_poll_timeout;
+    let query =
+        RouteQuery { remote: address.ip(), mark: device.mark, bind_dev: device.bind_dev.clone() };
+    shared.commands.or_wish(&shared.statistics, shared.network.recheck()).await?;
+    let protect = shared.network.protect(&query);
+    shared.commands.while_busy(&shared.statistics, protect).await.map_err(Ending::Transport)?;
+    let protect = shared.network.protector();
+    let proxy_credentials = shared.config.proxy_credentials.as_ref();
+    let connect = async {
+        match (&remote.protocol, &remote.proxy) {
+            (Protocol::Udp, _) => Transport::udp(address, &options, &protect).await,
+            (Protocol::Tcp, None) => Transport::tcp(address, &options, &protect).await,
+            (Protocol::Tcp, Some(proxy)) => {
+                Transport::tcp_via_proxy(
+                    address,
+                    proxy,
+                    proxy_credentials,
+                    &remote.host,
+                    remote.port,
+                    &options,
+                    &protect,
+                )
+                .await
+            }
+        }
+    };
+    let connected = shared
+        .commands
+        .or_wish(&shared.statistics, tokio::time::timeout(limit, connect))
+        .await?
+        .unwrap_or_else(|_| {
+            Err(TransportError::Io {
+                operation: "connect to",
+                address: address.to_string(),
+                source: std::io::ErrorKind::TimedOut.into(),
+            })
+        });
+    Ok(connected.map_err(Ending::Transport)?)
+}
+
+impl Shared {
+    /// A connection that begins on this transport.
     pub(super) fn link(&self, remote: Remote, transport: Transport) -> Result<Link, Ending> {
         let options = &self.config.options;
-        let now = Instant::now();
         let unix_time = SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
-        let extra = PeerInfoExtra {
+        let mut extra = PeerInfoExtra {
             gui_version: self.config.gui_version.clone(),
             sso: self.config.sso.clone(),
-            app_protocols: self.posture.as_ref().map(Posture::protocols).unwrap_or_default(),
+            app_protocols: String::new(),
             // The kernel knows no framing, so a server must not count on it.
             stubs: matches!(self.decide(&remote, None), Decision::Userspace { .. }),
             hardware_address: host::machine_identifier(),
             tls_library: Some(TLS_LIBRARY.to_owned()),
             platform_version: host::platform_version(),
         };
+        self.extensions.introduce(&mut extra);
         let control = ControlChannel::new(
             ControlConfig {
                 transport: match transport.protocol() {
@@ -154,21 +162,9 @@ impl Session {
                 unix_time,
                 seed: rand::rng().random(),
             },
-            now,
+            Instant::now(),
         )
         .map_err(Ending::Control)?;
-        Ok(Link {
-            transport,
-            control,
-            remote,
-            contacted: false,
-            answer_by: now + options.retry.server_poll_timeout,
-            options: None,
-            inactivity: None,
-            ends_at: None,
-            logged_in: false,
-            username: String::new(),
-            pace: Allowance::new(PACE.0, PACE.1),
-        })
+        Ok(Link::new(remote, transport, control))
     }
 }

@@ -3,11 +3,14 @@
 
 use std::time::Instant;
 
+use futures_util::future::BoxFuture;
 use tokio::task::JoinSet;
 
 use super::SessionConfig;
+use super::extension::{Extension, Step};
 use crate::control::{Allowance, AppMessage, ControlChannel};
 use crate::posture::{DevicePosture, PostureError};
+use crate::profile::PeerInfoExtra;
 
 /// Checks at a time. A server that asks for more gets no answer to the rest.
 const MAX_CHECKS: usize = 4;
@@ -19,7 +22,7 @@ const CHECKS: (u32, f64) = (16, 0.1);
 const REQUEST: &str = "dpc_request";
 
 /// The outcome of a check: what to send.
-pub(super) type Check = Result<AppMessage, PostureError>;
+type Check = Result<AppMessage, PostureError>;
 
 /// The session's end of the way to the service.
 pub(super) struct Posture {
@@ -52,7 +55,7 @@ impl Posture {
 
     /// Asks the service for the protocols, unless it has been asked. Without it the connection is
     /// made all the same; what the server thinks of that is the server's business. Cancel safe.
-    pub(super) async fn look_up(&mut self) {
+    async fn look_up(&mut self) {
         if !matches!(self.protocols, Protocols::NotAsked) {
             return;
         }
@@ -76,7 +79,7 @@ impl Posture {
     }
 
     /// For the peer info; empty where there are none.
-    pub(super) fn protocols(&self) -> String {
+    fn protocols(&self) -> String {
         match &self.protocols {
             Protocols::Known(protocols) => protocols.clone(),
             Protocols::NotAsked | Protocols::Refused => String::new(),
@@ -84,7 +87,7 @@ impl Posture {
     }
 
     /// Starts a check, if this is a request for one of the protocols announced.
-    pub(super) fn consider(&mut self, message: AppMessage) {
+    fn consider(&mut self, message: AppMessage) {
         let AppMessage { protocol, payload } = message;
         let announced = self.protocols().split(':').any(|announced| announced == protocol);
         let Some(request) = request(payload).filter(|_| announced) else {
@@ -105,32 +108,51 @@ impl Posture {
         });
     }
 
-    /// The connection is over, and with it the questions.
-    pub(super) fn forget_checks(&mut self) {
-        self.checks = JoinSet::new();
-    }
-}
-
-/// The outcome of the next check that ends. Cancel safe.
-pub(super) async fn next_check(posture: Option<&mut Posture>) -> Check {
-    let Some(posture) = posture else { return std::future::pending().await };
-    loop {
-        match posture.checks.join_next().await {
-            Some(Ok(check)) => return check,
-            Some(Err(error)) => tracing::error!("device posture: {error}"),
-            None => std::future::pending().await,
+    /// The next answer to the server. A check that failed has none. Cancel safe.
+    async fn next_answer(&mut self) -> AppMessage {
+        loop {
+            match self.checks.join_next().await {
+                Some(Ok(Ok(answer))) => return answer,
+                Some(Ok(Err(error))) => {
+                    tracing::error!("device posture: the check failed: {error}")
+                }
+                Some(Err(error)) => tracing::error!("device posture: {error}"),
+                None => std::future::pending().await,
+            }
         }
     }
 }
 
-/// Passes the outcome of a check on to the server. A check that failed has no answer.
-pub(super) fn answer(control: &mut ControlChannel, check: Check) {
-    match check {
-        Ok(answer) => match control.send_app_message(&answer, Instant::now()) {
-            Ok(()) => tracing::info!("device posture: answered ({})", answer.protocol),
-            Err(error) => tracing::error!("device posture: the answer cannot be sent: {error}"),
-        },
-        Err(error) => tracing::error!("device posture: the check failed: {error}"),
+impl Extension for Posture {
+    fn prepare(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(self.look_up())
+    }
+
+    fn introduce(&self, peer_info: &mut PeerInfoExtra) {
+        peer_info.app_protocols = self.protocols();
+    }
+
+    fn next(&mut self) -> BoxFuture<'_, Step> {
+        Box::pin(async {
+            let answer = self.next_answer().await;
+            Step::Control(Box::new(move |control| send(control, &answer)))
+        })
+    }
+
+    fn message(&mut self, message: AppMessage) -> Option<AppMessage> {
+        self.consider(message);
+        None
+    }
+
+    fn connection_over(&mut self) {
+        self.checks = JoinSet::new();
+    }
+}
+
+fn send(control: &mut ControlChannel, answer: &AppMessage) {
+    match control.send_app_message(answer, Instant::now()) {
+        Ok(()) => tracing::info!("device posture: answered ({})", answer.protocol),
+        Err(error) => tracing::error!("device posture: the answer cannot be sent: {error}"),
     }
 }
 

@@ -52,6 +52,8 @@ pub(super) enum Ending {
     Network(String),
     /// Privilege or device missing.
     Privilege(String),
+    /// The control channel told something out of its order: a fault of this program's.
+    Disorder(&'static str),
 }
 
 /// What to know about the session to decide.
@@ -154,6 +156,9 @@ pub(super) fn decide(ending: Ending, situation: Situation, retry: &Retry) -> Dec
         Ending::SessionTimeout => Decision::End(Outcome::SessionTimeout),
         Ending::PushRejected(reason) => again(Advance::Remote, pause, reason),
         Ending::Network(reason) => again(Advance::Stay, pause, reason),
+        Ending::Disorder(what) => {
+            again(Advance::Address, pause, format!("{what} (internal error)"))
+        }
         Ending::Unusable(message) => Decision::End(Outcome::Failed { message }),
         Ending::Privilege(message) => Decision::End(Outcome::Privilege { message }),
     }

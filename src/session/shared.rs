@@ -1,15 +1,17 @@
-//! What lives as long as a session.
+//! What lives as long as a session: every state is handed it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use ovpn_dco::kernel::Report;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
-use super::commands::{Command, Commands};
+use super::commands::{Command, Commands, Wish};
 use super::event::{Outcome, SessionEvent, SessionState};
+use super::extension::{Extensions, Step};
+use super::link::Link;
 use super::login::Login;
 use super::network::Network;
-use super::posture::Posture;
 use super::remotes::Remotes;
 use super::resolve::Outside;
 use super::signing::Signing;
@@ -20,33 +22,27 @@ use crate::profile::KeySource;
 use crate::tls::TlsConfig;
 
 /// What lives as long as the session.
-pub(super) struct Session {
+pub(super) struct Shared {
     pub(super) config: SessionConfig,
     pub(super) commands: Commands,
     events: mpsc::UnboundedSender<SessionEvent>,
     pub(super) remotes: Remotes,
     pub(super) outside: Outside,
     pub(super) tls: Arc<TlsConfig>,
-    /// With an external private key only.
-    pub(super) signing: Option<Signing>,
-    /// With an enterprise profile only.
-    pub(super) posture: Option<Posture>,
+    pub(super) extensions: Extensions,
     pub(super) network: Network,
-    /// Kept from a lost connection for the next one.
-    pub(super) tunnel: Option<Tunnel>,
     /// What the machine offers for kernel offload.
     pub(super) kernel: Report,
     /// Why kernel offload is not asked for again.
     pub(super) kernel_failure: Option<String>,
-    /// Counters of everything before the present attempt.
+    /// Counters of everything before the present connection.
     pub(super) statistics: Counters,
     pub(super) login: Login,
-    /// The present attempt reached a working tunnel.
-    pub(super) connected: bool,
+    /// Some connection reached a working tunnel.
     pub(super) ever_connected: bool,
 }
 
-impl Session {
+impl Shared {
     pub(super) async fn new(
         mut config: SessionConfig,
         receiver: mpsc::Receiver<Command>,
@@ -82,10 +78,8 @@ impl Session {
             commands: Commands::new(receiver),
             events,
             tls: Arc::new(tls),
-            signing,
-            posture: Posture::new(&config),
+            extensions: Extensions::new(&config, signing.map(|signing| Box::new(signing) as _)),
             network,
-            tunnel: None,
             kernel,
             kernel_failure: None,
             statistics: Counters::default(),
@@ -94,7 +88,6 @@ impl Session {
                 config.one_time_password,
                 config.options.auth.nocache,
             ),
-            connected: false,
             ever_connected: false,
             config,
         })
@@ -108,27 +101,71 @@ impl Session {
         self.tell(SessionEvent::State(state));
     }
 
+    /// A command to a session that has a connection. What is asked for is given back where the answer
+    /// depends on the state.
+    pub(super) fn obey(
+        &mut self,
+        link: &mut Link,
+        command: Command,
+    ) -> Result<Option<oneshot::Sender<Counters>>, Wish> {
+        match self.extensions.command(command) {
+            None | Some(Command::Wish(Wish::Resume)) => {}
+            Some(Command::Wish(wish)) => return Err(wish),
+            Some(Command::Respond(response)) => {
+                link.control.respond(response.expose(), Instant::now());
+            }
+            Some(Command::LogIn { credentials, one_time }) => {
+                self.login.renew(credentials, one_time);
+                link.log_in(&mut self.login);
+            }
+            Some(Command::Sign { id, .. }) => {
+                tracing::warn!("signature {id} came too late: nothing waits for it");
+            }
+            Some(Command::Statistics(reply)) => return Ok(Some(reply)),
+            Some(Command::Ping(reply)) => drop(reply.send(())),
+        }
+        Ok(None)
+    }
+
+    /// Does what an extension wants.
+    pub(super) fn perform(&self, link: &mut Link, step: Step) {
+        match step {
+            Step::Tell(event) => self.tell(*event),
+            Step::Control(act) => act(&mut link.control),
+        }
+    }
+
+    /// The counters of the whole session, with those of what is there now.
+    pub(super) async fn counters(
+        &mut self,
+        link: Option<Counters>,
+        tunnel: Option<&mut Tunnel>,
+    ) -> Counters {
+        let mut now = self.statistics.clone();
+        if let Some(link) = link {
+            now.add_all(&link);
+        }
+        if let Some(tunnel) = tunnel {
+            now.add_all(&tunnel.counters().await);
+        }
+        now
+    }
+
     /// Removes the device for another one that follows at once; if none does, [`Self::undo_unused`] is
     /// next.
-    pub(super) async fn replace_tunnel(&mut self) {
-        if let Some(tunnel) = self.tunnel.take() {
-            let replace = self.network.replace(tunnel);
-            self.commands.while_busy(&self.statistics, replace).await;
-        }
+    pub(super) async fn replace(&mut self, tunnel: Tunnel) {
+        let replace = self.network.replace(tunnel);
+        self.commands.while_busy(&self.statistics, replace).await;
     }
 
     /// Undoes what a device has left that was to be replaced and was not.
     pub(super) async fn undo_unused(&mut self) {
-        if self.tunnel.is_none() {
-            self.commands.while_busy(&self.statistics, self.network.undo()).await;
-        }
+        self.commands.while_busy(&self.statistics, self.network.undo()).await;
     }
 
     /// Removes the device and all network configuration.
-    pub(super) async fn drop_tunnel(&mut self) {
-        if let Some(tunnel) = self.tunnel.take() {
-            let release = self.network.release(tunnel);
-            self.commands.while_busy(&self.statistics, release).await;
-        }
+    pub(super) async fn release(&mut self, tunnel: Tunnel) {
+        let release = self.network.release(tunnel);
+        self.commands.while_busy(&self.statistics, release).await;
     }
 }

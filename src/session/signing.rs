@@ -3,10 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, mpsc};
 
-use super::event::SignatureRequest;
+use super::commands::Command;
+use super::event::{SessionEvent, SignatureRequest};
+use super::extension::{Extension, Step};
 use crate::tls::{ExternalSigner, SignReply, SignRequest, Waker};
 
 /// The session's end of the way to the external key.
@@ -17,14 +21,6 @@ pub(super) struct Signing {
     progress: Arc<Notify>,
     waiting: BTreeMap<u32, SignReply>,
     next_id: u32,
-}
-
-/// Something for the session to do.
-pub(super) enum Step {
-    /// Ask somebody.
-    Ask(SignatureRequest),
-    /// The TLS session has something new.
-    Progress,
 }
 
 struct Forward(mpsc::UnboundedSender<(SignRequest, SignReply)>);
@@ -57,26 +53,27 @@ impl Signing {
         Arc::new(move || progress.notify_one())
     }
 
-    /// The next thing to do. Cancel safe.
-    pub(super) async fn next(&mut self) -> Step {
+    async fn next_step(&mut self) -> Step {
         tokio::select! {
-            () = self.progress.notified() => Step::Progress,
+            () = self.progress.notified() => {
+                Step::Control(Box::new(|control| control.handle_tls_ready(Instant::now())))
+            }
             Some((request, reply)) = self.requests.recv() => {
                 let id = self.next_id;
                 self.next_id = self.next_id.wrapping_add(1);
                 self.waiting.insert(id, reply);
-                Step::Ask(SignatureRequest {
+                Step::Tell(Box::new(SessionEvent::Sign(SignatureRequest {
                     id,
                     algorithm: request.algorithm,
                     digest: request.digest(),
                     message: request.message,
-                })
+                })))
             }
         }
     }
 
     /// Passes an answer on; false if nothing waits for it.
-    pub(super) fn answer(&mut self, id: u32, signature: Result<Vec<u8>, String>) -> bool {
+    fn answer(&mut self, id: u32, signature: Result<Vec<u8>, String>) -> bool {
         let Some(reply) = self.waiting.remove(&id) else { return false };
         match signature {
             Ok(signature) => reply.answer(signature),
@@ -84,9 +81,22 @@ impl Signing {
         }
         true
     }
+}
 
-    /// The connection is over: nobody needs the signatures still asked for.
-    pub(super) fn forget(&mut self) {
+impl Extension for Signing {
+    fn next(&mut self) -> BoxFuture<'_, Step> {
+        Box::pin(self.next_step())
+    }
+
+    fn command(&mut self, command: Command) -> Option<Command> {
+        let Command::Sign { id, signature } = command else { return Some(command) };
+        if !self.answer(id, signature) {
+            tracing::warn!("signature {id} came too late: nothing waits for it");
+        }
+        None
+    }
+
+    fn connection_over(&mut self) {
         self.waiting.clear();
     }
 }

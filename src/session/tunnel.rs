@@ -54,6 +54,7 @@ impl Tunnel {
         &self.plane
     }
 
+    #[cfg(test)]
     pub(super) const fn has_peer(&self) -> bool {
         self.has_peer
     }
