@@ -16,10 +16,10 @@ use ovpn_client::profile::{
 };
 use ovpn_client::secret::Credentials;
 use ovpn_client::session::{
-    Command, NetworkMode, Outcome, Running, SessionConfig, SessionEvent, SessionState,
+    Command, Events, NetworkMode, Outcome, Running, SessionConfig, SessionEvent, SessionState,
 };
 use ovpn_test_support::bus::{Answer, Bus, Service};
-use tokio::sync::mpsc::{Sender, UnboundedReceiver};
+use tokio::sync::mpsc::Sender;
 use zbus::{Message, OwnedVariant, Variant};
 
 const SERVICE: &str = "net.openvpn.v3.netcfg";
@@ -423,7 +423,7 @@ fn the_route_of_a_service_that_has_gone_is_taken_back_by_the_next() {
 }
 
 /// A session that waits for a server nobody hears from.
-async fn session(bus: &Bus) -> (Sender<Command>, UnboundedReceiver<SessionEvent>, UdpSocket) {
+async fn session(bus: &Bus) -> (Sender<Command>, Events, UdpSocket) {
     let server = UdpSocket::bind("127.0.0.1:0").unwrap();
     let text = format!(
         "client\ndev tun\nremote 127.0.0.1 {}\nauth-user-pass\npeer-fingerprint {}\n\
@@ -456,7 +456,7 @@ async fn session(bus: &Bus) -> (Sender<Command>, UnboundedReceiver<SessionEvent>
 }
 
 /// Waits for the next attempt, or for the end, which it returns.
-async fn attempt(events: &mut UnboundedReceiver<SessionEvent>) -> Option<Outcome> {
+async fn attempt(events: &mut Events) -> Option<Outcome> {
     let next = async {
         loop {
             match events.recv().await.unwrap() {

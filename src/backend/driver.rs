@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use super::Error;
+use super::allowance::Allowances;
 use super::machine::{Attempt, Effect, Machine, Registration, Request, Signal};
 use crate::posture::DevicePosture;
 use crate::session::{Command, NetworkMode, Outcome, Running, SessionConfig, SessionEvent, Wish};
@@ -42,6 +43,8 @@ pub struct Backend {
     settings: Settings,
     start: StartSession,
     running: Option<Running>,
+    /// Of the running session.
+    allowances: Allowances,
     timer: Option<Instant>,
     signals: VecDeque<Signal>,
 }
@@ -60,6 +63,7 @@ impl Backend {
             settings,
             start,
             running: None,
+            allowances: Allowances::new(Instant::now()),
             timer: None,
             signals: VecDeque::new(),
         }
@@ -177,7 +181,9 @@ impl Backend {
                 if matches!(event, SessionEvent::Ended(_)) {
                     self.running = None;
                 }
-                self.machine.event(event);
+                if self.allowances.admit(&event, Instant::now()) {
+                    self.machine.event(event);
+                }
             }
             None => {
                 self.timer = None;
@@ -193,6 +199,7 @@ impl Backend {
                 Effect::Signal(signal) => self.signals.push_back(signal),
                 Effect::Start(attempt) => {
                     self.timer = None;
+                    self.allowances = Allowances::new(Instant::now());
                     self.running = Some((self.start)(self.session_config(*attempt)));
                 }
                 Effect::Session(command) => self.command(command),
@@ -268,7 +275,7 @@ mod tests {
     use super::*;
     use crate::backend::{Dialect, StatusMinor};
     use crate::profile::{DnsScope, NoFiles, Profile};
-    use crate::session::SessionState;
+    use crate::session::{SessionState, Teller, events};
 
     const QUEUE: usize = 8;
 
@@ -278,7 +285,7 @@ mod tests {
     struct Script {
         config: SessionConfig,
         commands: mpsc::Receiver<Command>,
-        events: mpsc::UnboundedSender<SessionEvent>,
+        teller: Teller,
     }
 
     fn connecting() -> (Backend, Script) {
@@ -286,12 +293,8 @@ mod tests {
         let started = scripts.clone();
         let start = Box::new(move |config| {
             let (commands, command_receiver) = mpsc::channel(QUEUE);
-            let (event_sender, events) = mpsc::unbounded_channel();
-            started.lock().unwrap().push(Script {
-                config,
-                commands: command_receiver,
-                events: event_sender,
-            });
+            let (teller, events) = events();
+            started.lock().unwrap().push(Script { config, commands: command_receiver, teller });
             Running { commands, events }
         });
         let settings = Settings {
@@ -347,7 +350,7 @@ mod tests {
             .map(|command| format!("{command:?}"))
             .collect();
         assert_eq!(heard, ["Wish(Pause)", "Wish(Resume)", "Wish(Restart)", "Wish(Disconnect)"]);
-        script.events.send(SessionEvent::Ended(Outcome::Disconnected)).unwrap();
+        script.teller.tell(SessionEvent::Ended(Outcome::Disconnected));
         backend.next().await;
         assert!(backend.machine().is_done());
     }
@@ -363,7 +366,7 @@ mod tests {
             SessionState::Reconnecting { reason: "x".to_owned() },
             SessionState::Paused,
         ] {
-            script.events.send(SessionEvent::State(state)).unwrap();
+            script.teller.tell(SessionEvent::State(state));
             backend.next().await;
         }
         assert_eq!(minors(&mut backend), [StatusMinor::ConnPausing, StatusMinor::ConnPaused]);
@@ -405,7 +408,7 @@ mod tests {
             script.commands.recv().await.unwrap();
         }
         assert!(script.commands.recv().await.is_none(), "which means to disconnect");
-        script.events.send(SessionEvent::Ended(Outcome::Disconnected)).unwrap();
+        script.teller.tell(SessionEvent::Ended(Outcome::Disconnected));
         backend.next().await;
         assert!(backend.machine().is_done());
     }

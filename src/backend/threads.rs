@@ -8,17 +8,16 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc as blocking};
 use std::thread;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use tokio::runtime::{self, Runtime};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
 use tracing::error;
 
-use super::allowance::Allowances;
 use super::driver::StartSession;
 use super::last_resort::{self, Traces};
 use crate::ending;
 use crate::session::{
-    self, COMMANDS, Command, NetworkMode, Outcome, Running, SessionConfig, SessionEvent,
+    self, COMMANDS, Command, NetworkMode, Outcome, Running, SessionConfig, SessionEvent, Teller,
 };
 
 /// The same where the netcfg service makes the changes: it was asked to undo them already.
@@ -41,8 +40,8 @@ pub struct Threads {
     session_limit: Duration,
 }
 
-/// Starts a session that reads these commands, and returns what it tells.
-type Body = fn(SessionConfig, mpsc::Receiver<Command>) -> mpsc::UnboundedReceiver<SessionEvent>;
+/// A session that reads these commands and tells what it does.
+type Body = fn(SessionConfig, mpsc::Receiver<Command>, Teller) -> BoxFuture<'static, ()>;
 
 /// Follows the sessions of a process.
 #[derive(Clone, Debug)]
@@ -79,7 +78,7 @@ impl Threads {
 
     /// Starts real sessions on the threads for them.
     pub fn starter(&self) -> StartSession {
-        self.starter_of(session::run)
+        self.starter_of(|config, commands, teller| Box::pin(session::run(config, commands, teller)))
     }
 
     fn starter_of(&self, body: Body) -> StartSession {
@@ -124,7 +123,7 @@ impl Threads {
 /// takes a service that cannot be started now for one that can be later, and tries again.
 fn start_session(config: SessionConfig, watch: Watch, body: Body) -> Running {
     let (commands, receiver) = mpsc::channel(COMMANDS);
-    let (news, events) = mpsc::unbounded_channel();
+    let (teller, events) = session::events();
     let traces =
         Traces { network: config.network.clone(), runtime_dir: config.runtime_dir.clone() };
     *watch.traces.lock().unwrap_or_else(PoisonError::into_inner) = Some(traces.clone());
@@ -134,38 +133,18 @@ fn start_session(config: SessionConfig, watch: Watch, body: Body) -> Running {
         if let NetworkMode::Netcfg(netcfg) = &config.network
             && let Err(error) = netcfg.start_service().await
         {
-            // Whoever does not listen any more does not need the reason.
-            let _ =
-                news.send(SessionEvent::Ended(Outcome::Privilege { message: error.to_string() }));
+            teller.tell(SessionEvent::Ended(Outcome::Privilege { message: error.to_string() }));
             return;
         }
-        if !report(body(config, receiver), &news).await {
+        // A panic ends that task only.
+        let ended = tokio::spawn(body(config, receiver, teller.clone())).await;
+        if ended.is_err() || !teller.has_ended() {
             error!("The session ended without a word (internal error); undoing its changes");
             // It can only fail with the whole thread.
             let _ = tokio::task::spawn_blocking(|| last_resort::undo(traces)).await;
         }
     });
     Running { commands, events }
-}
-
-/// Passes on what a session tells. True once it has said its last word; false if it panicked.
-async fn report(
-    mut events: mpsc::UnboundedReceiver<SessionEvent>,
-    news: &mpsc::UnboundedSender<SessionEvent>,
-) -> bool {
-    let mut allowances = Allowances::new(Instant::now());
-    while let Some(event) = events.recv().await {
-        if !allowances.admit(&event, Instant::now()) {
-            continue;
-        }
-        let ended = matches!(event, SessionEvent::Ended(_));
-        // Nobody listens: the session ends with its commands.
-        let _ = news.send(event);
-        if ended {
-            return true;
-        }
-    }
-    false
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use super::SessionConfig;
 use super::commands::{Command, Wish};
 use super::connected::Connected;
 use super::event::{Outcome, SessionEvent};
+use super::events::Teller;
 use super::negotiating::Negotiating;
 use super::over::{Over, follow};
 use super::shared::Shared;
@@ -53,17 +54,12 @@ pub(super) struct Ended {
 }
 
 /// Runs a session to its end.
-pub(super) async fn run(
-    config: SessionConfig,
-    receiver: mpsc::Receiver<Command>,
-    events: mpsc::UnboundedSender<SessionEvent>,
-) {
-    let outcome = match Shared::new(config, receiver, events.clone()).await {
+pub(super) async fn run(config: SessionConfig, receiver: mpsc::Receiver<Command>, teller: Teller) {
+    let outcome = match Shared::new(config, receiver, teller.clone()).await {
         Ok(mut shared) => live(&mut shared).await,
         Err(outcome) => outcome,
     };
-    // Nobody listening is no reason to do anything else: everything is undone.
-    let _ = events.send(SessionEvent::Ended(outcome));
+    teller.tell(SessionEvent::Ended(outcome));
 }
 
 async fn live(shared: &mut Shared) -> Outcome {

@@ -39,7 +39,8 @@
 //! | data packets on their way | one read of the device (64 KiB) and one batch to send (128 KiB); one batch received |
 //! | data packets that come before their key | 1,024, 2 MiB, 2 s; what does not fit is lost |
 //! | commands to a data path | one: whoever gives it waits for the answer |
-//! | [`SessionEvent`], and the driver's and the front end's news | fed by us, one for each step of an attempt, and by texts of the server: 32 at once, one a second |
+//! | [`SessionEvent`] | 256; of more the oldest are lost, never what matters: [`Events`] |
+//! | texts of the server among them | 32 at once, one a second |
 //! | renegotiations of the server | ten at once, one a second |
 //! | requests to sign | one for each handshake |
 //! | posture checks | four at a time, 16 at once, six a minute |
@@ -52,6 +53,7 @@ mod commands;
 mod connected;
 mod data_counters;
 mod event;
+mod events;
 mod extension;
 mod fall_back;
 mod heard;
@@ -84,6 +86,7 @@ use tokio::sync::mpsc;
 
 pub use commands::{Command, Wish};
 pub use event::{ConnectionInfo, Outcome, SessionEvent, SessionState, SignatureRequest};
+pub use events::{Events, Teller, events};
 #[cfg(feature = "internals")]
 pub use posture::request as posture_request;
 
@@ -158,16 +161,14 @@ pub enum NetworkMode {
     Netcfg(crate::network::NetcfgConfig),
 }
 
-/// A running session, as two channels. It tells its own steps, a few for each attempt, and what the
-/// server says: as many wait as nobody takes, but of the server's the control channel tells 32 at
-/// once and one a second, and of new keys 10 at once and one a second.
+/// A running session, as two channels.
 #[derive(Debug)]
 pub struct Running {
     /// To the session. Dropping it, and every clone of it, disconnects. A queue that is full means
     /// that the session hangs.
     pub commands: mpsc::Sender<Command>,
     /// From the session; the last one is [`SessionEvent::Ended`].
-    pub events: mpsc::UnboundedReceiver<SessionEvent>,
+    pub events: Events,
 }
 
 /// Commands that wait for a session. Answers and wishes are few.
@@ -177,16 +178,14 @@ impl Running {
     /// Starts a session on the current tokio runtime. Returns at once.
     pub fn start(config: SessionConfig) -> Self {
         let (commands, receiver) = mpsc::channel(COMMANDS);
-        Self { commands, events: run(config, receiver) }
+        let (teller, events) = events();
+        tokio::spawn(run(config, receiver, teller));
+        Self { commands, events }
     }
 }
 
-/// The same with a queue of commands that exists already: from whoever does something else first.
-pub(crate) fn run(
-    config: SessionConfig,
-    commands: mpsc::Receiver<Command>,
-) -> mpsc::UnboundedReceiver<SessionEvent> {
-    let (events, receiver) = mpsc::unbounded_channel();
-    tokio::spawn(life::run(config, commands, events));
-    receiver
+/// The same with queues that exist already: from whoever does something else first. Returns once the
+/// session has [ended](SessionEvent::Ended).
+pub(crate) async fn run(config: SessionConfig, commands: mpsc::Receiver<Command>, teller: Teller) {
+    life::run(config, commands, teller).await;
 }

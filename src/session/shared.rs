@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::commands::{Command, Commands, Wish};
 use super::event::{Outcome, SessionEvent, SessionState};
+use super::events::Teller;
 use super::extension::{Extensions, Step};
 use super::link::Link;
 use super::login::Login;
@@ -25,7 +26,7 @@ use crate::tls::TlsConfig;
 pub(super) struct Shared {
     pub(super) config: SessionConfig,
     pub(super) commands: Commands,
-    events: mpsc::UnboundedSender<SessionEvent>,
+    teller: Teller,
     pub(super) remotes: Remotes,
     pub(super) outside: Outside,
     pub(super) tls: Arc<TlsConfig>,
@@ -46,7 +47,7 @@ impl Shared {
     pub(super) async fn new(
         mut config: SessionConfig,
         receiver: mpsc::Receiver<Command>,
-        events: mpsc::UnboundedSender<SessionEvent>,
+        teller: Teller,
     ) -> Result<Self, Outcome> {
         let signing =
             matches!(config.options.tls.key, Some(KeySource::External)).then(Signing::new);
@@ -76,7 +77,7 @@ impl Shared {
             remotes: Remotes::new(&config.options, &mut rand::rng()),
             outside: Outside::default(),
             commands: Commands::new(receiver),
-            events,
+            teller,
             tls: Arc::new(tls),
             extensions: Extensions::new(&config, signing.map(|signing| Box::new(signing) as _)),
             network,
@@ -94,7 +95,7 @@ impl Shared {
     }
 
     pub(super) fn tell(&self, event: SessionEvent) {
-        let _ = self.events.send(event);
+        self.teller.tell(event);
     }
 
     pub(super) fn enter(&self, state: SessionState) {

@@ -30,7 +30,7 @@ use super::plane::DataPlane;
 use super::reconnect::Ending;
 use super::shared::Shared;
 use super::tunnel::Tunnel;
-use super::{SessionConfig, SessionEvent};
+use super::{ConnectionInfo, Events, SessionConfig, events};
 use crate::control::{Event, NegotiatedParameters, Output};
 use crate::profile::{NoFiles, Profile, Protocol, SessionOptions};
 use crate::secret::{Credentials, Secret};
@@ -63,12 +63,30 @@ pub(super) fn key(id: u8) -> KeyConfig {
     KeyConfig { key_id, cipher, encrypt: direction(), decrypt: direction() }
 }
 
+/// A working connection.
+pub(super) fn info(mtu: u16) -> ConnectionInfo {
+    ConnectionInfo {
+        protocol: Protocol::Udp,
+        host: "vpn.example".to_owned(),
+        address: "192.0.2.1:1194".parse().unwrap(),
+        username: "joe".to_owned(),
+        device: "tun0".to_owned(),
+        data_path: "userspace",
+        data_path_reason: None,
+        tunnel: vec!["10.8.0.2/24".to_owned()],
+        gateways: Vec::new(),
+        mtu,
+        cipher: "AES-256-GCM",
+        device_path: None,
+    }
+}
+
 /// A session, and what the tests see of it.
 struct Bench {
     shared: Shared,
     options: SessionOptions,
     recorder: Recorder,
-    events: mpsc::UnboundedReceiver<SessionEvent>,
+    events: Events,
     /// The far end of the transport.
     far: Far,
     /// Without it a session would want to disconnect.
@@ -139,8 +157,8 @@ async fn bench(protocol: Protocol, push: &[&str]) -> (Bench, Start) {
         ..SessionConfig::new(Arc::new(profile.options), runtime_dir.path().to_owned())
     };
     let (commands, receiver) = mpsc::channel(1);
-    let (sender, events) = mpsc::unbounded_channel();
-    let mut shared = Shared::new(config, receiver, sender).await.unwrap();
+    let (teller, events) = events();
+    let mut shared = Shared::new(config, receiver, teller).await.unwrap();
     shared.kernel = report();
     // The fake has no interface of its own; the loopback is one.
     let (channel, recorder) = RecordingDataChannel::new("lo", true);

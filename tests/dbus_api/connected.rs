@@ -9,7 +9,8 @@ use ovpn_client::dbus::{Answer, OwnProfile, PrivateService, serve_private};
 use ovpn_client::logging::{Category, Group, LogLevel, LogLine};
 use ovpn_client::profile::{NoFiles, Profile, Protocol};
 use ovpn_client::session::{
-    Command, ConnectionInfo, NetworkMode, Outcome, Running, SessionEvent, SessionState, Wish,
+    Command, ConnectionInfo, NetworkMode, Outcome, Running, SessionEvent, SessionState, Teller,
+    Wish, events,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -20,7 +21,7 @@ use crate::bus::*;
 
 const DEVICE_PATH: &str = "/net/openvpn/v3/netcfg/17_token";
 
-type Script = (mpsc::Receiver<Command>, mpsc::UnboundedSender<SessionEvent>);
+type Script = (mpsc::Receiver<Command>, Teller);
 
 fn info() -> ConnectionInfo {
     ConnectionInfo {
@@ -97,8 +98,8 @@ impl Private {
             },
             start: Box::new(move |_| {
                 let (commands, command_receiver) = mpsc::channel(8);
-                let (event_sender, events) = mpsc::unbounded_channel();
-                started.lock().unwrap().push((command_receiver, event_sender));
+                let (teller, events) = events();
+                started.lock().unwrap().push((command_receiver, teller));
                 Running { commands, events }
             }),
             profile: OwnProfile {
@@ -133,7 +134,7 @@ impl Private {
 async fn a_session_winds_up_without_its_connection() {
     for with_lines in [false, true] {
         let private = Private::start().await;
-        let (mut commands, events) = private.connect().await;
+        let (mut commands, teller) = private.connect().await;
         private.socket.shutdown(std::net::Shutdown::Both).unwrap();
         if with_lines {
             // They cannot be sent any more.
@@ -144,7 +145,7 @@ async fn a_session_winds_up_without_its_connection() {
         let command = timeout(LIMIT, commands.recv()).await.unwrap();
         assert!(matches!(command, Some(Command::Wish(Wish::Disconnect))), "{command:?}");
         assert!(!private.service.is_finished(), "the session has not ended yet");
-        events.send(SessionEvent::Ended(Outcome::Disconnected)).unwrap();
+        teller.tell(SessionEvent::Ended(Outcome::Disconnected));
         let _ = timeout(LIMIT, private.service).await.unwrap().unwrap();
     }
 }
@@ -155,10 +156,10 @@ async fn device_session_and_connection_are_shown_once_there_are_any() {
 
     let nothing = || ("/".to_owned(), String::new(), String::new(), Default::default());
     assert_eq!(shown(&private.peer).await, nothing());
-    let (mut commands, events) = private.connect().await;
+    let (mut commands, teller) = private.connect().await;
     let peer = &mut private.peer;
     assert_eq!(shown(peer).await, nothing());
-    events.send(SessionEvent::State(SessionState::Connected(info()))).unwrap();
+    teller.tell(SessionEvent::State(SessionState::Connected(info())));
     let ok = format!("S 2,2 config_path={CONFIG_PATH}");
     peer.signal_named("RegistrationRequest").await;
     peer.expect(&[&ok, &ok, "S 2,6", "S 2,7"]).await;
@@ -172,7 +173,7 @@ async fn device_session_and_connection_are_shown_once_there_are_any() {
     // A pause leaves them as they are.
     call(peer, "Pause", &("lunch",)).await;
     assert!(matches!(commands.recv().await, Some(Command::Wish(Wish::Pause))));
-    events.send(SessionEvent::State(SessionState::Paused)).unwrap();
+    teller.tell(SessionEvent::State(SessionState::Paused));
     peer.expect(&["S 2,13 Reason: lunch", "S 2,14"]).await;
     assert_eq!(shown(peer).await, all());
 }

@@ -9,8 +9,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use ovpn_client::profile::{Profile, ProfileFile};
-use ovpn_client::session::{Outcome, Running, SessionConfig, SessionEvent, SessionState, Wish};
-use tokio::sync::mpsc::UnboundedReceiver;
+use ovpn_client::session::{
+    Events, Outcome, Running, SessionConfig, SessionEvent, SessionState, Wish,
+};
 
 use crate::lab::{Lab, plain};
 use crate::server::{ServerConfig, Transport, Version};
@@ -42,7 +43,7 @@ async fn remove_always(removing: &AtomicBool) {
 }
 
 /// The next time that it is connected or ends.
-async fn result(events: &mut UnboundedReceiver<SessionEvent>) -> Result<(), Outcome> {
+async fn result(events: &mut Events) -> Result<(), Outcome> {
     loop {
         match events.recv().await.expect("an end") {
             SessionEvent::State(SessionState::Connected(_)) => return Ok(()),

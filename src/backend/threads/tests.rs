@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use ovpn_dco::Interface;
 use ovpn_test_support::netns::NetNs;
 use tokio::sync::mpsc;
@@ -14,8 +15,9 @@ use super::{Body, Threads};
 use crate::network::{DirectNetwork, NetworkPlan, PlanInput, RouteQuery};
 use crate::profile::{DnsScope, NetworkOptions, NoFiles, Profile, Topology};
 use crate::secret::{Credentials, Secret};
-use crate::session::Command;
-use crate::session::{NetworkMode, Outcome, SessionConfig, SessionEvent, SessionState};
+use crate::session::{
+    Command, NetworkMode, Outcome, SessionConfig, SessionEvent, SessionState, Teller,
+};
 
 const TUNNEL: &str = "tun7";
 
@@ -70,45 +72,46 @@ async fn configure(config: &SessionConfig) -> DirectNetwork {
 fn session<F>(
     config: SessionConfig,
     mut commands: mpsc::Receiver<Command>,
-    end: impl FnOnce(DirectNetwork, mpsc::UnboundedSender<SessionEvent>) -> F + Send + 'static,
-) -> mpsc::UnboundedReceiver<SessionEvent>
+    teller: Teller,
+    end: impl FnOnce(DirectNetwork, Teller) -> F + Send + 'static,
+) -> BoxFuture<'static, ()>
 where
     F: Future<Output = ()> + Send,
 {
-    let (news, events) = mpsc::unbounded_channel();
-    tokio::spawn(async move {
+    Box::pin(async move {
         let network = configure(&config).await;
-        news.send(SessionEvent::State(SessionState::Paused)).unwrap();
+        teller.tell(SessionEvent::State(SessionState::Paused));
         while commands.recv().await.is_some() {}
-        end(network, news).await;
-    });
-    events
+        end(network, teller).await;
+    })
 }
 
 fn orderly(
     config: SessionConfig,
     commands: mpsc::Receiver<Command>,
-) -> mpsc::UnboundedReceiver<SessionEvent> {
-    session(config, commands, |mut network, news| async move {
+    teller: Teller,
+) -> BoxFuture<'static, ()> {
+    session(config, commands, teller, |mut network, teller| async move {
         tokio::time::sleep(Duration::from_millis(300)).await;
         network.undo().await.unwrap();
-        // The process may have gone on.
-        let _ = news.send(SessionEvent::Ended(Outcome::Disconnected));
+        teller.tell(SessionEvent::Ended(Outcome::Disconnected));
     })
 }
 
 fn hanging(
     config: SessionConfig,
     commands: mpsc::Receiver<Command>,
-) -> mpsc::UnboundedReceiver<SessionEvent> {
-    session(config, commands, |_network, _news| std::future::pending())
+    teller: Teller,
+) -> BoxFuture<'static, ()> {
+    session(config, commands, teller, |_network, _teller| std::future::pending())
 }
 
 fn panicking(
     config: SessionConfig,
     commands: mpsc::Receiver<Command>,
-) -> mpsc::UnboundedReceiver<SessionEvent> {
-    session(config, commands, |_network, _news| async { panic!("deliberate") })
+    teller: Teller,
+) -> BoxFuture<'static, ()> {
+    session(config, commands, teller, |_network, _teller| async { panic!("deliberate") })
 }
 
 /// Has a session configure a device, runs `calls` with its events, and looks what is left when the
