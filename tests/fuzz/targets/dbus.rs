@@ -9,7 +9,7 @@ use ovpn_client::backend::Settings;
 use ovpn_client::dbus::{OwnProfile, PrivateService, serve_private};
 use ovpn_client::logging::LogLevel;
 use ovpn_client::profile::{NoFiles, Profile};
-use ovpn_client::session::{NetworkMode, Running};
+use ovpn_client::session::{NetworkMode, Running, events};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -111,7 +111,7 @@ fn service(lines: mpsc::Receiver<ovpn_client::logging::LogLine>) -> PrivateServi
         start: Box::new(|_| {
             // A session that ends at once.
             let (commands, _) = mpsc::channel(1);
-            let (_, events) = mpsc::unbounded_channel();
+            let (_, events) = events();
             Running { commands, events }
         }),
         profile: OwnProfile { name: "profile".to_owned(), dco: false, profile },
