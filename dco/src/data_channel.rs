@@ -120,6 +120,14 @@ pub trait DataChannel: Send {
     /// [`Error::Unsupported`] otherwise.
     fn notify_exit(&mut self) -> impl Future<Output = Result<(), Error>> + Send;
 
+    /// The way to the server is another one now; on UDP the transport socket's source address may be,
+    /// too. Packets go that way, and come from that address, from now on. True: one that the server
+    /// can authenticate went at once, if there is a key, so that it knows. False: the next one will
+    /// tell it.
+    ///
+    /// [`Error::Unsupported`] where packets would go on coming from the address before.
+    fn announce(&mut self) -> impl Future<Output = Result<bool, Error>> + Send;
+
     /// Deletes the peer and its keys, and tells what it has counted in the end. When it returns the
     /// transport socket is the caller's alone.
     ///

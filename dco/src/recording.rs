@@ -42,6 +42,8 @@ pub enum Call {
     Retire(KeyId),
     /// `notify_exit`
     NotifyExit,
+    /// `announce`
+    Announce,
     /// `del_peer`
     DelPeer,
     /// `close`, or drop without it.
@@ -237,6 +239,10 @@ impl DataChannel for RecordingDataChannel {
 
     async fn notify_exit(&mut self) -> Result<(), Error> {
         self.call(Call::NotifyExit, true, |_| Ok(()))
+    }
+
+    async fn announce(&mut self) -> Result<bool, Error> {
+        self.call(Call::Announce, true, |_| Ok(())).map(|()| true)
     }
 
     async fn del_peer(&mut self) -> Result<PeerStats, Error> {

@@ -97,6 +97,10 @@ impl DataChannel for DataPlane {
         either!(self, channel => channel.notify_exit().await)
     }
 
+    async fn announce(&mut self) -> Result<bool, Error> {
+        either!(self, channel => channel.announce().await)
+    }
+
     async fn del_peer(&mut self) -> Result<PeerStats, Error> {
         either!(self, channel => channel.del_peer().await)
     }

@@ -145,6 +145,11 @@ impl Tunnel {
         self.plane.notify_exit().await
     }
 
+    /// See [`DataChannel::announce`].
+    pub(super) async fn announce(&mut self) -> Result<bool, DataError> {
+        self.plane.announce().await
+    }
+
     /// The next event of the data plane. Cancel safe.
     pub(super) async fn next_event(&mut self) -> DataEvent {
         loop {

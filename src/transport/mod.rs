@@ -6,13 +6,16 @@
 
 mod proxy;
 mod socket;
+mod source;
 mod tcp;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use ovpn_dco::{ControlPort, TransportSocket};
+use socket2::SockRef;
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
@@ -65,6 +68,7 @@ pub struct Transport {
     protocol: Protocol,
     port: Option<Attached>,
     remote: SocketAddr,
+    options: SocketOptions,
     send_errors: u64,
     /// [`Self::has_room`] has said no.
     full: bool,
@@ -125,8 +129,9 @@ enum Attached {
 }
 
 impl Transport {
-    const fn new(io: Io, protocol: Protocol, remote: SocketAddr) -> Self {
-        Self { io, protocol, port: None, remote, send_errors: 0, full: false }
+    fn new(io: Io, protocol: Protocol, remote: SocketAddr, options: &SocketOptions) -> Self {
+        let options = options.clone();
+        Self { io, protocol, port: None, remote, options, send_errors: 0, full: false }
     }
 
     /// A UDP socket connected to `remote`. Connecting filters packets from elsewhere, which also
@@ -144,7 +149,7 @@ impl Transport {
         // Until the runtime knows that it can send, it refuses to, and the first packet would only
         // go out with its retransmission.
         socket.writable().await.map_err(|e| socket::failed("send to", remote, e))?;
-        Ok(Self::new(Io::udp(socket), Protocol::Udp, remote))
+        Ok(Self::new(Io::udp(socket), Protocol::Udp, remote, options))
     }
 
     /// A TCP connection to `remote`.
@@ -154,7 +159,7 @@ impl Transport {
         protect: &impl Protect,
     ) -> Result<Self, TransportError> {
         let stream = Dial { remote, options, protect }.tcp().await?;
-        Ok(Self::new(Io::Tcp(TcpPackets::new(stream)), Protocol::Tcp, remote))
+        Ok(Self::new(Io::Tcp(TcpPackets::new(stream)), Protocol::Tcp, remote, options))
     }
 
     /// A TCP connection to `host:port` through `proxy`, which is at `address`. `credentials` given
@@ -172,7 +177,7 @@ impl Transport {
         let request = proxy::Request { host, port, credentials };
         let dial = Dial { remote: address, options, protect };
         let stream = proxy::open(proxy, request, &dial).await?;
-        Ok(Self::new(Io::Tcp(TcpPackets::new(stream)), Protocol::Tcp, address))
+        Ok(Self::new(Io::Tcp(TcpPackets::new(stream)), Protocol::Tcp, address, options))
     }
 
     /// UDP or TCP.
@@ -183,6 +188,30 @@ impl Transport {
     /// The address packets go to (the proxy's, with a proxy).
     pub const fn remote(&self) -> SocketAddr {
         self.remote
+    }
+
+    /// Where packets come from.
+    ///
+    /// # Errors
+    /// As the system call for it.
+    pub fn source(&self) -> io::Result<IpAddr> {
+        source::local(SockRef::from(&self.descriptor()?))
+    }
+
+    /// Where packets would come from if the transport were opened now. Sends nothing.
+    ///
+    /// # Errors
+    /// Nothing leads to the remote address, or a profile's `local` is no address of this host now.
+    pub fn source_now(&self) -> io::Result<IpAddr> {
+        source::now(self.remote, &self.options)
+    }
+
+    /// Has packets come from [`Self::source_now`]. UDP only. Whoever shares the socket shares that.
+    ///
+    /// # Errors
+    /// Nothing leads to the remote address.
+    pub fn choose_source_again(&self) -> io::Result<()> {
+        source::choose_again(self.descriptor()?, self.remote)
     }
 
     /// The next control packet (any packet while nothing is attached), without TCP length, into
@@ -313,19 +342,22 @@ impl Transport {
         }
     }
 
+    fn descriptor(&self) -> io::Result<BorrowedFd<'_>> {
+        Ok(match &self.io {
+            Io::Udp { socket, .. } => socket.as_fd(),
+            Io::Tcp(tcp) => tcp.as_fd(),
+            Io::Unwatched(Some(Socket::Udp(socket))) => socket.as_fd(),
+            Io::Unwatched(Some(Socket::Tcp(stream))) => stream.as_fd(),
+            Io::Unwatched(None) => return Err(unusable()),
+        })
+    }
+
     /// A duplicate of the socket for a data channel.
     pub fn share(&self) -> io::Result<TransportSocket> {
-        use std::os::fd::AsFd;
-        Ok(match &self.io {
-            Io::Udp { socket, .. } => TransportSocket::Udp(socket.as_fd().try_clone_to_owned()?),
-            Io::Tcp(tcp) => TransportSocket::Tcp(tcp.as_fd().try_clone_to_owned()?),
-            Io::Unwatched(Some(Socket::Udp(socket))) => {
-                TransportSocket::Udp(socket.as_fd().try_clone_to_owned()?)
-            }
-            Io::Unwatched(Some(Socket::Tcp(stream))) => {
-                TransportSocket::Tcp(stream.as_fd().try_clone_to_owned()?)
-            }
-            Io::Unwatched(None) => return Err(unusable()),
+        let socket = self.descriptor()?.try_clone_to_owned()?;
+        Ok(match self.protocol {
+            Protocol::Udp => TransportSocket::Udp(socket),
+            Protocol::Tcp => TransportSocket::Tcp(socket),
         })
     }
 
@@ -369,7 +401,8 @@ mod tests {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         socket.connect(remote).await.unwrap();
         let local = socket.local_addr().unwrap();
-        let mut transport = Transport::new(Io::udp(socket), Protocol::Udp, remote);
+        let mut transport =
+            Transport::new(Io::udp(socket), Protocol::Udp, remote, &SocketOptions::default());
         let (to_caller, incoming) = mpsc::channel(1);
         let (outgoing, mut from_caller) = mpsc::channel(1);
         transport.attach(ControlPort::Channel { incoming, outgoing }).unwrap();
@@ -388,12 +421,44 @@ mod tests {
         assert_eq!(packet, b"again");
     }
 
+    struct Unprotected;
+
+    impl Protect for Unprotected {
+        async fn protect(&self, _: &socket2::Socket, _: SocketAddr) -> Result<(), TransportError> {
+            Ok(())
+        }
+    }
+
+    /// Its port stays, and strangers are not heard afterwards either.
+    #[tokio::test]
+    async fn a_source_that_is_chosen_again() {
+        for any in ["127.0.0.1:0", "[::1]:0"] {
+            let server = UdpSocket::bind(any).await.unwrap();
+            let stranger = UdpSocket::bind(any).await.unwrap();
+            let remote = server.local_addr().unwrap();
+            let options = SocketOptions::default();
+            let mut transport = Transport::udp(remote, &options, &Unprotected).await.unwrap();
+            let (mut packet, mut buffer) = (Vec::new(), [0; 16]);
+            transport.send(b"first").unwrap();
+            let (_, before) = server.recv_from(&mut buffer).await.unwrap();
+            assert_eq!(transport.source().unwrap(), transport.source_now().unwrap());
+            transport.choose_source_again().unwrap();
+            transport.send(b"second").unwrap();
+            let (_, after) = server.recv_from(&mut buffer).await.unwrap();
+            assert_eq!(before, after);
+            stranger.send_to(b"forged", after).await.unwrap();
+            server.send_to(b"genuine", after).await.unwrap();
+            transport.recv(&mut packet).await.unwrap();
+            assert_eq!(packet, b"genuine");
+        }
+    }
+
     async fn tcp() -> (Transport, TcpStream) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let remote = listener.local_addr().unwrap();
         let stream = TcpStream::connect(remote).await.unwrap();
-        let io = Io::Tcp(TcpPackets::new(stream));
-        (Transport::new(io, Protocol::Tcp, remote), listener.accept().await.unwrap().0)
+        let (io, options) = (Io::Tcp(TcpPackets::new(stream)), SocketOptions::default());
+        (Transport::new(io, Protocol::Tcp, remote, &options), listener.accept().await.unwrap().0)
     }
 
     /// Sends numbered packets until there is no room; how many.
@@ -463,7 +528,8 @@ mod tests {
         let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
         socket.connect(remote).await.unwrap();
         socket.writable().await.unwrap();
-        let mut transport = Transport::new(Io::udp(socket), Protocol::Udp, remote);
+        let mut transport =
+            Transport::new(Io::udp(socket), Protocol::Udp, remote, &SocketOptions::default());
         transport.send(b"fits").unwrap();
         assert_eq!(transport.send_errors(), 0);
         // No IP packet can hold it.

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::TransportError;
+use super::{TransportError, source};
 
 /// What the profile says about local sockets.
 #[derive(Clone, Debug, Default)]
@@ -43,7 +43,20 @@ pub(super) fn failed(
     TransportError::Io { operation, address: address.to_string(), source }
 }
 
+/// Bound to a port that it keeps.
 pub(super) fn udp(remote: SocketAddr, options: &SocketOptions) -> Result<Socket, TransportError> {
+    let socket = unbound_udp(remote, options)?;
+    if options.local.is_none() && options.local_port.is_none() {
+        source::bind_free_port(&socket, remote).map_err(|e| failed("bind to", "a free port", e))?;
+    }
+    Ok(socket)
+}
+
+/// Bound where the options say so.
+pub(super) fn unbound_udp(
+    remote: SocketAddr,
+    options: &SocketOptions,
+) -> Result<Socket, TransportError> {
     let socket = Socket::new(Domain::for_address(remote), Type::DGRAM, None)
         .map_err(|e| failed("open a UDP socket for", remote, e))?;
     prepare(&socket, remote, options)?;

@@ -129,6 +129,10 @@ impl DataChannel for UserspaceDataChannel {
         self.ask(Command::NotifyExit).await
     }
 
+    async fn announce(&mut self) -> Result<bool, Error> {
+        self.ask(Command::Announce).await.map(|()| true)
+    }
+
     async fn del_peer(&mut self) -> Result<PeerStats, Error> {
         self.generation = self.generation.next();
         self.ask(Command::DeletePeer).await

@@ -320,10 +320,13 @@ impl Link {
         match self.timers.due(now) {
             Due::Nothing => Ok(()),
             Due::Expired => Err(Gone(PeerDeletedReason::Expired)),
-            Due::Ping => {
-                self.timers.sent(now);
-                self.send_message(&message::PING, counters)
-            }
+            Due::Ping => self.ping(now, counters),
         }
+    }
+
+    /// Sends a ping.
+    pub(crate) fn ping(&mut self, now: Instant, counters: &mut Counters) -> Result<(), Gone> {
+        self.timers.sent(now);
+        self.send_message(&message::PING, counters)
     }
 }

@@ -47,6 +47,7 @@ pub(crate) enum Command {
     Retire(KeyId, Reply<()>),
     Keys(Reply<Slots<()>>),
     NotifyExit(Reply<()>),
+    Announce(Reply<()>),
     DeletePeer(Reply<PeerStats>),
     #[cfg(test)]
     Panic,
@@ -445,6 +446,11 @@ impl Worker {
                 self.with_link(|link, worker| {
                     link.send_message(&message::EXIT, &mut worker.counters)
                 });
+                let _ = reply.send(exists);
+            }
+            Command::Announce(reply) => {
+                let exists = self.for_link(|_, _| Ok(()));
+                self.with_link(|link, worker| link.ping(worker.now, &mut worker.counters));
                 let _ = reply.send(exists);
             }
             Command::DeletePeer(reply) => {

@@ -1,6 +1,7 @@
 //! [`DataChannel`] on top of either kernel interface.
 
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -88,9 +89,21 @@ struct Backend {
 struct Peer {
     id: PeerId,
     /// Kept open: with the in-tree module the last close deletes the peer.
-    _socket: OwnedFd,
+    socket: OwnedFd,
+    /// `None`: TCP.
+    way: Option<Way>,
     usage: KeyUsage,
     unwrap: Unwrap,
+}
+
+/// The addresses of datagrams.
+#[derive(Clone, Copy)]
+struct Way {
+    remote: SocketAddr,
+    /// The socket's own, as the module knows it.
+    source: IpAddr,
+    /// It is the one that is wanted.
+    fixed: bool,
 }
 
 impl KernelDataChannel {
@@ -292,6 +305,7 @@ impl Backend {
     fn new_peer(&mut self, config: PeerConfig) -> Result<ControlPort, Error> {
         let api = self.device.api();
         let PeerConfig { id, socket, remote, local, keepalive, .. } = config;
+        let fixed = local.is_some();
         let Some(id) = id.filter(|id| *id != PeerId::UNDEFINED) else {
             return Err(unsupported(api, "DATA_V1 packets (the server pushed no peer-id)"));
         };
@@ -318,13 +332,10 @@ impl Backend {
             vpn_ipv6: None,
             tx_id: None,
         })?;
+        let way = source(&socket).filter(|_| !tcp).map(|source| Way { remote, source, fixed });
         // This drops the descriptor of the peer that was replaced, after it is gone.
-        self.peer = Some(Peer {
-            id,
-            _socket: socket,
-            usage: KeyUsage::default(),
-            unwrap: Unwrap::default(),
-        });
+        self.peer =
+            Some(Peer { id, way, socket, usage: KeyUsage::default(), unwrap: Unwrap::default() });
         if keepalive != Keepalive::default()
             && let Err(error) = self.set_keepalive(keepalive)
         {
@@ -338,6 +349,28 @@ impl Backend {
     fn set_keepalive(&mut self, keepalive: Keepalive) -> Result<(), Error> {
         let id = self.peer()?.id;
         self.device.set_peer(&SetPeer { id, remote: None, keepalive: Some(keepalive) })
+    }
+
+    fn announce(&mut self) -> Result<bool, Error> {
+        let api = self.device.api();
+        let peer = self.peer()?;
+        let (id, present) = (peer.id, source(&peer.socket));
+        let Some(way) = peer.way.as_mut().filter(|way| !way.fixed) else { return Ok(false) };
+        let before = way.source;
+        way.source = present.unwrap_or(before);
+        match api {
+            // Which forgets the source address that it has learned, and chooses again.
+            Api::Ovpn => {
+                let remote = Some(way.remote);
+                self.device.set_peer(&SetPeer { id, remote, keepalive: None })?;
+            }
+            // It chooses again by itself, but only once the address is none of this host any more.
+            Api::OvpnDcoV2 if before != way.source && is_own(before) => {
+                return Err(unsupported(api, "another source address while the old one is there"));
+            }
+            Api::OvpnDcoV2 => {}
+        }
+        Ok(false)
     }
 
     fn install(&mut self, key: KeyConfig) -> Result<(), NotInstalled> {
@@ -482,6 +515,10 @@ impl DataChannel for KernelDataChannel {
         Err(unsupported(self.api, "the in-band exit notification"))
     }
 
+    async fn announce(&mut self) -> Result<bool, Error> {
+        self.request(Backend::announce).await
+    }
+
     async fn del_peer(&mut self) -> Result<PeerStats, Error> {
         let deleted = self
             .request(|backend| {
@@ -556,13 +593,13 @@ fn unsupported(api: Api, what: &str) -> Error {
 /// `ovpn-dco-v2` moves a peer to wherever a packet with its peer-id comes from, before it
 /// authenticates the packet: one forged packet takes the tunnel's traffic away. A connected socket
 /// receives from the server's address only.
-fn check_udp(api: Api, socket: &OwnedFd, remote: std::net::SocketAddr) -> Result<(), Error> {
+fn check_udp(api: Api, socket: &OwnedFd, remote: SocketAddr) -> Result<(), Error> {
     let socket = SockRef::from(socket);
     let io = |e| Error::io("looking at the transport socket", e);
     if api == Api::OvpnDcoV2 && socket.peer_addr().is_err() {
         let remote = match (socket.domain().map_err(io)?, remote) {
-            (socket2::Domain::IPV6, std::net::SocketAddr::V4(v4)) => {
-                std::net::SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port()))
+            (socket2::Domain::IPV6, SocketAddr::V4(v4)) => {
+                SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port()))
             }
             _ => remote,
         };
@@ -576,6 +613,16 @@ fn check_udp(api: Api, socket: &OwnedFd, remote: std::net::SocketAddr) -> Result
     } else {
         Err(io(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is not bound to a port")))
     }
+}
+
+/// The address that a socket sends from.
+fn source(socket: &OwnedFd) -> Option<IpAddr> {
+    Some(SockRef::from(socket).local_addr().ok()?.as_socket()?.ip())
+}
+
+/// Whether an address is one of this host.
+fn is_own(address: IpAddr) -> bool {
+    std::net::UdpSocket::bind((address, 0)).is_ok()
 }
 
 async fn wait_until(time: Option<Instant>) {
