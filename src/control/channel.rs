@@ -18,6 +18,7 @@ use super::key_method::ClientRandoms;
 use super::key_schedule::{DYNAMIC_TLS_CRYPT_LABEL, KEY_BLOCK_LEN};
 use super::messages;
 use super::packet::{Body, Header, Opcode, SESSION_ID_LEN, SessionId};
+use super::push::PUSH_REQUEST;
 use super::rekey::Renegotiation;
 use super::session::{Hello, KeySession, SessionError, Sessions, Stage};
 use super::slots::{KeySlots, SlotChange};
@@ -275,6 +276,14 @@ impl ControlChannel {
         let Some(key_id) = waiting.map(KeySession::key_id) else { return false };
         self.advance_with(key_id, Some(credentials), now);
         true
+    }
+
+    /// Sends something that the server acknowledges if it still knows this connection, and that changes
+    /// nothing: another PUSH_REQUEST. [`Self::has_unacknowledged`] tells when it has.
+    pub fn probe(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Up(_)) {
+            self.send_text(PUSH_REQUEST, now);
+        }
     }
 
     /// Messages of the newest complete key are still on their way.

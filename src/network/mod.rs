@@ -29,11 +29,12 @@ mod netlink;
 mod plan;
 mod types;
 mod uplink;
+mod watch;
 #[cfg(feature = "internals")]
 mod way_by;
 
 pub use self::clean_up::{CleanUp, Leftovers, Refused, StillThere, Undone, clean_up};
-pub use self::direct::{Applied, DirectNetwork, open_tun};
+pub use self::direct::{Applied, DirectNetwork, Kept, Way, open_tun};
 pub use self::error::{NetworkError, PlanError};
 #[cfg(feature = "internals")]
 pub use self::journal::parse_journal;
@@ -45,5 +46,6 @@ pub use self::plan::{
 };
 pub use self::types::{Gateways, Network, Path, RemotePath, RouteQuery};
 pub use self::uplink::device_towards;
+pub use self::watch::{NetworkWatch, News, Outlook, Outside, Response, Roaming, respond};
 #[cfg(feature = "internals")]
 pub use self::way_by::way_by;

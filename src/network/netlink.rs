@@ -65,6 +65,8 @@ pub(super) struct Link {
     /// `ovpn`, `tun`, `veth`, ...; empty for hardware.
     pub kind: String,
     pub state: LinkState,
+    /// It has a carrier.
+    pub running: bool,
 }
 
 impl Netlink {
@@ -305,6 +307,7 @@ pub(super) fn parse_link(message: &LinkMessage) -> Link {
             tx_queue_len: 0,
             address_generation: None,
         },
+        running: message.header.flags.contains(LinkFlags::Running),
     };
     for attribute in &message.attributes {
         match attribute {

@@ -20,7 +20,7 @@ use super::host::Host;
 
 /// How often steps are taken before it is given up. Once is enough for a first plan, twice when the
 /// kernel has dropped something with what went.
-const ROUNDS: usize = 3;
+pub(super) const ROUNDS: usize = 3;
 
 /// Warnings that are told one by one.
 const WARNINGS: usize = 20;
@@ -84,6 +84,8 @@ impl DirectNetwork {
         }
         self.interface = Some(interface.clone());
         self.forget_refused();
+        self.fights.forget();
+        self.wanted.clone_from(&wanted);
         if self.host.resolver.is_set_by_service() {
             // Which may be another one by now; what it has set cannot be looked at.
             let taken_back = self.remove_where(|item, _| matches!(item, Item::Dns(_))).await;
@@ -144,7 +146,7 @@ impl DirectNetwork {
         Ok(damaged.into_iter().map(Step::Remove).chain(to_wanted).collect())
     }
 
-    async fn take(
+    pub(super) async fn take(
         &mut self,
         steps: &[Step],
         interface: &Interface,
@@ -178,7 +180,7 @@ impl DirectNetwork {
 
     /// A plan's items, where a gateway that is not in the tunnel has the device on which the host
     /// reaches it. The kernel's own choice would depend on the tunnel's routes of that moment.
-    async fn with_paths(
+    pub(super) async fn with_paths(
         &self,
         plan: &NetworkPlan,
         warnings: &mut Vec<String>,

@@ -9,9 +9,10 @@ use std::collections::BTreeSet;
 
 use super::super::error::NetworkError;
 use super::super::journal::Undo;
-use super::super::plan::{Item, PlannedRoute, RouteTarget, TunnelAddress};
+use super::super::plan::{PlannedRoute, RouteTarget};
 use super::super::types::Network;
 use super::DirectNetwork;
+use super::keep::inside;
 
 /// Of routes that lose against every other one of the same destination.
 const LAST_METRIC: u32 = u32::MAX;
@@ -19,16 +20,15 @@ const LAST_METRIC: u32 = u32::MAX;
 impl DirectNetwork {
     /// Guards every network that does not lead outside now.
     pub(super) async fn guard(&mut self) -> Result<(), NetworkError> {
-        let inside: BTreeSet<Network> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| entry.held.is_ours())
-            .filter_map(|(item, _)| match item {
-                Item::Address(address) => TunnelAddress::network(address),
-                Item::Route(route) if route.is_inside() => Some(route.destination),
-                _ => None,
-            })
-            .collect();
+        let ours = self.entries.iter().filter(|(_, entry)| entry.held.is_ours());
+        self.guard_networks(ours.filter_map(|(item, _)| inside(item)).collect()).await
+    }
+
+    /// Guards these networks.
+    pub(super) async fn guard_networks(
+        &mut self,
+        inside: BTreeSet<Network>,
+    ) -> Result<(), NetworkError> {
         let guards: Vec<PlannedRoute> = inside
             .into_iter()
             .flat_map(|network| network.halves().map_or_else(|| vec![network], Vec::from))

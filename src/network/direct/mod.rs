@@ -2,9 +2,11 @@
 
 mod apply;
 mod change;
+mod fights;
 mod guard;
 mod held;
 mod host;
+mod keep;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -16,9 +18,11 @@ use ovpn_dco::Interface;
 use tracing::{debug, warn};
 
 pub use self::apply::Applied;
+use self::fights::Fights;
 use self::held::{Entries, Entry, Held, OwnRoutes, Presence, Reading};
 use self::host::Host;
 pub(super) use self::host::HostAccess;
+pub use self::keep::{Kept, Way};
 use super::clean_up::{self, Undone};
 use super::dns::HostResolver;
 use super::error::NetworkError;
@@ -52,6 +56,9 @@ pub struct DirectNetwork {
     /// Where the tunnel's entries are.
     interface: Option<Interface>,
     entries: Entries,
+    /// What the last plan says, with the ways that the host had then.
+    wanted: Vec<Item>,
+    fights: Fights,
     /// How the interface's settings were before.
     before: Option<(EntryId, LinkState)>,
     /// Routes that stand in while others change.
@@ -94,6 +101,8 @@ impl DirectNetwork {
             journal,
             interface: None,
             entries: Entries::new(),
+            wanted: Vec::new(),
+            fights: Fights::default(),
             before: None,
             guards: BTreeMap::new(),
             link: None,
@@ -260,6 +269,7 @@ impl DirectNetwork {
     /// The first failure; the rest is undone all the same. What could not be undone stays in the
     /// journal for the next start.
     pub async fn undo(&mut self) -> Result<(), NetworkError> {
+        self.wanted.clear();
         let result = self.remove_where(|_, _| true).await;
         let before = self.before.take().map(|(id, _)| id);
         let guards = std::mem::take(&mut self.guards).into_values();

@@ -38,6 +38,8 @@ pub(super) const OWN: &[c_long] = &[
     libc::SYS_rt_sigreturn,
     libc::SYS_sigaltstack,
     libc::SYS_tgkill,
+    libc::SYS_timerfd_create,
+    libc::SYS_timerfd_settime,
     libc::SYS_tkill,
     // Time, and waiting.
     libc::SYS_clock_getres,
@@ -252,9 +254,7 @@ pub(super) const PROGRAMS: &[c_long] = &[
     libc::SYS_timer_getoverrun,
     libc::SYS_timer_gettime,
     libc::SYS_timer_settime,
-    libc::SYS_timerfd_create,
     libc::SYS_timerfd_gettime,
-    libc::SYS_timerfd_settime,
 ];
 
 /// Linux 6.6; the same number on every architecture.
