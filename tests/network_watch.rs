@@ -5,11 +5,8 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "tests end by panicking")]
 
-mod netns;
-
 use std::time::{Duration, Instant};
 
-use netns::{NetNs, Snapshot, Tun};
 use ovpn_client::network::dns::{DnsScope, HostResolver};
 use ovpn_client::network::{
     DirectNetwork, Kept, NetworkPlan, NetworkWatch, PlanInput, RemotePath, RouteQuery, Way,
@@ -18,6 +15,7 @@ use ovpn_client::profile::{
     NetworkOptions, RedirectGateway, Route, RouteDestination, RouteGateway, Topology,
 };
 use ovpn_dco::Interface;
+use ovpn_test_support::netns::{NetNs, Snapshot, Tun};
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};

@@ -311,7 +311,7 @@ impl Shared {
 }
 
 /// How the transport socket reaches the server.
-fn route_query(config: &SessionConfig, link: &Link) -> RouteQuery {
+pub(super) fn route_query(config: &SessionConfig, link: &Link) -> RouteQuery {
     let device = &config.options.device;
     RouteQuery {
         remote: link.transport.remote().ip(),
@@ -320,7 +320,7 @@ fn route_query(config: &SessionConfig, link: &Link) -> RouteQuery {
     }
 }
 
-fn wanted<'a>(
+pub(super) fn wanted<'a>(
     config: &SessionConfig,
     options: &'a SessionOptions,
     mtu: u16,

@@ -15,6 +15,7 @@ use super::link::Link;
 use super::negotiating::{Negotiating, until};
 use super::over::{End, Over};
 use super::reconnect::Ending;
+use super::roaming::index;
 use super::shared::Shared;
 use super::tunnel::Tunnel;
 use crate::control::{Event, NegotiatedParameters, PushedOptions};
@@ -134,11 +135,14 @@ impl Connected {
         while let Some(event) = self.link.poll()? {
             self.hear(shared, event).await?;
         }
-        let deadline = self.deadline();
+        let (deadline, interface) = (self.deadline(), index(Some(&self.tunnel)));
         tokio::select! {
             moved = self.link.wait() => moved?,
             () = until(deadline) => self.timeout(shared).await?,
             event = self.tunnel.next_event() => self.data_event(shared, event)?,
+            change = shared.roaming.changed(interface) => {
+                self.changed(shared, change).await?;
+            }
             step = shared.extensions.next() => shared.perform(&mut self.link, step),
             command = shared.commands.next() => {
                 if let Some(reply) = shared.obey(&mut self.link, command)? {

@@ -97,8 +97,7 @@ impl Opening {
 
 impl Waiting {
     pub(super) async fn run(self, shared: &mut Shared) -> State {
-        let delay = tokio::time::sleep(self.delay);
-        match shared.commands.or_wish(&shared.statistics, delay).await {
+        match shared.pause(self.delay, self.kept.as_ref()).await {
             Ok(()) => State::Opening(Opening { kept: self.kept }),
             Err(wish) => follow(shared, wish, self.kept).await,
         }

@@ -17,6 +17,8 @@
 //!   `heard` sorts what the control channel tells by the states that act on it.
 //! - `bring_up` makes a tunnel of a push reply, `fall_back` another one of a tunnel that failed;
 //!   `tunnel` is the device with its data plane, which may outlive connections.
+//! - `roaming` notices that the host's network changes or the machine slept (`absence`), in every
+//!   state; `following` is what a connection does then.
 //! - `extension` is what optional parts implement: `signing`, `posture`.
 //! - `remotes`, `reconnect`, `login`, `mtu`, `inactivity` decide; they are pure.
 //!
@@ -48,6 +50,7 @@
 //! | data events | fed by us: each ends a connection, once, or is one for each key |
 //! | requests to the helper process | one on each line: whoever asks waits for the answer |
 
+mod absence;
 mod bring_up;
 mod commands;
 mod connected;
@@ -56,6 +59,7 @@ mod event;
 mod events;
 mod extension;
 mod fall_back;
+mod following;
 mod heard;
 mod host;
 mod inactivity;
@@ -73,6 +77,7 @@ mod posture;
 mod reconnect;
 mod remotes;
 mod resolve;
+mod roaming;
 mod shared;
 mod signing;
 #[cfg(test)]

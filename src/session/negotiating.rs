@@ -1,6 +1,6 @@
 //! From the first packet to the push reply.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::connected::Connected;
 use super::event::SessionState;
@@ -8,9 +8,13 @@ use super::heard::{Heard, Negotiation, Pushed};
 use super::link::Link;
 use super::over::{End, Over};
 use super::reconnect::Ending;
+use super::roaming::index;
 use super::shared::Shared;
 use super::tunnel::Tunnel;
 use crate::control::Event;
+
+/// A server that is there answers sooner.
+const PROMPT: Duration = Duration::from_secs(1);
 
 /// A connection that has no configuration yet.
 pub(super) struct Negotiating {
@@ -19,11 +23,17 @@ pub(super) struct Negotiating {
     pub(super) kept: Option<Tunnel>,
     /// No answer by then: the server is not there. `None`: it has answered.
     answer_by: Option<Instant>,
+    begun: Instant,
 }
 
 impl Negotiating {
-    pub(super) const fn new(link: Link, kept: Option<Tunnel>, answer_by: Instant) -> Self {
-        Self { link, kept, answer_by: Some(answer_by) }
+    pub(super) fn new(link: Link, kept: Option<Tunnel>, answer_by: Instant) -> Self {
+        Self { link, kept, answer_by: Some(answer_by), begun: Instant::now() }
+    }
+
+    /// The server has had time to answer, and has not.
+    pub(super) fn is_unanswered(&self) -> bool {
+        self.answer_by.is_some() && self.begun.elapsed() > PROMPT
     }
 
     /// To the tunnel, or the end.
@@ -52,6 +62,9 @@ impl Negotiating {
             moved = self.link.wait() => moved?,
             () = until(self.answer_by) => {
                 return Err(Ending::NoAnswer(shared.config.options.retry.server_poll_timeout).into());
+            }
+            change = shared.roaming.changed(index(self.kept.as_ref())) => {
+                self.changed(shared, change).await?;
             }
             step = shared.extensions.next() => shared.perform(&mut self.link, step),
             command = shared.commands.next() => {

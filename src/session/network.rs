@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::time::Instant;
 
 use ovpn_dco::{DataChannel, Interface};
 use socket2::Socket;
@@ -12,8 +13,8 @@ use super::event::Outcome;
 use super::reconnect::Ending;
 use super::tunnel::Tunnel;
 use crate::network::{
-    DirectNetwork, NetcfgConfig, NetcfgError, NetcfgNetwork, NetworkError, NetworkPlan, PlanInput,
-    RouteQuery,
+    DirectNetwork, Gateways, NetcfgConfig, NetcfgError, NetcfgNetwork, NetworkError, NetworkPlan,
+    PlanError, PlanInput, RemotePath, RouteQuery, Step, Way,
 };
 use crate::profile::{DnsScope, NetworkOptions};
 use crate::transport::{Protect, TransportError};
@@ -22,6 +23,17 @@ use crate::transport::{Protect, TransportError};
 pub(super) enum Network {
     Direct(Box<DirectNetwork>),
     Netcfg(Box<NetcfgNetwork>),
+}
+
+/// What has become of a tunnel's configuration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kept {
+    /// It is as planned, as far as it can be.
+    InPlace,
+    /// Some of it could not be put back.
+    Failed,
+    /// The interface is gone.
+    Gone,
 }
 
 /// What is to be configured.
@@ -103,6 +115,26 @@ impl Network {
             Self::Netcfg(_) => {
                 let why = "only the netcfg service can make the device".to_owned();
                 Err(Failure::DataPath { ending: Ending::Unusable(why.clone()), why })
+            }
+        }
+    }
+
+    /// Puts back what has gone of a tunnel's configuration, and has it follow the way to the server.
+    /// `None` for what is wanted: between connections. `moved`: the host's own network is not what it
+    /// was at the last look.
+    pub(super) async fn keep(&mut self, wanted: Option<Wanted<'_>>, moved: bool) -> Kept {
+        let Self::Direct(direct) = self else { return Kept::InPlace };
+        match keep_directly(direct, wanted, moved).await {
+            Ok(Some(steps)) => {
+                for step in steps {
+                    tracing::info!("the network has changed: {step}");
+                }
+                Kept::InPlace
+            }
+            Ok(None) => Kept::Gone,
+            Err(error) => {
+                tracing::debug!("keeping the tunnel's configuration: {error}");
+                Kept::Failed
             }
         }
     }
@@ -190,20 +222,45 @@ async fn configure_directly(
     wanted: Wanted<'_>,
 ) -> Result<(), Failure> {
     let gateways = direct.lookup(wanted.query).await.map_err(failed)?;
-    let plan = NetworkPlan::build(&PlanInput {
-        options: wanted.options,
-        tun_mtu: wanted.mtu,
-        tx_queue_len: wanted.tx_queue_len,
-        remote: wanted.query.remote,
-        gateways: &gateways,
-        dns_scope: wanted.dns_scope,
-    })
-    .map_err(|e| Ending::Unusable(e.to_string()))?;
+    let plan = plan(wanted, &gateways).map_err(|e| Ending::Unusable(e.to_string()))?;
     let applied = direct.apply(tunnel.plane().interface(), &plan).await.map_err(failed)?;
     for warning in applied.warnings {
         tracing::warn!("{warning}");
     }
     Ok(())
+}
+
+fn plan(wanted: Wanted<'_>, gateways: &Gateways) -> Result<NetworkPlan, PlanError> {
+    NetworkPlan::build(&PlanInput {
+        options: wanted.options,
+        tun_mtu: wanted.mtu,
+        tx_queue_len: wanted.tx_queue_len,
+        remote: wanted.query.remote,
+        gateways,
+        dns_scope: wanted.dns_scope,
+    })
+}
+
+/// `Ok(None)`: the interface is gone.
+async fn keep_directly(
+    direct: &mut DirectNetwork,
+    wanted: Option<Wanted<'_>>,
+    moved: bool,
+) -> Result<Option<Vec<Step>>, NetworkError> {
+    let plan = match wanted {
+        Some(wanted) => {
+            let gateways = direct.lookup(wanted.query).await?;
+            // A plan that could be made once can be made again.
+            plan(wanted, &gateways).ok().filter(|_| gateways.remote != RemotePath::Unreachable)
+        }
+        None => None,
+    };
+    let way = match &plan {
+        None => Way::Gone,
+        Some(plan) if moved => Way::New(plan),
+        Some(plan) => Way::AsBefore(plan),
+    };
+    Ok(direct.keep(way, Instant::now()).await?.map(|kept| kept.steps))
 }
 
 /// What the kernel refuses it may have against this interface only.

@@ -13,6 +13,7 @@ use super::link::Link;
 use super::over::End;
 use super::reconnect::Ending;
 use super::resolve::{self, Outside};
+use super::roaming::index;
 use super::shared::Shared;
 use crate::control::{ControlChannel, ControlConfig, TransportKind};
 use crate::data_path::Decision;
@@ -27,6 +28,7 @@ impl Opening {
     /// A connection to the next server, and until when it may take to answer.
     pub(super) async fn open(&self, shared: &mut Shared) -> Result<(Link, Instant), End> {
         shared.commands.or_wish(&shared.statistics, shared.extensions.prepare()).await?;
+        shared.roaming.begin(index(self.kept.as_ref())).await;
         let Some(remote) = shared.remotes.current().cloned() else {
             return Err(Ending::Unusable("the profile has no remote".to_owned()).into());
         };
@@ -37,7 +39,8 @@ impl Opening {
             address,
             protocol: remote.protocol,
         });
-        let transport = connect(shared, &remote, address).await?;
+        let tunnel = index(self.kept.as_ref());
+        let transport = connect(shared, &remote, address, tunnel).await?;
         let answer_by = Instant::now() + shared.config.options.retry.server_poll_timeout;
         Ok((shared.link(remote, transport)?, answer_by))
     }
@@ -58,7 +61,8 @@ impl Opening {
         let behind = self.kept.is_some().then_some(&shared.outside);
         let name = resolve::Name { host, port, family: remote.family };
         let lookup = resolve::look_up(name, behind, shared.remotes.is_known());
-        match shared.commands.or_wish(&shared.statistics, lookup).await? {
+        let lookup = shared.roaming.unless_changed(index(self.kept.as_ref()), lookup);
+        match shared.commands.or_wish(&shared.statistics, lookup).await?? {
             Ok(addresses) => shared.remotes.resolved(addresses),
             Err(reason) if shared.remotes.recall() => {
                 tracing::warn!("cannot resolve {host}: {reason}; trying the address it had before");
@@ -79,6 +83,7 @@ async fn connect(
     shared: &mut Shared,
     remote: &Remote,
     address: SocketAddr,
+    tunnel: Option<u32>,
 ) -> Result<Transport, End> {
     let device = &shared.config.options.device;
     let options = SocketOptions {
@@ -115,10 +120,11 @@ async fn connect(
             }
         }
     };
+    let connect = tokio::time::timeout(limit, connect);
     let connected = shared
         .commands
-        .or_wish(&shared.statistics, tokio::time::timeout(limit, connect))
-        .await?
+        .or_wish(&shared.statistics, shared.roaming.unless_changed(tunnel, connect))
+        .await??
         .unwrap_or_else(|_| {
             Err(TransportError::Io {
                 operation: "connect to",

@@ -199,7 +199,7 @@ fn counter(ending: &Ending) -> Option<Counter> {
         Ending::PingTimeout { .. } => Counter::KeepaliveTimeout,
         Ending::Lost(_) => Counter::NetworkEof,
         Ending::Inactive => Counter::InactiveTimeout,
-        Ending::SessionTimeout => return None,
+        Ending::SessionTimeout | Ending::NetworkChanged(_) => return None,
         Ending::PushRejected(_)
         | Ending::Network(_)
         | Ending::Unusable(_)

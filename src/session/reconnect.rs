@@ -40,6 +40,8 @@ pub(super) enum Ending {
     },
     /// The transport broke.
     Lost(String),
+    /// The network is another one, and the connection cannot go on over it.
+    NetworkChanged(String),
     /// `inactive`
     Inactive,
     /// `session-timeout`
@@ -152,6 +154,7 @@ pub(super) fn decide(ending: Ending, situation: Situation, retry: &Retry) -> Dec
             "nothing received for the keepalive timeout".to_owned(),
         ),
         Ending::Lost(reason) => again(Advance::Address, pause, reason),
+        Ending::NetworkChanged(reason) => again(Advance::Again, Duration::ZERO, reason),
         Ending::Inactive => Decision::End(Outcome::Inactive),
         Ending::SessionTimeout => Decision::End(Outcome::SessionTimeout),
         Ending::PushRejected(reason) => again(Advance::Remote, pause, reason),

@@ -15,6 +15,7 @@ use super::login::Login;
 use super::network::Network;
 use super::remotes::Remotes;
 use super::resolve::Outside;
+use super::roaming::Roaming;
 use super::signing::Signing;
 use super::tunnel::Tunnel;
 use super::{NetworkMode, SessionConfig};
@@ -32,6 +33,7 @@ pub(super) struct Shared {
     pub(super) tls: Arc<TlsConfig>,
     pub(super) extensions: Extensions,
     pub(super) network: Network,
+    pub(super) roaming: Roaming,
     /// What the machine offers for kernel offload.
     pub(super) kernel: Report,
     /// Why kernel offload is not asked for again.
@@ -81,6 +83,7 @@ impl Shared {
             tls: Arc::new(tls),
             extensions: Extensions::new(&config, signing.map(|signing| Box::new(signing) as _)),
             network,
+            roaming: Roaming::open(),
             kernel,
             kernel_failure: None,
             statistics: Counters::default(),

@@ -17,9 +17,11 @@ mod kernel;
 mod matrix;
 mod not_kept;
 mod outage;
+mod probe;
 mod readdressed;
 mod recursion;
 mod resilience;
+mod roaming;
 
 use ovpn_test_support::lab::{client, server};
 use ovpn_test_support::{lab, netns, pki};

@@ -1,0 +1,201 @@
+//! A connection follows the host's network: what is configured for the tunnel stays, the transport
+//! goes the way that leads to the server, and the server learns where we are.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::time::{Duration, Instant};
+
+use ovpn_dco::{DataChannel, Error as DataError};
+use socket2::SockRef;
+
+use super::bring_up::{route_query, wanted};
+use super::connected::Connected;
+use super::negotiating::Negotiating;
+use super::network::Kept;
+use super::reconnect::Ending;
+use super::roaming::{Change, index};
+use super::shared::Shared;
+use crate::network::{News, Response, Roaming as Kind};
+use crate::profile::{NetworkOptions, Protocol};
+
+/// What could not be done is tried again then.
+const RETRY: Duration = Duration::from_secs(1);
+/// The discard service (RFC 863): what a packet is sent to that is to say nothing.
+const DISCARD: u16 = 9;
+
+impl Negotiating {
+    /// A handshake belongs to its addresses.
+    pub(super) async fn changed(
+        &mut self,
+        shared: &mut Shared,
+        change: Change,
+    ) -> Result<(), Ending> {
+        if let Change::Awake(_) = change {
+            let why = "the machine slept in the middle of it";
+            return Err(Ending::NetworkChanged(why.to_owned()));
+        }
+        let start = Instant::now();
+        let outside = shared.roaming.outside(index(self.kept.as_ref())).await;
+        let moved = shared.roaming.is_new(&outside);
+        shared.network.keep(None, moved).await;
+        let kind = match self.link.transport.protocol() {
+            Protocol::Tcp => Kind::Stream,
+            Protocol::Udp => Kind::Fixed,
+        };
+        let verdict = shared.roaming.judge(&self.link.transport, kind, outside);
+        shared.roaming.looked(start);
+        let Some(verdict) = verdict else { return Ok(()) };
+        let over = match verdict.response {
+            Response::Stay | Response::Wait | Response::Rebind => false,
+            Response::Reconnect => true,
+            // What was sent may be lost, and its repetition takes longer and longer.
+            Response::Announce => self.is_unanswered(),
+        };
+        if over && shared.roaming.may_give_up() {
+            return Err(Ending::NetworkChanged(verdict.reason()));
+        }
+        Ok(())
+    }
+}
+
+impl Connected {
+    /// The network has changed, or may have.
+    pub(super) async fn changed(
+        &mut self,
+        shared: &mut Shared,
+        change: Change,
+    ) -> Result<(), Ending> {
+        match change {
+            Change::Network(news) => self.follow(shared, &news).await,
+            Change::Awake(absence) => {
+                tracing::info!("nothing ran for {} s: looking after the server", absence.as_secs());
+                self.follow(shared, &News::default()).await?;
+                self.ask_for_proof(shared);
+                Ok(())
+            }
+            Change::ProofDue if shared.roaming.is_cut_off() => {
+                shared.roaming.expect_proof();
+                Ok(())
+            }
+            Change::ProofDue if self.link.control.has_unacknowledged() => {
+                let why = "the server does not know us any more, or is out of reach";
+                Err(Ending::NetworkChanged(why.to_owned()))
+            }
+            Change::ProofDue => Ok(()),
+        }
+    }
+
+    /// Has the server prove soon that it still knows us.
+    fn ask_for_proof(&mut self, shared: &mut Shared) {
+        self.link.control.probe(Instant::now());
+        shared.roaming.expect_proof();
+    }
+
+    async fn follow(&mut self, shared: &mut Shared, news: &News) -> Result<(), Ending> {
+        let start = Instant::now();
+        let outside = shared.roaming.outside(index(Some(&self.tunnel))).await;
+        let moved = shared.roaming.is_new(&outside);
+        self.keep_configured(shared, news, moved).await?;
+        let kind = match (self.link.transport.protocol(), self.options.peer_id) {
+            (Protocol::Tcp, _) => Kind::Stream,
+            (Protocol::Udp, Some(_)) => Kind::Floats,
+            (Protocol::Udp, None) => Kind::Fixed,
+        };
+        let verdict = shared.roaming.judge(&self.link.transport, kind, outside);
+        shared.roaming.looked(start);
+        let Some(verdict) = verdict else { return Ok(()) };
+        match verdict.response {
+            Response::Stay | Response::Wait => {}
+            Response::Reconnect => {
+                if shared.roaming.may_give_up() {
+                    return Err(Ending::NetworkChanged(verdict.reason()));
+                }
+            }
+            Response::Announce => self.announce_way(false).await?,
+            Response::Rebind => {
+                if let Err(error) = self.link.transport.choose_source_again() {
+                    tracing::debug!("choosing the source address again: {error}");
+                    shared.roaming.look_again(RETRY);
+                    return Ok(());
+                }
+                if let (Ok(source), present) = (self.link.transport.source(), verdict.present) {
+                    tracing::info!("packets to the server come from {source} now, not {present}");
+                }
+                self.announce_way(true).await?;
+            }
+        }
+        if verdict.doubtful {
+            self.ask_for_proof(shared);
+        }
+        Ok(())
+    }
+
+    /// `moved`: the host's own network is not what it was.
+    async fn keep_configured(
+        &mut self,
+        shared: &mut Shared,
+        news: &News,
+        moved: bool,
+    ) -> Result<(), Ending> {
+        let mtu = shared.mtu(&self.link, &self.options, self.tunnel.plane());
+        let query = route_query(&shared.config, &self.link);
+        let wanted = wanted(&shared.config, &self.options, mtu, &query);
+        let keep = shared.network.keep(Some(wanted), moved);
+        match shared.commands.while_busy(&shared.statistics, keep).await {
+            Kept::InPlace => Ok(()),
+            Kept::Failed => {
+                shared.roaming.look_again(RETRY);
+                Ok(())
+            }
+            Kept::Gone => {
+                let interface = self.tunnel.plane().interface();
+                if news.moved.contains(&interface.index) {
+                    return Err(Ending::Lost(format!(
+                        "the interface {} was moved to another network namespace",
+                        interface.name
+                    )));
+                }
+                // The data path tells so itself.
+                Ok(())
+            }
+        }
+    }
+
+    /// Has the data path go the new way, and the server know. `moved`: from another address.
+    async fn announce_way(&mut self, moved: bool) -> Result<(), Ending> {
+        match self.tunnel.announce().await {
+            Ok(true) => {}
+            Ok(false) => {
+                let name = &self.tunnel.plane().interface().name;
+                if let Some(target) = other_end(&self.options.network)
+                    && let Err(error) = say_nothing(name, target)
+                {
+                    tracing::debug!("sending a packet into the tunnel: {error}");
+                }
+            }
+            Err(error @ DataError::Unsupported { .. }) if moved => {
+                let why = format!("the local address has changed, and {error}");
+                return Err(Ending::NetworkChanged(why));
+            }
+            Err(error) => tracing::debug!("telling the server where we are: {error}"),
+        }
+        Ok(())
+    }
+}
+
+/// An address at the other end of the tunnel.
+fn other_end(network: &NetworkOptions) -> Option<IpAddr> {
+    let v4 = network.route_gateway.map(IpAddr::V4);
+    let v6 = network.ifconfig_ipv6.and_then(|(_, _, remote)| remote).or(network.route_ipv6_gateway);
+    v4.or(v6.map(IpAddr::V6))
+}
+
+/// Sends a packet without content through an interface.
+fn say_nothing(interface: &str, target: IpAddr) -> std::io::Result<()> {
+    let any = match target {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let socket = UdpSocket::bind((any, 0))?;
+    SockRef::from(&socket).bind_device(Some(interface.as_bytes()))?;
+    socket.send_to(&[], (target, DISCARD)).map(drop)
+}
