@@ -286,9 +286,7 @@ fn another_name() {
     let options = some_options();
     with_tunnel(&options, async |host, watch, network| {
         host.ns.sh("ip link set tun7 down; ip link set tun7 name office; ip link set office up");
-        let kept = host.keep(watch, network, &options).await;
-        let renamed = kept.iter().find_map(|kept| kept.renamed.clone()).unwrap();
-        assert_eq!(renamed, Interface { name: "office".to_owned(), ..host.interface.clone() });
+        host.keep(watch, network, &options).await;
         host.ns.sh("ip route show 0.0.0.0/1 | grep office");
         network.undo().await.unwrap();
         let left = host.ns.sh("ip -o address show dev office; ip route show dev office");

@@ -123,7 +123,7 @@ impl Shared {
     /// nobody listens to it between connections.
     async fn without_dead(&mut self, kept: Option<Tunnel>) -> Option<Tunnel> {
         let tunnel = kept?;
-        let interface = tunnel.plane().interface();
+        let interface = tunnel.interface();
         if tunnel.has_failed() || !self.network.has_link(interface).await {
             tracing::info!("{} is gone: the tunnel is made anew", interface.name);
             self.replace(tunnel).await;

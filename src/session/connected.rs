@@ -227,7 +227,7 @@ impl Connected {
             host: link.remote.host.clone(),
             address: link.transport.remote(),
             username: link.username().to_owned(),
-            device: self.tunnel.plane().interface().name.clone(),
+            device: self.tunnel.interface().name.clone(),
             data_path: self.tunnel.plane().name(),
             data_path_reason: self.tunnel.why_not_kernel.clone(),
             tunnel: addresses,

@@ -4,11 +4,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use ovpn_dco::{DataChannel, Error as DataError};
+use ovpn_dco::Error as DataError;
 use socket2::SockRef;
 
 use super::bring_up::{route_query, wanted};
-use super::connected::Connected;
+use super::connected::{Connected, Stage};
 use super::negotiating::Negotiating;
 use super::network::Kept;
 use super::reconnect::Ending;
@@ -95,6 +95,12 @@ impl Connected {
         let outside = shared.roaming.outside(index(Some(&self.tunnel))).await;
         let moved = shared.roaming.is_new(&outside);
         self.keep_configured(shared, news, moved).await?;
+        if self.tunnel.learn_name() {
+            tracing::info!("the interface is called {} now", self.tunnel.interface().name);
+            if self.stage == Stage::Working {
+                self.announce(shared);
+            }
+        }
         let kind = match (self.link.transport.protocol(), self.options.peer_id) {
             (Protocol::Tcp, _) => Kind::Stream,
             (Protocol::Udp, Some(_)) => Kind::Floats,
@@ -147,7 +153,7 @@ impl Connected {
                 Ok(())
             }
             Kept::Gone => {
-                let interface = self.tunnel.plane().interface();
+                let interface = self.tunnel.interface();
                 if news.moved.contains(&interface.index) {
                     return Err(Ending::Lost(format!(
                         "the interface {} was moved to another network namespace",
@@ -165,7 +171,7 @@ impl Connected {
         match self.tunnel.announce().await {
             Ok(true) => {}
             Ok(false) => {
-                let name = &self.tunnel.plane().interface().name;
+                let name = &self.tunnel.interface().name;
                 if let Some(target) = other_end(&self.options.network)
                     && let Err(error) = say_nothing(name, target)
                 {

@@ -223,7 +223,7 @@ async fn configure_directly(
 ) -> Result<(), Failure> {
     let gateways = direct.lookup(wanted.query).await.map_err(failed)?;
     let plan = plan(wanted, &gateways).map_err(|e| Ending::Unusable(e.to_string()))?;
-    let applied = direct.apply(tunnel.plane().interface(), &plan).await.map_err(failed)?;
+    let applied = direct.apply(tunnel.interface(), &plan).await.map_err(failed)?;
     for warning in applied.warnings {
         tracing::warn!("{warning}");
     }

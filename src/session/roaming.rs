@@ -4,8 +4,6 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use ovpn_dco::DataChannel;
-
 use super::absence::Absence;
 use super::commands::Wish;
 use super::network::Network;
@@ -240,7 +238,7 @@ impl Roaming {
 
 /// Of a tunnel's interface.
 pub(super) fn index(tunnel: Option<&Tunnel>) -> Option<u32> {
-    tunnel.map(|tunnel| tunnel.plane().interface().index)
+    tunnel.map(|tunnel| tunnel.interface().index)
 }
 
 impl Shared {

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
+use nix::net::if_::if_indextoname;
 use ovpn_dco::{
-    ControlPort, DataChannel, DataEvent, Error as DataError, KeyConfig, KeyId, NotInstalled,
-    PeerConfig, PeerStats, Slots,
+    ControlPort, DataChannel, DataEvent, Error as DataError, Interface, KeyConfig, KeyId,
+    NotInstalled, PeerConfig, PeerStats, Slots,
 };
 
 use super::data_counters;
@@ -19,6 +20,8 @@ const LOOK: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Tunnel {
     plane: DataPlane,
+    /// As it is called now.
+    interface: Interface,
     has_peer: bool,
     /// The data plane has ended: another one must take its place.
     failed: bool,
@@ -39,6 +42,7 @@ impl Tunnel {
         let mut clock = tokio::time::interval(LOOK);
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         Self {
+            interface: plane.interface().clone(),
             plane,
             has_peer: false,
             failed: false,
@@ -52,6 +56,22 @@ impl Tunnel {
 
     pub(super) fn plane(&self) -> &DataPlane {
         &self.plane
+    }
+
+    pub(super) const fn interface(&self) -> &Interface {
+        &self.interface
+    }
+
+    /// Asks the kernel what the interface is called now. True: it has another name.
+    pub(super) fn learn_name(&mut self) -> bool {
+        let Some(name) =
+            if_indextoname(self.interface.index).ok().and_then(|n| n.into_string().ok())
+        else {
+            return false;
+        };
+        let renamed = name != self.interface.name;
+        self.interface.name = name;
+        renamed
     }
 
     #[cfg(test)]

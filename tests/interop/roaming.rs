@@ -190,6 +190,23 @@ fn what_was_taken_away_comes_back() {
     assert_eq!(client.stop(Signal::SIGTERM).code, Some(0));
 }
 
+/// An interface that somebody renames is the same one.
+#[test]
+fn a_renamed_interface() {
+    let roaming = Roaming::new(Version::V27, Transport::Udp4, "");
+    let (server, mut client) = roaming.start("persist-tun\n");
+    roaming.client_does("ip link set tun0 down; ip link set tun0 name office");
+    client.wait(CONNECTED, RESUMES).unwrap();
+    assert!(client.transcript().contains("on office/"), "{}", client.transcript());
+    roaming.lab.ping("192.0.2.1").unwrap();
+    assert_eq!(server.log_count("Peer Connection Initiated"), 1);
+    client.signal(Signal::SIGUSR1);
+    client.wait(CONNECTED, SOON).unwrap();
+    roaming.client_does("ip link show office; ! ip link show tun0");
+    roaming.lab.ping("192.0.2.1").unwrap();
+    assert_eq!(client.stop(Signal::SIGTERM).code, Some(0));
+}
+
 /// The uplink is gone for so long that the connection is, too: with its return all is well again,
 /// whatever the pause between attempts was at.
 #[test]

@@ -20,8 +20,6 @@ use super::held::Held;
 pub struct Kept {
     /// The changes made, in order. Empty when everything was in place.
     pub steps: Vec<Step>,
-    /// The interface has another name by now.
-    pub renamed: Option<Interface>,
 }
 
 /// The host's way to the server, and the plan for it.
@@ -54,7 +52,6 @@ impl DirectNetwork {
         if link.name != old.name {
             let interface = Interface { name: link.name, index: old.index };
             self.rename(&interface)?;
-            kept.renamed = Some(interface);
         }
         if let Way::AsBefore(plan) | Way::New(plan) = way {
             // Said when it was applied.
