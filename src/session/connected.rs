@@ -3,9 +3,7 @@
 use std::time::{Duration, Instant};
 
 use ovpn_dco::kernel::Api;
-use ovpn_dco::{
-    DataChannel, DataEvent, Error as DataError, KeyConfig, KeyId, NotInstalled, PeerDeletedReason,
-};
+use ovpn_dco::{DataEvent, Error as DataError, KeyConfig, KeyId, NotInstalled, PeerDeletedReason};
 
 use super::event::{ConnectionInfo, SessionState};
 use super::fall_back::Broken;

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Instant;
 
-use ovpn_dco::{DataChannel, Interface};
+use ovpn_dco::Interface;
 use socket2::Socket;
 
 use super::bring_up::Failure;
