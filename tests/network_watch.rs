@@ -3,7 +3,7 @@
 //!
 //! `OVPN_SEQUENCES` is the number of sequences.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "tests end by panicking")]
+#![expect(clippy::unwrap_used, reason = "tests end by panicking")]
 
 use std::time::{Duration, Instant};
 

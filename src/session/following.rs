@@ -192,7 +192,7 @@ impl Connected {
 fn other_end(network: &NetworkOptions) -> Option<IpAddr> {
     let v4 = network.route_gateway.map(IpAddr::V4);
     let v6 = network.ifconfig_ipv6.and_then(|(_, _, remote)| remote).or(network.route_ipv6_gateway);
-    v4.or(v6.map(IpAddr::V6))
+    v4.or_else(|| v6.map(IpAddr::V6))
 }
 
 /// Sends a packet without content through an interface.

@@ -51,7 +51,7 @@ impl DirectNetwork {
         };
         if link.name != old.name {
             let interface = Interface { name: link.name, index: old.index };
-            self.rename(&interface)?;
+            self.rename(&interface).await?;
         }
         if let Way::AsBefore(plan) | Way::New(plan) = way {
             // Said when it was applied.
@@ -130,7 +130,7 @@ impl DirectNetwork {
     }
 
     /// The interface has another name: what was noted under the old one would not be undone.
-    fn rename(&mut self, interface: &Interface) -> Result<(), NetworkError> {
+    async fn rename(&mut self, interface: &Interface) -> Result<(), NetworkError> {
         debug!("the interface is called {} now", interface.name);
         self.interface = Some(interface.clone());
         let of_entries = self.entries.values().filter_map(|entry| match entry.held {
@@ -143,7 +143,7 @@ impl DirectNetwork {
             let Some(undo) = self.journal.get(old).and_then(|undo| renamed(undo, interface)) else {
                 continue;
             };
-            let new = self.journal.record(undo)?;
+            let new = self.journal.record(undo).await?;
             for entry in self.entries.values_mut() {
                 if entry.held == Held::Ours(old) {
                     entry.held = Held::Ours(new);
@@ -155,7 +155,7 @@ impl DirectNetwork {
             if self.link == Some(old) {
                 self.link = Some(new);
             }
-            self.journal.done(old)?;
+            self.journal.done(old).await?;
         }
         Ok(())
     }
