@@ -32,7 +32,7 @@ mod snapshot;
 
 pub use self::{
     impair::{ImpairedLink, Impairment, connect_impaired},
-    namespace::NetNs,
+    namespace::{NetNs, remove},
     netlink::{Tun, connect},
     snapshot::Snapshot,
 };

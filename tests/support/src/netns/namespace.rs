@@ -15,26 +15,33 @@ use nix::sched::{CloneFlags, setns, unshare};
 const DIRECTORY: &str = "/run/netns";
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// A network namespace with loopback up and IPv6 duplicate address detection off. Removed on drop.
+/// A network namespace with loopback up and IPv6 duplicate address detection off. Removed on drop,
+/// unless it was told to [stay](NetNs::keep).
 #[derive(Debug)]
 pub struct NetNs {
     name: String,
     file: File,
+    kept: bool,
 }
 
 impl NetNs {
     /// A fresh namespace `<prefix>-<pid>-<n>`. `prefix` keeps parallel test programs apart.
     pub fn new(prefix: &str) -> Self {
+        remove_stale(prefix);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self::named(&format!("{prefix}-{}-{number}", std::process::id()))
+    }
+
+    /// A fresh namespace of this name, which no other may have.
+    pub fn named(name: &str) -> Self {
         assert!(
             nix::unistd::geteuid().is_root(),
-            "this test makes network namespaces: run it as root"
+            "only root can make network namespaces: run this as root"
         );
         fs::create_dir_all(DIRECTORY).expect("create /run/netns");
-        remove_stale(prefix);
-        let name =
-            format!("{prefix}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = name.to_owned();
         let path = Path::new(DIRECTORY).join(&name);
-        File::create(&path).expect("create the mount point of the namespace");
+        File::create_new(&path).unwrap_or_else(|e| panic!("namespace {name}: {e}"));
         // A thread of its own: the namespace of the calling thread must not change.
         let mount_path = path.clone();
         std::thread::spawn(move || {
@@ -51,12 +58,17 @@ impl NetNs {
         .join()
         .expect("thread that makes the namespace");
         let file = File::open(&path).expect("open the namespace");
-        let ns = Self { name, file };
+        let ns = Self { name, file, kept: false };
         // Without duplicate address detection new IPv6 addresses work at once.
         ns.sysctl("net/ipv6/conf/all/accept_dad", "0");
         ns.sysctl("net/ipv6/conf/default/accept_dad", "0");
         ns.link_up("lo");
         ns
+    }
+
+    /// Leaves it there when this value and this process are gone. [`remove`] takes it away.
+    pub fn keep(mut self) {
+        self.kept = true;
     }
 
     /// The name under `/run/netns`.
@@ -147,11 +159,18 @@ impl NetNs {
 
 impl Drop for NetNs {
     fn drop(&mut self) {
-        remove(&self.path());
+        if !self.kept {
+            remove_at(&self.path());
+        }
     }
 }
 
-fn remove(path: &Path) {
+/// Removes a namespace by its name, if there is one. It lives on as long as a process is in it.
+pub fn remove(name: &str) {
+    remove_at(&Path::new(DIRECTORY).join(name));
+}
+
+fn remove_at(path: &Path) {
     // Not mounted (a half-made namespace) or already gone: nothing left to do either way.
     let _ = umount2(path, MntFlags::MNT_DETACH);
     let _ = fs::remove_file(path);
@@ -166,7 +185,7 @@ fn remove_stale(prefix: &str) {
             .and_then(|n| n.strip_prefix(prefix)?.strip_prefix('-')?.split_once('-'))
             .and_then(|(pid, _)| pid.parse::<u32>().ok());
         if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
-            remove(&entry.path());
+            remove_at(&entry.path());
         }
     }
 }
