@@ -107,16 +107,8 @@ class Lab:
         self.make_pki()
 
     def make_pki(self):
-        here, key = self.shared, ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-        run("openssl", "req", "-x509", *key, "-days", "2", "-keyout", "ca.key", "-out", "ca.crt",
-            "-subj", "/CN=Bench CA", "-addext", "keyUsage=critical,keyCertSign,cRLSign", cwd=here)
-        for name in ("server", "client"):
-            run("openssl", "req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr",
-                "-subj", f"/CN={name}", cwd=here)
-            with open(f"{here}/ext", "w") as file:
-                file.write(f"keyUsage=digitalSignature\nextendedKeyUsage={name}Auth\n")
-            run("openssl", "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key",
-                "-CAcreateserial", "-days", "2", "-out", f"{name}.crt", "-extfile", "ext", cwd=here)
+        here = self.shared
+        run(self.options.testlab, "pki", here)
         text = [f"client\ndev tun\nnobind\nremote {OUTER[SERVER_NS]} 1194 udp\nremote-cert-tls server",
                 f"data-ciphers AES-256-GCM\ntun-mtu {MTU}\nauth-nocache"]
         for tag, name in (("ca", "ca.crt"), ("cert", "client.crt"), ("key", "client.key")):
@@ -128,17 +120,11 @@ class Lab:
     @contextmanager
     def namespaces(self):
         try:
-            for namespace in (CLIENT_NS, SERVER_NS):
-                run("ip", "netns", "add", namespace)
-                ip(namespace, "link", "set", "lo", "up")
-            ip(CLIENT_NS, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", SERVER_NS)
-            for namespace, address in OUTER.items():
-                ip(namespace, "addr", "add", f"{address}/24", "dev", "eth0")
-                ip(namespace, "link", "set", "eth0", "up")
+            run(self.options.testlab, "wire", CLIENT_NS, SERVER_NS,
+                "--at-client", f"{OUTER[CLIENT_NS]}/24", "--at-server", f"{OUTER[SERVER_NS]}/24")
             yield
         finally:
-            for namespace in (CLIENT_NS, SERVER_NS):
-                run("ip", "netns", "del", namespace, check=False)
+            run(self.options.testlab, "remove", CLIENT_NS, SERVER_NS)
 
     @contextmanager
     def process(self, name, *command, env=None):
@@ -505,7 +491,7 @@ def machine_name():
 
 def main():
     parser = argparse.ArgumentParser(description="see ci/bench")
-    for name in ("repo", "bin", "root", "work", "out"):
+    for name in ("repo", "bin", "testlab", "root", "work", "out"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--yardstick")
     parser.add_argument("--quick", action="store_true")

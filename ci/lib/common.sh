@@ -103,6 +103,24 @@ ensure_rust() {
     fi
 }
 
+# build_programs PROFILE PROGRAM...: builds programs of this workspace into $BUILT, and `testlab`, which
+# makes certificates, and two machines with a wire between them. For tests, one of these is among the
+# targets: cargo then chooses features as `cargo test --workspace` does, and nothing is compiled twice.
+build_programs() {
+    local profile=$1 name targets=()
+    shift
+    for name in "$@" testlab; do targets+=(--bin "$name"); done
+    if [ "$profile" = dev ]; then
+        targets+=(--workspace --test netns)
+    else
+        targets+=(--profile "$profile" -p ovpn-client -p ovpn-test-support --features ovpn-test-support/testlab)
+    fi
+    (cd "$REPO" && cargo build --locked "${targets[@]}") || die "cargo build failed"
+    BUILT=${CARGO_TARGET_DIR:-$REPO/target}/${profile/dev/debug}
+}
+
+testlab() { "$BUILT/testlab" "$@"; }
+
 # cargo_tool NAME: a tool from crates.io, built once and kept in the cache; prints its directory.
 cargo_tool() {
     local root
