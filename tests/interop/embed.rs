@@ -11,9 +11,11 @@ use crate::server::{Transport, Version};
 
 #[test]
 fn a_program_of_its_own_connects_and_leaves_nothing() {
-    // Whoever runs this test alone has not built it.
-    let cargo =
-        Command::new(env!("CARGO")).args(["build", "--quiet", "--example", "embed"]).status();
+    // Whoever runs this test alone has not built it. With everybody's features, as the whole suite is
+    // built: there is nothing left to compile then.
+    let cargo = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--workspace", "--example", "embed"])
+        .status();
     assert!(cargo.unwrap().success());
     let test_program = std::env::current_exe().unwrap();
     let built = test_program.parent().unwrap().parent().unwrap();
