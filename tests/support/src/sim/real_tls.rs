@@ -9,55 +9,42 @@ use ovpn_client::tls::{
     ExternalSigner, PeerCertificate, TlsConfig, TlsError, TlsErrorKind, TlsFactory, TlsSession,
     Waker,
 };
-use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
-    KeyUsagePurpose,
-};
+use rcgen::{CertificateParams, KeyPair};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, SupportedProtocolVersion};
 
+use crate::pki::{Authority, Identity, Validity};
+
 struct Pki {
     ca: String,
-    server: (String, String),
-    client: (String, String),
+    server: Identity,
+    client: Identity,
 }
 
 /// One for all runs of a process.
 fn pki() -> &'static Pki {
     static PKI: OnceLock<Pki> = OnceLock::new();
     PKI.get_or_init(|| {
-        let mut params = CertificateParams::new([]).unwrap();
-        params.distinguished_name.push(rcgen::DnType::CommonName, "ca");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let leaf = |name: &str, usage| {
-            let key = KeyPair::generate().unwrap();
-            let mut params = CertificateParams::new([]).unwrap();
-            params.distinguished_name.push(rcgen::DnType::CommonName, name);
-            params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-            params.extended_key_usages = vec![usage];
-            (params.signed_by(&key, &ca).unwrap().pem(), key.serialize_pem())
-        };
+        let authority = Authority::new("ca");
         Pki {
-            ca: ca.pem(),
-            server: leaf("server", ExtendedKeyUsagePurpose::ServerAuth),
-            client: leaf("client", ExtendedKeyUsagePurpose::ClientAuth),
+            ca: authority.certificate(),
+            server: authority.server("server", Validity::Now),
+            client: authority.client("client", Validity::Now),
         }
     })
 }
 
 /// What a profile needs for the client's end.
 pub fn identity() -> String {
-    let Pki { ca, client: (cert, key), .. } = pki();
+    let Pki { ca, client: Identity { certificate: cert, key }, .. } = pki();
     format!("remote-cert-tls server\n<ca>\n{ca}</ca>\n<cert>\n{cert}</cert>\n<key>\n{key}</key>\n")
 }
 
 /// The client's private key, and [`identity`] with that encrypted.
 pub fn encrypted_identity(passphrase: &str) -> (String, String) {
-    let key = pki().client.1.clone();
+    let key = pki().client.key.clone();
     let mut openssl = Command::new("openssl")
         .args(["pkcs8", "-topk8", "-v2", "aes-256-cbc", "-passout"])
         .arg(format!("pass:{passphrase}"))
@@ -88,7 +75,7 @@ pub fn external_pair(
         options.key = Some(KeySource::External);
         TlsConfig::with_signer(options, signer, waker).unwrap()
     });
-    (pair, &pki().client.1)
+    (pair, &pki().client.key)
 }
 
 fn pair_with(
@@ -112,8 +99,8 @@ fn pair_with(
         .unwrap()
         .with_client_cert_verifier(verifier)
         .with_single_cert(
-            vec![CertificateDer::from_pem_slice(server.0.as_bytes()).unwrap()],
-            PrivateKeyDer::from_pem_slice(server.1.as_bytes()).unwrap(),
+            vec![CertificateDer::from_pem_slice(server.certificate.as_bytes()).unwrap()],
+            PrivateKeyDer::from_pem_slice(server.key.as_bytes()).unwrap(),
         )
         .unwrap();
     let config = Arc::new(config);
