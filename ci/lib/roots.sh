@@ -5,9 +5,11 @@
 # shellcheck source=ci/lib/common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-# What the tests need in every root, in one place so that all callers share one root per suite:
+# What the tests need in every root, in one place so that all callers share one root per suite, and
+# nothing that is made of a root (a guest's image) has to be made again when the next step wants more:
 # openvpn is 2.6 in trixie and 2.7 in sid, openvpn3-client 24.1 and 27.1.
-ROOT_PACKAGES=(openvpn openvpn3-client dbus python3-dbus python3-gi iperf3 iproute2 iputils-ping procps)
+ROOT_PACKAGES=(openvpn openvpn3-client dbus python3-dbus python3-gi iperf3 iproute2 iputils-ping procps
+    libcap2-bin openssl softhsm2 opensc kmod tcpdump nftables psmisc)
 
 # The mirror this machine's own apt uses for Debian: the first main archive in its configuration
 # (not security, not a third party). A fresh machine elsewhere has another one, so none is written

@@ -136,8 +136,7 @@ guest_image() {
     (
         flock 9
         apt_install qemu-system-x86 busybox-static cpio e2fsprogs kmod xz-utils binutils >&2
-        root=$(debian_root "$(guest_suite "$guest")" \
-            kmod tcpdump nftables procps psmisc openssl libcap2-bin)
+        root=$(debian_root "$(guest_suite "$guest")")
         # Built again when this script or the root changes.
         stamp=$(cat "$GUEST_DIR/guest.sh" "$GUEST_DIR/init" "$root/var/lib/dpkg/status" | sha256sum)
         if [ "$(cat "$dir/stamp" 2>/dev/null)" = "$stamp" ]; then
