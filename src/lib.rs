@@ -12,6 +12,9 @@
 //! ```
 //!
 //! Each module starts by saying what it decides and what it never does.
+//!
+//! The text of an error is complete: one line that tells the cause, too, and what to do about it
+//! where something can be done. `source()` gives the cause by itself: show one or the other.
 #![cfg_attr(
     not(feature = "internals"),
     allow(unreachable_pub, reason = "what is public only with it")

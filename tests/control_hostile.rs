@@ -6,7 +6,9 @@
 use std::time::Duration;
 
 use ovpn_client::control::packet::{AckList, Body, Header, Opcode, SessionId};
-use ovpn_client::control::{ControlError, ErrorCounter, Event, Output};
+use ovpn_client::control::{
+    ControlError, ErrorCounter, Event, LimitReached, Output, PeerMisbehaved,
+};
 use ovpn_client::profile::Digest;
 use ovpn_client::tls::TlsErrorKind;
 use ovpn_dco::KeyId;
@@ -32,13 +34,6 @@ fn closed(sim: &Sim) -> Option<ControlError> {
         Event::Closed(error) => Some(error.clone()),
         _ => None,
     })
-}
-
-fn protocol_error(sim: &Sim) -> String {
-    match closed(sim) {
-        Some(ControlError::Protocol(text)) => text,
-        other => sim.fail(&format!("expected a protocol error, got {other:?}")),
-    }
 }
 
 /// A packet body.
@@ -303,7 +298,7 @@ fn other_key_methods_are_refused() {
     setup.server.bad_key_message = Some(vec![0, 0, 0, 0, 1, 9, 9, 9]);
     let mut sim = setup.start();
     sim.run_for(secs(10));
-    assert!(protocol_error(&sim).contains("key method 2"));
+    assert_eq!(closed(&sim), Some(PeerMisbehaved::KeyMethod.into()));
 }
 
 #[test]
@@ -348,7 +343,7 @@ fn endless_text_is_cut_off() {
         sim.server.send_plaintext(&[b'x'; 2000]);
     }
     sim.run_for(secs(60));
-    assert!(protocol_error(&sim).contains("without an end"));
+    assert_eq!(closed(&sim), Some(PeerMisbehaved::EndlessText(65_536).into()));
 }
 
 #[test]
@@ -362,7 +357,7 @@ fn endless_push_is_cut_off() {
         sim.server.send_text(&part);
     }
     sim.run_for(secs(59));
-    assert!(protocol_error(&sim).contains("pushed options"));
+    assert_eq!(closed(&sim), Some(LimitReached::PushedBytes(786_432).into()));
 }
 
 #[test]
@@ -372,7 +367,8 @@ fn malformed_early_negotiation_is_refused() {
         setup.server.reset_payload = Some(payload.to_vec());
         let mut sim = setup.start();
         sim.run_for(secs(10));
-        assert!(protocol_error(&sim).contains("early negotiation"), "{payload:?}");
+        let expected = Some(PeerMisbehaved::EarlyNegotiation.into());
+        assert_eq!(closed(&sim), expected, "{payload:?}");
         assert_eq!(sim.client.stats().error(ErrorCounter::EarlyNegotiation), 1);
     }
 }

@@ -78,7 +78,8 @@ fn tls_failure(kind: TlsErrorKind, message: &str) -> String {
         TlsErrorKind::PassphraseNeeded
         | TlsErrorKind::WrongPassphrase
         | TlsErrorKind::Alert
-        | TlsErrorKind::Protocol => with_detail("TLS error during connection setup", message),
+        | TlsErrorKind::Protocol
+        | TlsErrorKind::Host => with_detail("TLS error during connection setup", message),
     }
 }
 

@@ -13,14 +13,15 @@ use zeroize::Zeroizing;
 use super::allowance::Allowance;
 use super::app_control::{self, AppControlError, AppMessage, Assembly};
 use super::dialogue::Requesting;
-use super::event::{ControlConfig, ControlError, Event, NegotiatedParameters, TransportKind};
+use super::error::{ApiMisuse, ControlError, HostFailure, PeerMisbehaved};
+use super::event::{ControlConfig, Event, NegotiatedParameters, TransportKind};
 use super::key_method::ClientRandoms;
 use super::key_schedule::{DYNAMIC_TLS_CRYPT_LABEL, KEY_BLOCK_LEN};
 use super::messages;
 use super::packet::{Body, Header, Opcode, SESSION_ID_LEN, SessionId};
 use super::push::PUSH_REQUEST;
 use super::rekey::Renegotiation;
-use super::session::{Hello, KeySession, SessionError, Sessions, Stage};
+use super::session::{Hello, KeySession, Sessions, Stage};
 use super::slots::{KeySlots, SlotChange};
 use super::stats::{ControlStats, ErrorCounter};
 use super::wrap::{Side, UnwrapError, Wrapper};
@@ -107,7 +108,8 @@ pub(super) struct Up {
 impl ControlChannel {
     /// Starts an attempt: the first packet is ready to be sent.
     ///
-    /// Fails with [`ControlError::WrapKey`] if the wrapping key is too short for its use.
+    /// # Errors
+    /// [`ApiMisuse::WrapKey`]: the wrapping key is too short for its use.
     pub fn new(mut config: ControlConfig, now: Instant) -> Result<Self, ControlError> {
         let mut rng = StdRng::from_seed(config.seed);
         zeroize::Zeroize::zeroize(&mut config.seed);
@@ -120,8 +122,8 @@ impl ControlChannel {
         };
         let (ids, expiry) = config.options.replay_window;
         let window = (ids.max(MIN_REPLAY_WINDOW) as usize, expiry);
-        let wrapper = Wrapper::new(&config.wrap, Side::Client, window)
-            .map_err(|e| ControlError::WrapKey(e.to_string()))?;
+        let wrapper =
+            Wrapper::new(&config.wrap, Side::Client, window).map_err(ApiMisuse::WrapKey)?;
         let reset = match config.wrap {
             WrapOptions::TlsCryptV2 { .. } => Opcode::HardResetClientV3,
             _ => Opcode::HardResetClientV2,
@@ -216,13 +218,16 @@ impl ControlChannel {
 
     /// Answers [`Event::Pushed`]: derives the first data key ([`Event::Keys`]) and sets what holds
     /// from now on.
+    ///
+    /// # Errors
+    /// [`ApiMisuse::NoPushReply`] where there was no such event; or [`HostFailure`].
     pub fn accept_push(
         &mut self,
         mut parameters: NegotiatedParameters,
         now: Instant,
     ) -> Result<(), ControlError> {
         let Phase::Applying = self.phase else {
-            return Err(ControlError::Protocol("no push reply is waiting".to_owned()));
+            return Err(ApiMisuse::NoPushReply.into());
         };
         if let Some(agreed) = parameters.app_control.take() {
             self.app_control = Some(agreed);
@@ -421,17 +426,15 @@ impl ControlChannel {
     }
 
     /// Counts and reports a failed session; the connection is over unless another key works.
-    pub(super) fn session_failed(&mut self, key_id: KeyId, error: SessionError, now: Instant) {
+    pub(super) fn session_failed(&mut self, key_id: KeyId, error: ControlError, now: Instant) {
         let counter = match error {
-            SessionError::EarlyNegotiation(_) => ErrorCounter::EarlyNegotiation,
-            SessionError::Tls(_) => ErrorCounter::Ssl,
+            ControlError::PeerMisbehaved(PeerMisbehaved::EarlyNegotiation) => {
+                ErrorCounter::EarlyNegotiation
+            }
+            ControlError::Tls(_) => ErrorCounter::Ssl,
             _ => ErrorCounter::ControlChannel,
         };
         self.stats.count(counter);
-        let error = match error {
-            SessionError::Tls(error) => ControlError::Tls(error),
-            other => ControlError::Protocol(other.to_string()),
-        };
         let is =
             |session: &Option<KeySession>| session.as_ref().is_some_and(|s| s.key_id() == key_id);
         if is(&self.sessions.previous) {
@@ -474,21 +477,17 @@ impl ControlChannel {
         parameters: &NegotiatedParameters,
     ) -> Result<ovpn_dco::KeyConfig, ControlError> {
         let (Some(session), Some(peer)) = (&self.sessions.current, self.peer) else {
-            return Err(ControlError::Protocol("no key exchange is complete".to_owned()));
+            return Err(ApiMisuse::NoKeyExchange.into());
         };
-        session
-            .derive(parameters.tls_ekm, parameters.cipher, self.local, peer)
-            .map_err(|e| ControlError::Protocol(e.to_string()))
+        session.derive(parameters.tls_ekm, parameters.cipher, self.local, peer)
     }
 
     fn make_dynamic_wrapper(&self) -> Result<Wrapper, ControlError> {
         let tls = self.sessions.current.as_ref().and_then(KeySession::tls);
-        let tls = tls.ok_or_else(|| ControlError::Protocol("no TLS session".to_owned()))?;
+        let tls = tls.ok_or(ApiMisuse::NoKeyExchange)?;
         let mut exported = Zeroizing::new([0; KEY_BLOCK_LEN]);
-        tls.export(DYNAMIC_TLS_CRYPT_LABEL, &mut exported[..]).map_err(ControlError::Tls)?;
-        self.wrapper
-            .dynamic(&exported[..], Side::Client)
-            .map_err(|e| ControlError::WrapKey(e.to_string()))
+        tls.export(DYNAMIC_TLS_CRYPT_LABEL, &mut exported[..]).map_err(HostFailure::Exporter)?;
+        Ok(self.wrapper.dynamic(&exported[..], Side::Client).map_err(ApiMisuse::WrapKey)?)
     }
 
     pub(super) fn new_session(&mut self, key_id: KeyId, reset: Opcode, now: Instant) -> KeySession {

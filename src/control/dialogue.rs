@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 use super::channel::{ControlChannel, Phase};
-use super::event::{ControlError, Event, PushedOptions};
+use super::error::ControlError;
+use super::event::{Event, PushedOptions};
 use super::messages::{self, ServerMessage};
 use super::push::{PUSH_REQUEST, PushReply, PushRequests};
 use super::session::KeySession;
@@ -160,7 +161,7 @@ impl ControlChannel {
                         let options = PushedOptions::new(options);
                         self.emit(Event::Pushed { options, server_occ });
                     }
-                    Err(error) => self.close(ControlError::Protocol(error.to_string())),
+                    Err(error) => self.close(error.into()),
                 }
             }
             Phase::Up(_) => {

@@ -10,9 +10,10 @@ use ovpn_dco::{Cipher, KeyConfig, KeyId};
 use zeroize::Zeroizing;
 
 use super::app_control::AppMessage;
+use super::error::ControlError;
 use super::web_address::WebAddress;
 use crate::profile::{AppControl, ControlOptions, WrapOptions, loggable};
-use crate::tls::{TlsError, TlsFactory};
+use crate::tls::TlsFactory;
 
 /// What a control channel needs for one connection attempt.
 pub struct ControlConfig {
@@ -127,10 +128,7 @@ pub enum Event {
     /// The server sent `EXIT`.
     ServerExit,
     /// A renegotiation failed but an older key still works; another try follows by itself.
-    RenegotiationFailed {
-        /// Why.
-        reason: String,
-    },
+    RenegotiationFailed(ControlError),
     /// The attempt is over. Nothing else follows.
     Closed(ControlError),
 }
@@ -233,35 +231,6 @@ pub enum PendingAuth {
     },
     /// A pending-authentication message that cannot be parsed.
     Malformed(String),
-}
-
-/// Why a control channel ended by itself.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum ControlError {
-    /// `hand-window` passed without a complete handshake.
-    #[error("TLS key negotiation did not finish within {} s (is the server reachable, does the wrapping key match?)", .0.as_secs())]
-    HandshakeTimeout(Duration),
-    /// No push reply in time.
-    #[error("the server sent no configuration (PUSH_REPLY) within {} s", .0.as_secs())]
-    NoPushReply(Duration),
-    /// TLS failed.
-    #[error("{0}")]
-    Tls(TlsError),
-    /// The server broke the protocol.
-    #[error("protocol error: {0}")]
-    Protocol(String),
-    /// The wrapping key cannot be used.
-    #[error("{0}")]
-    WrapKey(String),
-    /// A key exchange asked for user name and password, and nobody gave them.
-    #[error(
-        "the credentials were forgotten (auth-nocache), and a renegotiation that needs them again \
-         did not get them within {} s", .0.as_secs()
-    )]
-    NoLogin(Duration),
-    /// The last key expired without a successor.
-    #[error("no usable key is left: {0}")]
-    KeyExpired(String),
 }
 
 #[cfg(test)]

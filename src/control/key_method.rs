@@ -5,6 +5,7 @@
 use rand::Rng;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
+use super::error::{ApiMisuse, ControlError, LimitReached, PeerMisbehaved};
 use crate::secret::Credentials;
 
 /// Every message starts with a zero word and the method's number.
@@ -62,33 +63,16 @@ pub struct ServerMessage {
     pub options: String,
 }
 
-/// Why a key method message cannot be used.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum KeyMethodError {
-    /// Not key method 2.
-    #[error("the server does not speak key method 2")]
-    Method,
-    /// The options string is too long or not text.
-    #[error("the server's options string is malformed")]
-    Options,
-    /// Ours would not fit a server's buffer.
-    #[error(
-        "the key exchange message would have {0} bytes, more than the {MAX_MESSAGE} a server reads; \
-         shorten user name, password or the peer info (setenv UV_...)"
-    )]
-    TooLong(usize),
-    /// A string of ours holds a NUL character.
-    #[error("{0} contains a NUL character")]
-    Nul(&'static str),
-}
-
 /// The client's message.
+///
+/// # Errors
+/// [`LimitReached::KeyMessage`], or [`ApiMisuse::Nul`].
 pub fn encode_client(
     randoms: &ClientRandoms,
     options: &str,
     credentials: &Credentials,
     peer_info: &str,
-) -> Result<Zeroizing<Vec<u8>>, KeyMethodError> {
+) -> Result<Zeroizing<Vec<u8>>, ControlError> {
     // Allocated once, so that no copy of a secret is left behind by growing.
     let mut out = Zeroizing::new(Vec::with_capacity(MAX_MESSAGE));
     let strings = [
@@ -102,7 +86,7 @@ pub fn encode_client(
         + 2 * RANDOM_LEN
         + strings.iter().map(|(_, s)| encoded_len(s)).sum::<usize>();
     if len >= MAX_MESSAGE {
-        return Err(KeyMethodError::TooLong(len));
+        return Err(LimitReached::KeyMessage { len, limit: MAX_MESSAGE }.into());
     }
     out.extend_from_slice(&PREFIX);
     out.extend_from_slice(&randoms.pre_master);
@@ -117,10 +101,13 @@ pub fn encode_client(
 /// Reads a server's message from the start of `input`: the message and its length, or `None` if
 /// more bytes are needed. The empty user name, password and peer info that may follow are zero
 /// bytes and left to the caller, who skips empty strings anyway.
-pub fn parse_server(input: &[u8]) -> Result<Option<(ServerMessage, usize)>, KeyMethodError> {
+///
+/// # Errors
+/// [`PeerMisbehaved::KeyMethod`] or [`PeerMisbehaved::OptionsString`].
+pub fn parse_server(input: &[u8]) -> Result<Option<(ServerMessage, usize)>, PeerMisbehaved> {
     let known = input.len().min(PREFIX.len());
     if input.get(..known) != PREFIX.get(..known) {
-        return Err(KeyMethodError::Method);
+        return Err(PeerMisbehaved::KeyMethod);
     }
     let mut rest = input.get(PREFIX.len()..).unwrap_or_default();
     let (Some(random1), Some(random2), Some(len)) =
@@ -130,18 +117,18 @@ pub fn parse_server(input: &[u8]) -> Result<Option<(ServerMessage, usize)>, KeyM
     };
     let len = usize::from(u16::from_be_bytes(*len));
     if len > MAX_OPTIONS {
-        return Err(KeyMethodError::Options);
+        return Err(PeerMisbehaved::OptionsString);
     }
     let Some((options, rest)) = rest.split_at_checked(len) else {
         return Ok(None);
     };
     let options = match options.split_last() {
         None => "",
-        Some((0, text)) => std::str::from_utf8(text).map_err(|_| KeyMethodError::Options)?,
-        Some(_) => return Err(KeyMethodError::Options),
+        Some((0, text)) => std::str::from_utf8(text).map_err(|_| PeerMisbehaved::OptionsString)?,
+        Some(_) => return Err(PeerMisbehaved::OptionsString),
     };
     if options.chars().any(char::is_control) {
-        return Err(KeyMethodError::Options);
+        return Err(PeerMisbehaved::OptionsString);
     }
     let message = ServerMessage {
         randoms: Randoms { random1: *random1, random2: *random2 },
@@ -161,12 +148,13 @@ const fn encoded_len(string: &str) -> usize {
     if string.is_empty() { 2 } else { 2 + string.len() + 1 }
 }
 
-fn write_string(out: &mut Vec<u8>, name: &'static str, string: &str) -> Result<(), KeyMethodError> {
+fn write_string(out: &mut Vec<u8>, name: &'static str, string: &str) -> Result<(), ControlError> {
     if string.contains('\0') {
-        return Err(KeyMethodError::Nul(name));
+        return Err(ApiMisuse::Nul(name).into());
     }
     let len = encoded_len(string) - 2;
-    let len = u16::try_from(len).map_err(|_| KeyMethodError::TooLong(len))?;
+    let too_long = |_| LimitReached::KeyMessage { len, limit: MAX_MESSAGE };
+    let len = u16::try_from(len).map_err(too_long)?;
     out.extend_from_slice(&len.to_be_bytes());
     if len > 0 {
         out.extend_from_slice(string.as_bytes());
@@ -206,12 +194,12 @@ mod tests {
         let long = "x".repeat(fits.len() + 1);
         assert_eq!(
             encode_client(&randoms(), "", &none, &long).err(),
-            Some(KeyMethodError::TooLong(MAX_MESSAGE))
+            Some(LimitReached::KeyMessage { len: MAX_MESSAGE, limit: MAX_MESSAGE }.into())
         );
         let nul = Credentials { username: "a\0b".to_owned(), ..none };
         assert_eq!(
             encode_client(&randoms(), "", &nul, "").err(),
-            Some(KeyMethodError::Nul("the user name"))
+            Some(ApiMisuse::Nul("the user name").into())
         );
     }
 
@@ -244,10 +232,10 @@ mod tests {
     #[test]
     fn bad_server_messages() {
         for bad in [&b"\0\0\0\0\x01"[..], b"PUSH", b"\x01"] {
-            assert_eq!(parse_server(bad).err(), Some(KeyMethodError::Method));
+            assert_eq!(parse_server(bad).err(), Some(PeerMisbehaved::KeyMethod));
         }
         for bad in [&b"no nul"[..], b"\xff\0", b"new\nline\0", &[b'x'; 1025]] {
-            assert_eq!(parse_server(&server(bad)).err(), Some(KeyMethodError::Options));
+            assert_eq!(parse_server(&server(bad)).err(), Some(PeerMisbehaved::OptionsString));
         }
     }
 }

@@ -20,6 +20,7 @@ mod app_control;
 pub mod app_control;
 mod channel;
 mod dialogue;
+mod error;
 mod event;
 #[cfg(not(feature = "internals"))]
 mod key_method;
@@ -59,9 +60,10 @@ pub mod wrap;
 pub use allowance::Allowance;
 pub use app_control::{AppControlError, AppMessage};
 pub use channel::ControlChannel;
+pub use error::{ApiMisuse, ControlError, HostFailure, LimitReached, PeerMisbehaved};
 pub use event::{
-    Advance, AuthFailed, ControlConfig, ControlError, Event, NegotiatedParameters, PendingAuth,
-    PushedOptions, RestartFlags, TransportKind,
+    Advance, AuthFailed, ControlConfig, Event, NegotiatedParameters, PendingAuth, PushedOptions,
+    RestartFlags, TransportKind,
 };
 pub use output::Output;
 pub use stats::{ControlStats, ErrorCounter};

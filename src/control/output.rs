@@ -6,10 +6,12 @@ use std::time::Instant;
 use ovpn_dco::KeyId;
 
 use super::channel::{ControlChannel, Phase};
-use super::event::{ControlError, Event};
+use super::error::{HostFailure, LimitReached};
+use super::event::Event;
 use super::packet::{AckList, Body, HEADER_LEN, Header, MAX_ACKS, MAX_PIGGYBACK_ACKS};
 use super::session::KeySession;
 use super::stats::ErrorCounter;
+use super::wrap::WrapError;
 
 /// Payload of a control packet, at least, whatever `max-packet-size` says.
 const MIN_PAYLOAD: usize = 16;
@@ -63,7 +65,7 @@ impl ControlChannel {
         let unix_time = self.unix_time.wrapping_add(elapsed) as u32;
         let limit = self.options.max_packet_size.saturating_sub(self.lower_headers());
         let exporter = matches!(&self.phase, Phase::Up(up) if up.parameters.tls_ekm);
-        let mut exhausted = false;
+        let mut failed = None;
         for session in self.sessions.iter_mut() {
             let key_id = session.key_id();
             let wrapper = match &mut self.dynamic_wrapper {
@@ -85,8 +87,9 @@ impl ControlChannel {
             };
             body.encode(&mut self.scratch);
             let again = packet.again;
-            if wrapper.wrap(packet.opcode, &header, &self.scratch, unix_time, out).is_err() {
-                exhausted = true;
+            if let Err(error) = wrapper.wrap(packet.opcode, &header, &self.scratch, unix_time, out)
+            {
+                failed = Some(error);
                 break;
             }
             self.stats.packets_out += 1;
@@ -94,9 +97,12 @@ impl ControlChannel {
             self.stats.retransmissions += u64::from(again);
             return true;
         }
-        if exhausted {
+        if let Some(error) = failed {
             self.stats.count(ErrorCounter::Encapsulation);
-            self.close(ControlError::Protocol("no replay id is left".to_owned()));
+            self.close(match error {
+                WrapError::Exhausted => LimitReached::PacketIds.into(),
+                WrapError::Cipher => HostFailure::Encryption.into(),
+            });
         }
         false
     }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
+use super::error::LimitReached;
 use crate::profile::split_push;
 
 /// What a client sends.
@@ -80,30 +81,24 @@ pub struct PushReply {
     size: usize,
 }
 
-/// A reply grew over all limits.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum PushTooLong {
-    /// In bytes.
-    #[error("the pushed options are longer than {MAX_PUSHED} bytes")]
-    Bytes,
-    /// In number.
-    #[error("the server pushes more than {MAX_OPTIONS} options")]
-    Options,
-}
-
 impl PushReply {
     /// Adds one message's options; gives all of them back when the reply is complete.
-    pub fn add(&mut self, text: &str) -> Result<Option<Zeroizing<Vec<String>>>, PushTooLong> {
+    ///
+    /// # Errors
+    /// It grew over [`LimitReached::PushedBytes`] or [`LimitReached::PushedOptions`].
+    pub fn add(&mut self, text: &str) -> Result<Option<Zeroizing<Vec<String>>>, LimitReached> {
         self.size += text.len();
         if self.size > MAX_PUSHED {
-            return Err(PushTooLong::Bytes);
+            return Err(LimitReached::PushedBytes(MAX_PUSHED));
         }
         let mut more = false;
         for option in split_push(text) {
             match option.strip_prefix("push-continuation") {
                 Some(rest) if rest.starts_with(' ') => more = rest.trim() == "2",
                 _ if option.is_empty() => {}
-                _ if self.options.len() >= MAX_OPTIONS => return Err(PushTooLong::Options),
+                _ if self.options.len() >= MAX_OPTIONS => {
+                    return Err(LimitReached::PushedOptions(MAX_OPTIONS));
+                }
                 _ => self.options.push(option),
             }
         }
@@ -164,6 +159,7 @@ mod tests {
         let many = format!("{},push-continuation 2", "a,".repeat(MAX_OPTIONS / 2));
         let mut reply = PushReply::default();
         let added = [(); 3].map(|()| reply.add(&many));
-        assert_eq!(added, [Ok(None), Ok(None), Err(PushTooLong::Options)]);
+        let too_many = Err(LimitReached::PushedOptions(MAX_OPTIONS));
+        assert_eq!(added, [Ok(None), Ok(None), too_many]);
     }
 }

@@ -6,7 +6,8 @@ use ovpn_dco::{KeyConfig, KeyId};
 
 use super::allowance::Allowance;
 use super::channel::{ControlChannel, Phase};
-use super::event::{ControlError, Event};
+use super::error::ControlError;
+use super::event::Event;
 use super::packet::Opcode;
 use super::stats::ErrorCounter;
 
@@ -24,7 +25,7 @@ pub(super) struct Renegotiation {
     /// answered a failed attempt counts it, one that never heard of it does not.
     skip_to: Option<KeyId>,
     /// Since when, and why, attempts have been failing.
-    failing: Option<(Instant, String)>,
+    failing: Option<(Instant, ControlError)>,
 }
 
 impl Default for Renegotiation {
@@ -156,10 +157,9 @@ impl ControlChannel {
             _ => self.options.hand_window,
         };
         self.renegotiation.at = now.checked_add(pause);
-        let reason = error.to_string();
         let since = self.renegotiation.failing.take().map_or(started, |(since, _)| since);
-        self.renegotiation.failing = Some((since, reason.clone()));
-        self.emit(Event::RenegotiationFailed { reason });
+        self.renegotiation.failing = Some((since, error.clone()));
+        self.emit(Event::RenegotiationFailed(error));
     }
 
     /// Puts a key into its slot; its predecessor sends on for a while.
@@ -222,9 +222,10 @@ impl ControlChannel {
         if !matches!(self.phase, Phase::Up(_)) {
             return;
         }
-        if self.key_expiry().is_some_and(|at| at <= now) {
-            let reason = self.renegotiation.failing.take().map(|(_, reason)| reason);
-            return self.close(ControlError::KeyExpired(reason.unwrap_or_default()));
+        if self.key_expiry().is_some_and(|at| at <= now)
+            && let Some((_, why)) = self.renegotiation.failing.take()
+        {
+            return self.close(ControlError::KeyExpired(Box::new(why)));
         }
         if self.renegotiation.at.is_some_and(|at| at <= now) {
             self.renegotiation.at = None;

@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 use ovpn_dco::{Cipher, KeyConfig, KeyId};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::key_method::{self, ClientRandoms, KeyMethodError, ServerMessage};
-use super::key_schedule::{self, DATA_KEY_LABEL, KEY_BLOCK_LEN, KeyScheduleError};
+use super::error::{ApiMisuse, ControlError, HostFailure, LimitReached, PeerMisbehaved};
+use super::key_method::{self, ClientRandoms, ServerMessage};
+use super::key_schedule::{self, DATA_KEY_LABEL, KEY_BLOCK_LEN};
 use super::packet::{Body, MAX_ACKS, MAX_PIGGYBACK_ACKS, Opcode, SessionId};
 use super::reliability::Reliability;
-use super::wrap::{EarlyNegotiationError, Side, wants_wrapped_key};
+use super::wrap::{Side, wants_wrapped_key};
 use crate::secret::Credentials;
-use crate::tls::{TlsError, TlsFactory, TlsSession};
+use crate::tls::{TlsFactory, TlsSession};
 
 /// Text of the server that has not been read yet, at most. Its messages have about 1 kB each.
 const MAX_PLAINTEXT: usize = 64 * 1024;
@@ -43,24 +44,6 @@ pub(super) struct Hello<'a> {
     /// `None`: nobody has answered yet. The session waits.
     pub(super) login: Option<&'a Credentials>,
     pub(super) peer_info: &'a str,
-}
-
-/// Why a negotiation failed.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum SessionError {
-    #[error("{0}")]
-    Tls(#[from] TlsError),
-    #[error(transparent)]
-    KeyMethod(#[from] KeyMethodError),
-    #[error(transparent)]
-    EarlyNegotiation(#[from] EarlyNegotiationError),
-    #[error("the server sent more than {MAX_PLAINTEXT} bytes without an end of message")]
-    TooMuchText,
-    #[error(
-        "more than {MAX_UNSENT} bytes wait for the server: it asks, and does not acknowledge the \
-         answers"
-    )]
-    TooMuchUnsent,
 }
 
 /// A packet of this session, ready to be wrapped.
@@ -173,7 +156,7 @@ impl KeySession {
     }
 
     /// Goes as far as what was received allows.
-    pub(super) fn advance(&mut self, hello: &Hello<'_>) -> Result<(), SessionError> {
+    pub(super) fn advance(&mut self, hello: &Hello<'_>) -> Result<(), ControlError> {
         let result = self.try_advance(hello);
         if result.is_err() {
             self.fail();
@@ -181,7 +164,7 @@ impl KeySession {
         result
     }
 
-    fn try_advance(&mut self, hello: &Hello<'_>) -> Result<(), SessionError> {
+    fn try_advance(&mut self, hello: &Hello<'_>) -> Result<(), ControlError> {
         // TLS may have gone on by itself: an external key has signed.
         self.pump()?;
         loop {
@@ -194,7 +177,7 @@ impl KeySession {
         }
     }
 
-    fn next_stage(&mut self, hello: &Hello<'_>) -> Result<Option<Stage>, SessionError> {
+    fn next_stage(&mut self, hello: &Hello<'_>) -> Result<Option<Stage>, ControlError> {
         match (self.stage, &mut self.tls) {
             (Stage::Reset, _) if self.peer_reset && self.link.all_acknowledged() => {
                 self.tls = Some(hello.factory.start()?);
@@ -228,7 +211,7 @@ impl KeySession {
     }
 
     /// Hands messages to TLS in order. TLS bytes wait until there is a TLS session.
-    fn deliver(&mut self) -> Result<(), SessionError> {
+    fn deliver(&mut self) -> Result<(), ControlError> {
         while self.stage != Stage::Failed && (self.tls.is_some() || !self.peer_reset) {
             let Some((opcode, payload)) = self.link.deliver() else {
                 break;
@@ -248,18 +231,18 @@ impl KeySession {
     }
 
     /// Moves what TLS has produced, in both directions.
-    fn pump(&mut self) -> Result<(), SessionError> {
+    fn pump(&mut self) -> Result<(), ControlError> {
         self.forget_read();
         let Some(tls) = &mut self.tls else {
             return Ok(());
         };
         tls.take_ciphertext(&mut self.ciphertext)?;
         if self.ciphertext.len() > MAX_UNSENT {
-            return Err(SessionError::TooMuchUnsent);
+            return Err(LimitReached::Unacknowledged(MAX_UNSENT).into());
         }
         tls.read_plaintext(&mut self.plaintext)?;
         if self.plaintext.len() > MAX_PLAINTEXT {
-            return Err(SessionError::TooMuchText);
+            return Err(PeerMisbehaved::EndlessText(MAX_PLAINTEXT).into());
         }
         Ok(())
     }
@@ -283,7 +266,7 @@ impl KeySession {
     }
 
     /// Queues a text message as one TLS record.
-    pub(super) fn send_text(&mut self, text: &str) -> Result<(), SessionError> {
+    pub(super) fn send_text(&mut self, text: &str) -> Result<(), ControlError> {
         let Some(tls) = &mut self.tls else {
             return Ok(());
         };
@@ -293,7 +276,7 @@ impl KeySession {
         tls.write_plaintext(&record)?;
         tls.take_ciphertext(&mut self.ciphertext)?;
         if self.ciphertext.len() > MAX_UNSENT {
-            return Err(SessionError::TooMuchUnsent);
+            return Err(LimitReached::Unacknowledged(MAX_UNSENT).into());
         }
         Ok(())
     }
@@ -336,16 +319,18 @@ impl KeySession {
         cipher: Cipher,
         local: SessionId,
         peer: SessionId,
-    ) -> Result<KeyConfig, DeriveError> {
+    ) -> Result<KeyConfig, ControlError> {
         let mut block = Zeroizing::new([0; KEY_BLOCK_LEN]);
         if exporter {
-            let tls = self.tls.as_deref().ok_or(KeyScheduleError)?;
-            tls.export(DATA_KEY_LABEL, &mut block[..])?;
+            let tls = self.tls.as_deref().ok_or(ApiMisuse::NoKeyExchange)?;
+            tls.export(DATA_KEY_LABEL, &mut block[..]).map_err(HostFailure::Exporter)?;
         } else {
-            let server = self.server.as_ref().ok_or(KeyScheduleError)?;
-            key_schedule::expand(&self.randoms, &server.randoms, local, peer, &mut block)?;
+            let server = self.server.as_ref().ok_or(ApiMisuse::NoKeyExchange)?;
+            key_schedule::expand(&self.randoms, &server.randoms, local, peer, &mut block)
+                .map_err(HostFailure::DataKeys)?;
         }
-        Ok(key_schedule::data_keys(&block, Side::Client, self.key_id, cipher)?)
+        let keys = key_schedule::data_keys(&block, Side::Client, self.key_id, cipher);
+        Ok(keys.map_err(HostFailure::DataKeys)?)
     }
 
     /// The next packet to send at `now`. `room` says how much payload fits a packet with this
@@ -455,13 +440,4 @@ impl Sessions {
             .flatten()
             .any(|s| s.key_id() == key_id)
     }
-}
-
-/// Why data keys could not be made.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum DeriveError {
-    #[error("{0}")]
-    Tls(#[from] TlsError),
-    #[error(transparent)]
-    Schedule(#[from] KeyScheduleError),
 }

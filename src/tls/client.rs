@@ -75,7 +75,7 @@ impl TlsSession for RustlsSession {
     fn write_plaintext(&mut self, plaintext: &[u8]) -> Result<(), TlsError> {
         if plaintext.len() > RECORD {
             return Err(TlsError::new(
-                TlsErrorKind::Protocol,
+                TlsErrorKind::Host,
                 format!("a control message of {} bytes exceeds a TLS record", plaintext.len()),
             ));
         }

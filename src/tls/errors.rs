@@ -29,7 +29,18 @@ pub(super) fn from_rustls(error: &Error) -> TlsError {
             TlsErrorKind::Config,
             "cert and key do not belong together; use the private key of this certificate",
         ),
-        other => TlsError::new(TlsErrorKind::Protocol, format!("TLS: {other}")),
+        other => TlsError::new(whose(other), format!("TLS: {other}")),
+    }
+}
+
+/// Whose fault an error is that says nothing of certificates.
+const fn whose(error: &Error) -> TlsErrorKind {
+    match error {
+        Error::FailedToGetRandomBytes
+        | Error::FailedToGetCurrentTime
+        | Error::EncryptError
+        | Error::HandshakeNotComplete => TlsErrorKind::Host,
+        _ => TlsErrorKind::Protocol,
     }
 }
 

@@ -76,8 +76,10 @@ pub enum TlsErrorKind {
     Version,
     /// The server sent a fatal alert.
     Alert,
-    /// Anything else in the handshake or record layer.
+    /// The server broke TLS, in the handshake or in a record.
     Protocol,
+    /// This machine or program: randomness, clock, threads, a call at the wrong time.
+    Host,
     /// An external signature was refused or failed (`EPKI_SIGN_ERROR`).
     ExternalSign,
 }

@@ -84,7 +84,7 @@ impl ThreadedSession {
             }
         };
         thread::Builder::new().name("tls-handshake".to_owned()).spawn(work).map_err(|error| {
-            TlsError::new(TlsErrorKind::Protocol, format!("TLS: no thread to sign on ({error})"))
+            TlsError::new(TlsErrorKind::Host, format!("TLS: no thread to sign on ({error})"))
         })?;
         self.state = State::Away(receiver);
         Ok(())
@@ -159,9 +159,9 @@ impl TlsSession for ThreadedSession {
 }
 
 fn not_complete() -> TlsError {
-    TlsError::new(TlsErrorKind::Protocol, "TLS: the handshake is not complete")
+    TlsError::new(TlsErrorKind::Host, "TLS: the handshake is not complete")
 }
 
 fn lost() -> TlsError {
-    TlsError::new(TlsErrorKind::Protocol, "TLS: the handshake thread ended unexpectedly")
+    TlsError::new(TlsErrorKind::Host, "TLS: the handshake thread ended unexpectedly")
 }

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 pub(super) use key::KeySlices;
 pub use replay::{ReplayError, ReplayId, ReplaySender, ReplayWindow};
-pub use tls_crypt_v2::{EarlyNegotiationError, wants_wrapped_key};
+pub use tls_crypt_v2::wants_wrapped_key;
 
 use super::packet::{HEADER_LEN, Opcode};
 use crate::profile::WrapOptions;
@@ -53,10 +53,16 @@ pub enum UnwrapError {
     Replay(#[from] ReplayError),
 }
 
-/// The replay counter is used up.
+/// Why a packet was not wrapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("no replay id is left")]
-pub struct WrapError;
+pub enum WrapError {
+    /// The replay counter is used up.
+    #[error("no replay id is left")]
+    Exhausted,
+    /// The cipher failed.
+    #[error("the cipher failed")]
+    Cipher,
+}
 
 /// Wraps and unwraps the packets of one peer.
 pub struct Wrapper {
@@ -160,11 +166,11 @@ impl Wrapper {
                 out.extend_from_slice(body);
             }
             Kind::TlsAuth(auth) => {
-                let id = self.sender.next(unix_time).ok_or(WrapError)?;
+                let id = self.sender.next(unix_time).ok_or(WrapError::Exhausted)?;
                 auth.wrap(header, id, out, body);
             }
             Kind::TlsCrypt(crypt) => {
-                let id = self.sender.next(unix_time).ok_or(WrapError)?;
+                let id = self.sender.next(unix_time).ok_or(WrapError::Exhausted)?;
                 crypt.wrap(header, id, out, body)?;
             }
         }

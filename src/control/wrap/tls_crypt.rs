@@ -58,7 +58,7 @@ impl TlsCrypt {
         out.extend_from_slice(&tag);
         let text = out.len();
         out.extend_from_slice(body);
-        self.send.apply(&tag, &mut out[text..]).map_err(|_| WrapError)
+        self.send.apply(&tag, &mut out[text..]).map_err(|_| WrapError::Cipher)
     }
 
     /// Decrypts in place.

@@ -65,7 +65,7 @@ fn one_write_is_one_record() {
             server.reader().read_exact(&mut vec![0; length]).unwrap();
         }
         let error = client.write_plaintext(&[0; 16_385]).unwrap_err();
-        check(&error, TlsErrorKind::Protocol, &["16385 bytes"]);
+        check(&error, TlsErrorKind::Host, &["16385 bytes"]);
     }
 }
 

@@ -9,6 +9,7 @@ use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::{ASN1Time, X509Certificate};
 use x509_parser::public_key::PublicKey;
 
+use super::defect::Defect;
 use crate::tls::name;
 
 /// `id-kp-serverAuth`
@@ -83,33 +84,30 @@ pub(super) enum SignatureError {
 }
 
 impl Certificate {
-    /// Reads DER. Errors are for people.
-    pub(super) fn parse(der: &[u8]) -> Result<Self, String> {
-        let (rest, x509) =
-            X509Certificate::from_der(der).map_err(|error| format!("cannot be read ({error})"))?;
+    /// Reads DER.
+    pub(super) fn parse(der: &[u8]) -> Result<Self, Defect> {
+        let (rest, x509) = X509Certificate::from_der(der).map_err(Defect::Unreadable)?;
         if !rest.is_empty() {
-            return Err("has data after its end".to_owned());
+            return Err(Defect::Trailing);
         }
-        let duplicate = |_| "has an extension twice".to_owned();
-        let broken = |what: &str| format!("has a damaged {what} extension");
         let find = |oid: &str| x509.iter_extensions().find(|e| e.oid.to_id_string() == oid);
-        x509.extensions_map().map_err(duplicate)?;
+        x509.extensions_map().map_err(|_| Defect::TwoOfAnExtension)?;
 
         let key_usage = match find("2.5.29.15").map(|e| e.parsed_extension()) {
             Some(ParsedExtension::KeyUsage(usage)) => Some((usage.flags as u8).reverse_bits()),
-            Some(_) => return Err(broken("key usage")),
+            Some(_) => return Err(Defect::Extension("key usage")),
             None => None,
         };
         let extended_key_usage = match find("2.5.29.37").map(|e| e.parsed_extension()) {
             Some(ParsedExtension::ExtendedKeyUsage(usage)) => Some(usages(usage)),
-            Some(_) => return Err(broken("extended key usage")),
+            Some(_) => return Err(Defect::Extension("extended key usage")),
             None => None,
         };
         let basic_constraints = match find("2.5.29.19").map(|e| e.parsed_extension()) {
             Some(ParsedExtension::BasicConstraints(constraints)) => {
                 Some((constraints.ca, constraints.path_len_constraint))
             }
-            Some(_) => return Err(broken("basic constraints")),
+            Some(_) => return Err(Defect::Extension("basic constraints")),
             None => None,
         };
         let netscape_type = match find("2.16.840.1.113730.1.1") {
@@ -118,7 +116,7 @@ impl Certificate {
                     // A BIT STRING: the count of unused bits, then the bits.
                     any.data.get(1).copied()
                 });
-                Some(bits.ok_or_else(|| broken("Netscape certificate type"))?)
+                Some(bits.ok_or(Defect::Extension("Netscape certificate type"))?)
             }
             None => None,
         };
@@ -149,7 +147,7 @@ impl Certificate {
             unknown_critical,
             rsa_bits,
             spki: SubjectPublicKeyInfoDer::from(x509.public_key().raw.to_vec()),
-            signed: Signed::parse(der).ok_or("has a damaged signature")?,
+            signed: Signed::parse(der).ok_or(Defect::Signature)?,
         })
     }
 
@@ -178,13 +176,13 @@ impl Certificate {
         }
     }
 
-    /// Valid at `now`, or what to say.
-    pub(super) fn check_time(&self, now: UnixTime) -> Result<(), String> {
+    /// Whether it is valid at `now`.
+    pub(super) fn check_time(&self, now: UnixTime) -> Result<(), Defect> {
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         if now < self.not_before.timestamp() {
-            Err(format!("is not valid before {}", self.not_before))
+            Err(Defect::TooEarly(self.not_before))
         } else if now > self.not_after.timestamp() {
-            Err(format!("has expired on {}", self.not_after))
+            Err(Defect::Expired(self.not_after))
         } else {
             Ok(())
         }

@@ -15,8 +15,8 @@ use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter};
 
-use super::algorithms;
 use super::certificate::{ANY_USAGE, Certificate, GATED_CRYPTO, SERVER_AUTH, SignatureError};
+use super::{algorithms, refused};
 use crate::profile::CertProfile;
 use crate::tls::session::{TlsError, TlsErrorKind};
 
@@ -396,10 +396,6 @@ fn not_a_ca(leaf: &Certificate, issuer: &Certificate) -> TlsError {
             issuer.subject
         ),
     )
-}
-
-fn refused(leaf: &Certificate, why: impl std::fmt::Display) -> TlsError {
-    super::refused("certificate verification", leaf, why)
 }
 
 fn config(message: impl std::fmt::Display) -> TlsError {

@@ -8,6 +8,7 @@ use rustls::pki_types::UnixTime;
 use x509_parser::prelude::{ASN1Time, CertificateRevocationList, FromDer};
 
 use super::certificate::{Certificate, Signed};
+use super::defect::Defect;
 use crate::tls::pem;
 use crate::tls::session::{TlsError, TlsErrorKind};
 
@@ -75,7 +76,7 @@ impl RevocationLists {
                     }
                 }
                 if list.serials.contains(&certificate.serial) {
-                    return Err(super::refused(
+                    return Err(super::refused_by(
                         "crl-verify",
                         leaf,
                         if position == 0 {
@@ -90,7 +91,7 @@ impl RevocationLists {
                 }
             }
             if let (false, Some(why)) = (current, stale) {
-                return Err(super::refused(
+                return Err(super::refused_by(
                     "crl-verify",
                     leaf,
                     format!(
@@ -106,9 +107,8 @@ impl RevocationLists {
 }
 
 impl RevocationList {
-    fn parse(der: &[u8]) -> Result<Self, String> {
-        let (_, list) = CertificateRevocationList::from_der(der)
-            .map_err(|error| format!("cannot be read ({error})"))?;
+    fn parse(der: &[u8]) -> Result<Self, Defect> {
+        let (_, list) = CertificateRevocationList::from_der(der).map_err(Defect::Unreadable)?;
         let unknown_critical = list
             .extensions()
             .iter()
@@ -120,7 +120,7 @@ impl RevocationList {
             next_update: list.next_update(),
             serials: list.iter_revoked_certificates().map(|r| r.raw_serial().to_vec()).collect(),
             unknown_critical,
-            signed: Signed::parse(der).ok_or("has a damaged signature")?,
+            signed: Signed::parse(der).ok_or(Defect::Signature)?,
         })
     }
 
@@ -129,22 +129,22 @@ impl RevocationList {
         issuer: &Certificate,
         allowed: &WebPkiSupportedAlgorithms,
         now: UnixTime,
-    ) -> Result<(), String> {
+    ) -> Result<(), Defect> {
         let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
         if issuer.verify(&self.signed, allowed).is_err() {
-            return Err("is not signed by that CA".to_owned());
+            return Err(Defect::OtherSigner);
         }
         if issuer.key_usage.is_some_and(|usage| usage & 0x02 == 0) {
-            return Err("is signed by a CA whose key usage lacks cRLSign".to_owned());
+            return Err(Defect::SignerMayNot);
         }
         if let Some(oid) = &self.unknown_critical {
-            return Err(format!("has the unsupported critical extension {oid}"));
+            return Err(Defect::UnknownCritical(oid.clone()));
         }
         if now < self.this_update.timestamp() {
-            return Err(format!("is not valid before {}", self.this_update));
+            return Err(Defect::TooEarly(self.this_update));
         }
         match self.next_update {
-            Some(next) if now > next.timestamp() => Err(format!("has expired on {next}")),
+            Some(next) if now > next.timestamp() => Err(Defect::Expired(next)),
             _ => Ok(()),
         }
     }

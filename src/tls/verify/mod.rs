@@ -4,6 +4,7 @@ mod algorithms;
 mod certificate;
 mod chain;
 mod crl;
+mod defect;
 mod rules;
 
 use std::fmt;
@@ -127,7 +128,7 @@ impl ServerVerifier {
         let path: Path = chain.iter().map(Certificate::fingerprint).collect();
         let mut chain = self.chain.lock().unwrap_or_else(PoisonError::into_inner);
         if chain.locked.as_ref().is_some_and(|locked| *locked != path) {
-            return Err(refused(
+            return Err(refused_by(
                 "renegotiation",
                 &leaf,
                 "is not the one (or not issued the way) this connection started with; connect \
@@ -154,9 +155,8 @@ impl ServerVerifier {
         let algorithms = algorithms::for_scheme(self.allowed(), signed.scheme);
         let algorithms =
             if any_curve { algorithms } else { &algorithms[..algorithms.len().min(1)] };
-        let key = RawPublicKeyEntity::try_from(leaf.public_key()).map_err(|error| {
-            refused("certificate verification", &leaf, format!("has a bad public key ({error})"))
-        })?;
+        let key = RawPublicKeyEntity::try_from(leaf.public_key())
+            .map_err(|error| refused(&leaf, format!("has a bad public key ({error})")))?;
         let verified = algorithms
             .iter()
             .any(|algorithm| key.verify_signature(*algorithm, message, signed.signature()).is_ok());
@@ -165,7 +165,7 @@ impl ServerVerifier {
         }
         let demanded = algorithms::minimum_rsa_bits(self.policy.profile);
         Err(match (leaf.rsa_bits, demanded) {
-            (Some(bits), Some(minimum)) if bits < minimum => refused(
+            (Some(bits), Some(minimum)) if bits < minimum => refused_by(
                 "tls-cert-profile",
                 &leaf,
                 format!(
@@ -173,7 +173,6 @@ impl ServerVerifier {
                 ),
             ),
             (Some(bits), _) if bits < 2048 => refused(
-                "certificate verification",
                 &leaf,
                 format!(
                     "has an RSA key of {bits} bits, with which {:?} signatures cannot be verified; \
@@ -183,7 +182,6 @@ impl ServerVerifier {
                 ),
             ),
             _ => refused(
-                "certificate verification",
                 &leaf,
                 "does not fit the handshake signature: the server does not hold its private key, \
                  or tls-cert-profile does not allow the algorithm",
@@ -249,18 +247,22 @@ pub(super) fn handshake_algorithms(
 
 fn parse_leaf(der: &CertificateDer<'_>) -> Result<Certificate, TlsError> {
     Certificate::parse(der).map_err(|why| {
-        TlsError::new(
-            TlsErrorKind::CertVerify,
-            format!("certificate verification: the server's certificate {why}"),
-        )
+        TlsError::new(TlsErrorKind::CertVerify, format!("the server's certificate {why}"))
     })
 }
 
-/// A refusal that names the rule, the certificate and the reason.
-fn refused(rule: &str, leaf: &Certificate, why: impl fmt::Display) -> TlsError {
+/// A refusal that names the certificate and the reason.
+fn refused(leaf: &Certificate, why: impl fmt::Display) -> TlsError {
+    let subject = &leaf.subject;
+    TlsError::new(TlsErrorKind::CertVerify, format!("the server's certificate \"{subject}\" {why}"))
+}
+
+/// The same, and the option of the profile that demands it.
+fn refused_by(rule: &str, leaf: &Certificate, why: impl fmt::Display) -> TlsError {
+    let subject = &leaf.subject;
     TlsError::new(
         TlsErrorKind::CertVerify,
-        format!("{rule}: the server's certificate \"{}\" {why}", leaf.subject),
+        format!("{rule}: the server's certificate \"{subject}\" {why}"),
     )
 }
 

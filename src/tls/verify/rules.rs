@@ -4,7 +4,7 @@ use aws_lc_rs::digest;
 
 use super::certificate::{ANY_USAGE, CLIENT_AUTH, Certificate, SERVER_AUTH};
 use super::chain::allows_server;
-use super::{hex, refused};
+use super::{hex, refused, refused_by};
 use crate::profile::{CertUsage, TlsOptions, VerifyHash, X509Name};
 use crate::tls::name;
 use crate::tls::session::{TlsError, TlsErrorKind};
@@ -61,11 +61,7 @@ impl Rules {
     pub(super) fn check_purpose(leaf: &Certificate) -> Result<(), TlsError> {
         match purpose(leaf) {
             Ok(()) => Ok(()),
-            Err(why) => Err(refused(
-                "certificate verification",
-                leaf,
-                format!("{why}; have it issued again for a server"),
-            )),
+            Err(why) => Err(refused(leaf, format!("{why}; have it issued again for a server"))),
         }
     }
 
@@ -91,7 +87,7 @@ impl Rules {
         if actual.as_ref() == expected {
             return Ok(());
         }
-        Err(refused(
+        Err(refused_by(
             "verify-hash",
             leaf,
             format!(
@@ -107,7 +103,7 @@ impl Rules {
         if self.fingerprints.is_empty() || self.fingerprints.contains(&actual) {
             return Ok(());
         }
-        Err(refused(
+        Err(refused_by(
             "peer-fingerprint",
             leaf,
             format!(
@@ -131,7 +127,7 @@ impl Rules {
         if by_bit || by_purpose {
             return Ok(());
         }
-        Err(refused(
+        Err(refused_by(
             "ns-cert-type",
             leaf,
             "is not marked for this use; have it issued again, or use remote-cert-tls instead",
@@ -140,7 +136,7 @@ impl Rules {
 
     fn check_key_usage(&self, leaf: &Certificate) -> Result<(), TlsError> {
         if let (Some(usage), None) = (self.remote_cert_tls, leaf.key_usage) {
-            return Err(refused(
+            return Err(refused_by(
                 "remote-cert-tls",
                 leaf,
                 format!(
@@ -152,7 +148,7 @@ impl Rules {
         }
         let Some(masks) = &self.remote_cert_ku else { return Ok(()) };
         let Some(usage) = leaf.key_usage else {
-            return Err(refused(
+            return Err(refused_by(
                 "remote-cert-ku",
                 leaf,
                 "has no key usage extension; have it issued again with one",
@@ -162,7 +158,7 @@ impl Rules {
             return Ok(());
         }
         let wanted: Vec<_> = masks.iter().map(|mask| format!("{mask:02x}")).collect();
-        Err(refused(
+        Err(refused_by(
             "remote-cert-ku",
             leaf,
             format!(
@@ -182,7 +178,7 @@ impl Rules {
                 CertUsage::Client => CLIENT_AUTH,
             };
             if !has(oid) {
-                return Err(refused(
+                return Err(refused_by(
                     "remote-cert-tls",
                     leaf,
                     format!(
@@ -194,7 +190,7 @@ impl Rules {
             }
         }
         match &self.remote_cert_eku {
-            Some((written, oid)) if !has(oid) => Err(refused(
+            Some((written, oid)) if !has(oid) => Err(refused_by(
                 "remote-cert-eku",
                 leaf,
                 format!("lacks the extended key usage \"{written}\"; have it issued again with it"),
@@ -223,7 +219,7 @@ impl Rules {
         if matches {
             return Ok(());
         }
-        Err(refused(
+        Err(refused_by(
             "verify-x509-name",
             leaf,
             format!("is another server's: {wanted}; correct the option if this is your server"),
