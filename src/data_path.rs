@@ -34,6 +34,36 @@ pub struct Inputs<'a> {
     pub kernel_failure: Option<&'a str>,
 }
 
+/// What carries a connection's data.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DataPath {
+    /// The kernel, through this interface.
+    Kernel(Api),
+    /// This process.
+    Userspace,
+}
+
+impl DataPath {
+    /// `ovpn`, `ovpn-dco-v2` or `userspace`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kernel(api) => api.name(),
+            Self::Userspace => "userspace",
+        }
+    }
+
+    /// Kernel offload.
+    pub const fn is_kernel(self) -> bool {
+        matches!(self, Self::Kernel(_))
+    }
+}
+
+impl fmt::Display for DataPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// Where the data channel goes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Decision {
@@ -47,11 +77,11 @@ pub enum Decision {
 }
 
 impl Decision {
-    /// `ovpn`, `ovpn-dco-v2` or `userspace`.
-    pub fn name(&self) -> &'static str {
+    /// Without the reasons.
+    pub const fn path(&self) -> DataPath {
         match self {
-            Self::Kernel(api) => api.name(),
-            Self::Userspace { .. } => "userspace",
+            Self::Kernel(api) => DataPath::Kernel(*api),
+            Self::Userspace { .. } => DataPath::Userspace,
         }
     }
 

@@ -84,7 +84,7 @@ fn before_connecting() {
             kernel_failure: None,
         });
         assert_eq!(ids(&decision), expected, "{extra:?} {kernel:?}");
-        assert_eq!(decision.why_not_kernel().is_none(), decision.name() != "userspace");
+        assert_eq!(decision.why_not_kernel().is_none(), decision.path().is_kernel());
     }
 }
 

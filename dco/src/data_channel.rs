@@ -18,6 +18,7 @@
 //!   empty their queue in between.
 //! - Control packets that came before the transport broke are there to be read when that is told.
 
+use std::fmt;
 use std::future::Future;
 
 use crate::error::{Error, NotInstalled};
@@ -37,6 +38,18 @@ pub enum PeerDeletedReason {
     TransportError,
     /// The transport socket was closed.
     TransportDisconnect,
+}
+
+impl fmt::Display for PeerDeletedReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Teardown => "teardown",
+            Self::Userspace => "userspace",
+            Self::Expired => "expired",
+            Self::TransportError => "transport error",
+            Self::TransportDisconnect => "transport disconnected",
+        })
+    }
 }
 
 /// What a data channel tells by itself.

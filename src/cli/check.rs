@@ -327,11 +327,7 @@ impl RemoteReport {
 
 impl std::fmt::Display for RemoteReport {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let protocol = match self.protocol {
-            Protocol::Udp => "UDP",
-            Protocol::Tcp => "TCP",
-        };
-        write!(f, "{}, port {}, {protocol}", self.host, self.port)?;
+        write!(f, "{}, port {}, {}", self.host, self.port, self.protocol)?;
         if let Some(version) = self.ip_version {
             write!(f, ", IPv{version} only")?;
         }

@@ -142,7 +142,7 @@ impl Service {
             "connection" => {
                 let (protocol, host, ip, port) = match machine.connection() {
                     Some(info) => (
-                        format!("{:?}", info.protocol).to_lowercase(),
+                        info.protocol.name().to_owned(),
                         info.host.clone(),
                         info.address.ip().to_string(),
                         u32::from(info.address.port()),

@@ -4,6 +4,7 @@ mod network;
 mod proxy;
 mod tls;
 
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -66,6 +67,26 @@ pub enum Protocol {
     Tcp,
 }
 
+impl Protocol {
+    /// As profiles write it: `udp`, `tcp`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+        }
+    }
+}
+
+/// As people do: `UDP`, `TCP`.
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Udp => "UDP",
+            Self::Tcp => "TCP",
+        })
+    }
+}
+
 /// Address family wish of a remote.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Family {
@@ -75,6 +96,16 @@ pub enum Family {
     V4,
     /// `udp6`, `tcp6`
     V6,
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Any => "IPv4 or IPv6",
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
 }
 
 /// One server to try.

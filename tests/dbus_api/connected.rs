@@ -5,6 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
 use ovpn_client::backend::Settings;
+use ovpn_client::data_path::DataPath;
 use ovpn_client::dbus::{Answer, OwnProfile, PrivateService, serve_private};
 use ovpn_client::logging::{Category, Group, LogLevel, LogLine};
 use ovpn_client::profile::{NoFiles, Profile, Protocol};
@@ -30,7 +31,7 @@ fn info() -> ConnectionInfo {
         address: SocketAddr::from(([192, 0, 2, 1], 443)),
         username: String::new(),
         device: "tun7".to_owned(),
-        data_path: "userspace",
+        data_path: DataPath::Userspace,
         data_path_reason: None,
         tunnel: vec!["10.8.0.2/24".to_owned()],
         gateways: vec!["10.8.0.1".to_owned()],

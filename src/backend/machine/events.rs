@@ -329,7 +329,7 @@ fn connected_line(info: &ConnectionInfo) -> String {
         info.host,
         info.address.port(),
         info.address.ip(),
-        format!("{:?}", info.protocol).to_uppercase(),
+        info.protocol,
         info.device,
         info.tunnel.join("/"),
         info.gateways.join("/"),

@@ -284,7 +284,7 @@ impl Machine {
     /// Kernel offload: the wish before a connection, the truth after it.
     pub fn dco(&self) -> bool {
         match (&self.state, &self.connection) {
-            (State::Running(_), Some(info)) => info.data_path != "userspace",
+            (State::Running(_), Some(info)) => info.data_path.is_kernel(),
             _ => self.dco_wish,
         }
     }

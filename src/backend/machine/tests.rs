@@ -2,8 +2,11 @@
 
 use std::net::SocketAddr;
 
+use ovpn_dco::kernel::Api;
+
 use super::*;
 use crate::control::{AuthFailed, PendingAuth};
+use crate::data_path::DataPath;
 use crate::profile::{NoFiles, Profile, Protocol};
 use crate::session::{Outcome, SessionEvent, SessionState};
 use crate::tls::TlsErrorKind;
@@ -52,7 +55,7 @@ fn info() -> ConnectionInfo {
         address: SocketAddr::from(([192, 0, 2, 1], 1194)),
         username: "joe".to_owned(),
         device: "tun0".to_owned(),
-        data_path: "userspace",
+        data_path: DataPath::Userspace,
         data_path_reason: None,
         tunnel: vec!["10.8.0.2/24".to_owned()],
         gateways: vec!["10.8.0.1".to_owned()],
@@ -668,7 +671,7 @@ fn dco_is_a_wish_first_and_a_fact_later() {
     assert!(!machine.set_dco(false));
     state(&mut machine, SessionState::Connected(info()));
     assert!(!machine.dco());
-    let kernel = ConnectionInfo { data_path: "ovpn", ..info() };
+    let kernel = ConnectionInfo { data_path: DataPath::Kernel(Api::Ovpn), ..info() };
     state(&mut machine, SessionState::Connected(kernel));
     assert!(machine.dco());
 }
