@@ -156,11 +156,11 @@ pub fn clean_up(runtime_dir: &Path) -> Result<CleanUp, NetworkError> {
     let resolver = HostResolver::default();
     match resolver.restore_after_reboot() {
         Ok(restored) => done.resolv_conf_restored = restored,
-        Err(reason) => tracing::debug!("resolv.conf: {reason}"),
+        Err(error) => tracing::debug!("{error}"),
     }
     match wait_for(resolver.put_right_after_service())? {
         Ok(put_right) => done.resolv_conf_restored |= put_right,
-        Err(refused) => done.refused.push(refused.into()),
+        Err((path, error)) => done.refused.push(Refused { path, why: error.to_string() }),
     }
     Ok(done)
 }

@@ -4,6 +4,9 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
+use super::dns::DnsError;
+use super::helper::HelperError;
+
 /// Options that make no plan.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum PlanError {
@@ -85,11 +88,11 @@ pub enum NetworkError {
         reason: String,
     },
     /// The helper process could not do its part.
-    #[error("{0}")]
-    Helper(String),
+    #[error(transparent)]
+    Helper(#[from] HelperError),
     /// The tunnel's DNS cannot be taken back.
-    #[error("{0}")]
-    Dns(String),
+    #[error(transparent)]
+    Dns(#[from] DnsError),
     /// The network namespace cannot be entered.
     #[error("cannot enter network namespace {name} ({}): {source}{}", .path.display(), netns_hint(.source))]
     Namespace {

@@ -5,7 +5,7 @@ use std::io;
 use ovpn_dco::Interface;
 use tracing::debug;
 
-use super::super::dns::{DnsPlan, DnsUndo};
+use super::super::dns::{DnsError, DnsPlan, DnsUndo};
 use super::super::error::NetworkError;
 use super::super::journal::{EntryId, Undo};
 use super::super::plan::{Item, LinkSettings, PlannedRoute, RouteTarget, TunnelAddress};
@@ -188,30 +188,30 @@ impl DirectNetwork {
         interface: &Interface,
         warnings: &mut Vec<String>,
     ) -> Result<Held, NetworkError> {
-        let unused = |reason| Held::Refused(format!("the tunnel's DNS is not used: {reason}"));
+        let unused = |error: &DnsError| format!("the tunnel's DNS is not used: {error}");
         let mut way = self.host.resolver.prepare(plan, interface, warnings).await;
         loop {
             let prepared = match way {
                 Ok(prepared) => prepared,
-                Err(reason) => return Ok(unused(reason)),
+                Err(error) => return Ok(Held::Refused(unused(&error))),
             };
             let (undo, backend) = (prepared.undo.clone(), prepared.backend());
             let id = self.journal.record(Undo::Dns(undo.clone())).await?;
             let applied = self.host.resolver.apply(prepared, plan, interface, warnings).await;
-            let Err(reason) = applied else {
+            let Err(error) = applied else {
                 debug!("DNS set through {backend}");
                 return Ok(Held::Ours(id));
             };
             // A part of it may be in place.
             if let Err(second) = self.host.resolver.revert(&undo).await {
-                warnings.push(format!("the tunnel's DNS is not used: {reason}"));
-                warnings.push(second);
+                warnings.push(unused(&error));
+                warnings.push(second.to_string());
                 return Ok(Held::Ours(id));
             }
             self.journal.done(id).await?;
             way = match undo {
-                DnsUndo::Netcfg { .. } => Err(reason),
-                _ => self.host.resolver.prepare_service(reason).await,
+                DnsUndo::Netcfg { .. } => Err(error),
+                _ => self.host.resolver.prepare_service(error).await,
             };
         }
     }

@@ -134,7 +134,7 @@ impl HostAccess {
                 (format!("restore the settings of {name}"), result)
             }
             Undo::Dns(undo) => {
-                return self.resolver.revert(undo).await.map_err(NetworkError::Dns);
+                return Ok(self.resolver.revert(undo).await?);
             }
             Undo::DeleteLink { name, kind, index } => {
                 // By now the number may be another link's.

@@ -78,7 +78,7 @@ impl DirectNetwork {
         let Some(helper) = helper::of_this_process() else {
             return Self::open_with(runtime_dir, HostResolver::default()).await;
         };
-        let desk = helper.desk().map_err(|e| NetworkError::Helper(e.to_string()))?;
+        let desk = helper.desk()?;
         let host = HostAccess::through(Arc::clone(&desk))?;
         Ok(Self::new(host, desk.open().await?))
     }
@@ -124,8 +124,8 @@ impl DirectNetwork {
     /// result, and kept for the next start.
     pub async fn undo_abandoned(runtime_dir: &FsPath) -> Result<Vec<Undone>, NetworkError> {
         if let Some(helper) = helper::of_this_process() {
-            let desk = helper.desk().map_err(|e| NetworkError::Helper(e.to_string()))?;
-            return desk.undo_abandoned().map_err(NetworkError::Helper);
+            let desk = helper.desk()?;
+            return Ok(desk.undo_abandoned()?);
         }
         let own = Journal::of(runtime_dir, Owner::this())?;
         if own.iter().all(|leftover| leftover.undo.is_empty()) {

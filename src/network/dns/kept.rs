@@ -6,6 +6,7 @@ use std::time::Duration;
 use ovpn_dco::Interface;
 use tokio::task::JoinHandle;
 
+use super::error::DnsError;
 use super::plan::DnsPlan;
 use super::{Change, DnsUndo, HostResolver, Prepared};
 use crate::ending;
@@ -70,18 +71,21 @@ impl Resolver {
         plan: &DnsPlan,
         interface: &Interface,
         notes: &mut Vec<String>,
-    ) -> Result<Prepared, String> {
+    ) -> Result<Prepared, DnsError> {
         let prepared = match &self.changes {
             Changes::Here(host) => bounded(LIMIT, host.prepare(plan, interface, notes)).await,
             Changes::Helper(desk) => {
-                desk.prepare_dns(plan, &interface.name, interface.index).await.map(|prepared| {
-                    notes.extend(prepared.notes);
-                    Prepared { undo: prepared.undo, change: Change::Helper }
-                })
+                match desk.prepare_dns(plan, &interface.name, interface.index).await {
+                    Ok(prepared) => {
+                        notes.extend(prepared.notes);
+                        Ok(Prepared { undo: prepared.undo, change: Change::Helper })
+                    }
+                    Err(error) => Err(error.into()),
+                }
             }
         };
         match prepared {
-            Err(reason) => self.prepare_service(reason).await,
+            Err(error) => self.prepare_service(error).await,
             prepared => prepared,
         }
     }
@@ -90,16 +94,16 @@ impl Resolver {
     /// and why the service cannot either.
     pub(in crate::network) async fn prepare_service(
         &self,
-        reason: String,
-    ) -> Result<Prepared, String> {
+        reason: DnsError,
+    ) -> Result<Prepared, DnsError> {
         let Some(service) = &self.service else { return Err(reason) };
-        let create = async { DnsDevice::create(service).await.map_err(|error| error.to_string()) };
+        let create = async { Ok(DnsDevice::create(service).await?) };
         match bounded(LIMIT, create).await {
             Ok(device) => {
                 let undo = DnsUndo::Netcfg { device: device.path().to_owned() };
                 Ok(Prepared { undo, change: Change::Netcfg(Box::new(device)) })
             }
-            Err(second) => Err(format!("{reason}; {second}")),
+            Err(second) => Err(reason.and(second)),
         }
     }
 
@@ -116,7 +120,7 @@ impl Resolver {
         plan: &DnsPlan,
         interface: &Interface,
         notes: &mut Vec<String>,
-    ) -> Result<(), String> {
+    ) -> Result<(), DnsError> {
         if let Changes::Helper(desk) = &self.changes {
             notes.extend(desk.apply_dns().await?);
             return Ok(());
@@ -145,8 +149,8 @@ impl Resolver {
             }
             make(change, &kept.plan, &kept.interface, &mut notes).await
         });
-        if let Err(reason) = renewed.await {
-            notes.push(format!("the tunnel's DNS may not be in use: {reason}"));
+        if let Err(error) = renewed.await {
+            notes.push(format!("the tunnel's DNS may not be in use: {error}"));
         }
         kept.task = watch(&kept.prepared.change, &kept.plan, &kept.interface);
         self.put(Some(kept));
@@ -154,10 +158,10 @@ impl Resolver {
     }
 
     /// Takes a change back. What somebody else has changed since is left alone.
-    pub(in crate::network) async fn revert(&self, undo: &DnsUndo) -> Result<(), String> {
+    pub(in crate::network) async fn revert(&self, undo: &DnsUndo) -> Result<(), DnsError> {
         let host = match &self.changes {
             Changes::Here(host) => host,
-            Changes::Helper(desk) => return desk.revert_dns(undo).await,
+            Changes::Helper(desk) => return Ok(desk.revert_dns(undo).await?),
         };
         let mut kept = self.put(None);
         match &mut kept {
@@ -167,11 +171,11 @@ impl Resolver {
         let reverted = bounded(ending::DNS, host.revert(undo)).await;
         // The service looks for its device by a name, which another one could have otherwise.
         drop(kept);
-        reverted.map_err(|reason| format!("{undo}: {reason}"))
+        reverted.map_err(|error| DnsError::still_set(undo, error))
     }
 
     /// As [`HostResolver::restore_after_reboot`].
-    pub(in crate::network) fn restore_after_reboot(&self) -> Result<bool, String> {
+    pub(in crate::network) fn restore_after_reboot(&self) -> Result<bool, DnsError> {
         match &self.changes {
             Changes::Here(host) => host.restore_after_reboot(),
             // It does so by itself.
@@ -186,9 +190,9 @@ impl Resolver {
 
 async fn bounded<T>(
     limit: Duration,
-    step: impl Future<Output = Result<T, String>>,
-) -> Result<T, String> {
-    let late = |_| Err(format!("no answer within {} s", limit.as_secs()));
+    step: impl Future<Output = Result<T, DnsError>>,
+) -> Result<T, DnsError> {
+    let late = |_| Err(DnsError::NoAnswer(limit));
     tokio::time::timeout(limit, step).await.unwrap_or_else(late)
 }
 
@@ -197,12 +201,12 @@ async fn make(
     plan: &DnsPlan,
     interface: &Interface,
     notes: &mut Vec<String>,
-) -> Result<(), String> {
+) -> Result<(), DnsError> {
     match change {
-        Change::Resolved(service) => service.set(plan, interface.index).await,
+        Change::Resolved(service) => Ok(service.set(plan, interface.index).await?),
         Change::Resolvconf(input) => input.run().await,
         Change::File(placed) => placed.place().map(drop),
-        Change::Netcfg(device) => device.set(plan, notes).await.map_err(|error| error.to_string()),
+        Change::Netcfg(device) => Ok(device.set(plan, notes).await?),
         Change::Helper => Ok(()),
     }
 }

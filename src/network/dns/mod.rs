@@ -14,9 +14,9 @@
 //! systemd-resolved is told again, a rewritten file is taken as what lies below; and all of it is set
 //! again with every connection (`Resolver::renew`).
 //!
-//! A tunnel works without DNS: nothing here is ever a reason to end it. Failures are texts for a
-//! warning.
+//! A tunnel works without DNS: nothing here is ever a reason to end it.
 
+mod error;
 mod file;
 mod kept;
 mod netcfg_file;
@@ -26,11 +26,16 @@ mod resolved;
 
 use std::fmt;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use ovpn_dco::Interface;
 use serde::{Deserialize, Serialize};
 
+pub use self::error::{
+    DnsError, FileError, NamespaceError, NeedsResolved, ProgramFailure, ResolvconfError,
+    ResolvedError,
+};
 pub(super) use self::kept::Resolver;
 pub use self::plan::{DnsPlan, NameServer};
 use super::namespace::{netns_name, shares_netns};
@@ -129,10 +134,10 @@ impl HostResolver {
         plan: &DnsPlan,
         interface: &Interface,
         notes: &mut Vec<String>,
-    ) -> Result<Prepared, String> {
+    ) -> Result<Prepared, DnsError> {
         let resolv_conf = self.visible_resolv_conf()?;
         let present = file::Present::read(&resolv_conf)
-            .map_err(|reason| format!("{}: {reason}", resolv_conf.display()))?;
+            .map_err(|error| DnsError::file(&resolv_conf, error))?;
         let mut reasons = Vec::new();
         match self.try_resolved(&present).await {
             Ok(service) => {
@@ -141,7 +146,7 @@ impl HostResolver {
                     change: Change::Resolved(service),
                 });
             }
-            Err(reason) => reasons.push(format!("systemd-resolved: {reason}")),
+            Err(error) => reasons.push(error.into()),
         }
         let plain = plain_plan(plan, notes)?;
         match resolvconf::find(&self.program_directories, &present) {
@@ -149,37 +154,40 @@ impl HostResolver {
                 let input = resolvconf::Input::new(program, &plain, &interface.name);
                 return Ok(Prepared { undo: input.undo(), change: Change::Resolvconf(input) });
             }
-            Err(reason) => reasons.push(format!("resolvconf: {reason}")),
+            Err(error) => reasons.push(error.into()),
         }
         match file::Placed::new(&resolv_conf, &present, plain) {
             Ok(placed) => {
                 let undo = DnsUndo::File { path: resolv_conf, layer: placed.id() };
                 Ok(Prepared { undo, change: Change::File(placed) })
             }
-            Err(reason) => {
-                reasons.push(format!("{}: {reason}", resolv_conf.display()));
-                Err(reasons.join("; "))
+            Err(error) => {
+                reasons.push(DnsError::file(resolv_conf, error));
+                Err(DnsError::NoWay(reasons))
             }
         }
     }
 
-    async fn try_resolved(&self, present: &file::Present) -> Result<resolved::Resolved, String> {
+    async fn try_resolved(
+        &self,
+        present: &file::Present,
+    ) -> Result<resolved::Resolved, ResolvedError> {
         if !present.is_of_resolved() && !uses_nss_resolve() {
-            return Err("programs on this host do not ask it".to_owned());
+            return Err(ResolvedError::NotAsked);
         }
         self.connect().await
     }
 
-    async fn connect(&self) -> Result<resolved::Resolved, String> {
+    async fn connect(&self) -> Result<resolved::Resolved, ResolvedError> {
         resolved::Resolved::connect(self.bus.as_deref()).await
     }
 
     /// Takes a change back. What somebody else has changed since is left alone.
-    async fn revert(&self, undo: &DnsUndo) -> Result<(), String> {
+    async fn revert(&self, undo: &DnsUndo) -> Result<(), DnsError> {
         match undo {
             DnsUndo::Resolved { index } => {
                 match self.connect().await {
-                    Ok(service) => service.revert(*index).await,
+                    Ok(service) => Ok(service.revert(*index).await?),
                     // A service that has gone has forgotten the link, too.
                     Err(_) => Ok(()),
                 }
@@ -188,9 +196,9 @@ impl HostResolver {
                 resolvconf::remove(&self.program_directories, record).await
             }
             DnsUndo::File { path, layer } => file::take_away(path, *layer),
-            DnsUndo::Netcfg { device } => DnsDevice::destroy(self.bus.as_deref(), device)
-                .await
-                .map_err(|error| error.to_string()),
+            DnsUndo::Netcfg { device } => {
+                Ok(DnsDevice::destroy(self.bus.as_deref(), device).await?)
+            }
         }
     }
 
@@ -201,16 +209,16 @@ impl HostResolver {
     }
 
     /// Makes a `resolv.conf` that was left so the host's own again; true if it was.
-    pub(super) async fn put_right_after_service(&self) -> Result<bool, (PathBuf, String)> {
+    pub(super) async fn put_right_after_service(&self) -> Result<bool, (PathBuf, io::Error)> {
+        let Ok(path) = self.visible_resolv_conf() else { return Ok(false) };
         if !self.is_left_by_service().await {
             return Ok(false);
         }
-        let path = self.visible_resolv_conf().map_err(|why| (self.resolv_conf.clone(), why))?;
-        netcfg_file::put_right(&path).map_err(|why| (path, why))
+        netcfg_file::put_right(&path).map_err(|error| (path, error))
     }
 
     /// Restores a `resolv.conf` that was left rewritten when the machine went down.
-    pub(super) fn restore_after_reboot(&self) -> Result<bool, String> {
+    pub(super) fn restore_after_reboot(&self) -> Result<bool, DnsError> {
         file::restore_after_reboot(&self.visible_resolv_conf()?)
     }
 
@@ -226,23 +234,16 @@ impl HostResolver {
     /// A process that has only changed its network namespace (`--netns`, `nsenter -n`) still sees
     /// the host's file, which must not learn of this namespace's servers. What such a namespace's
     /// programs see (`ip netns exec`) is `/etc/netns/NAME/resolv.conf`.
-    fn visible_resolv_conf(&self) -> Result<PathBuf, String> {
+    fn visible_resolv_conf(&self) -> Result<PathBuf, NamespaceError> {
         const INIT: u32 = 1;
         let elsewhere = shares_netns(INIT) == Some(false);
         if !elsewhere || is_mount_point(&self.resolv_conf) {
             return Ok(self.resolv_conf.clone());
         }
-        let name = netns_name().ok_or(
-            "this network namespace has no name under /run/netns, and the host's resolv.conf is \
-             not for it",
-        )?;
+        let name = netns_name().ok_or(NamespaceError::NoName)?;
         let directory = self.namespaces.join(name);
         if !directory.is_dir() {
-            return Err(format!(
-                "programs of this network namespace share the host's resolv.conf; create {} to \
-                 give them their own",
-                directory.display()
-            ));
+            return Err(NamespaceError::NoDirectory(directory));
         }
         Ok(directory.join("resolv.conf"))
     }
@@ -275,11 +276,13 @@ pub fn with_layer(
     path: &Path,
     servers: Vec<std::net::IpAddr>,
     search: Vec<DomainName>,
-) -> Result<Vec<u8>, String> {
-    let present = file::Present::read(path)?;
-    let placed = file::Placed::new(path, &present, PlainPlan { servers, search })?;
+) -> Result<Vec<u8>, DnsError> {
+    let fail = |error| DnsError::file(path, error);
+    let present = file::Present::read(path).map_err(fail)?;
+    let plan = PlainPlan { servers, search };
+    let placed = file::Placed::new(path, &present, plan).map_err(fail)?;
     placed.place()?;
-    let text = fs::read(path).map_err(|e| e.to_string());
+    let text = fs::read(path).map_err(|error| fail(error.into()));
     file::take_away(path, placed.id())?;
     text
 }
@@ -305,14 +308,12 @@ impl PlainPlan {
     }
 }
 
-fn plain_plan(plan: &DnsPlan, notes: &mut Vec<String>) -> Result<PlainPlan, String> {
+fn plain_plan(plan: &DnsPlan, notes: &mut Vec<String>) -> Result<PlainPlan, NeedsResolved> {
     if plan.scope == DnsScope::Tunnel && !plan.servers.is_empty() {
-        return Err("without systemd-resolved this host cannot ask the tunnel's DNS servers for \
-             some names only (split DNS, dns-scope tunnel)"
-            .to_owned());
+        return Err(NeedsResolved::Split);
     }
     if plan.over_tls {
-        return Err("DNS over TLS needs systemd-resolved".to_owned());
+        return Err(NeedsResolved::OverTls);
     }
     let (usable, other): (Vec<_>, Vec<_>) =
         plan.servers.iter().partition(|server| matches!(server.port, 0 | 53));
@@ -323,7 +324,7 @@ fn plain_plan(plan: &DnsPlan, notes: &mut Vec<String>) -> Result<PlainPlan, Stri
         ));
     }
     if usable.is_empty() && !plan.servers.is_empty() {
-        return Err("no server is on port 53, and other ports need systemd-resolved".to_owned());
+        return Err(NeedsResolved::Ports);
     }
     if plan.dnssec.is_some() {
         notes.push("dnssec: ignored, it needs systemd-resolved".to_owned());

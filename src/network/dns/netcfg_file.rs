@@ -5,6 +5,7 @@
 //! Facts: OpenVPN 3 Linux 24.1 and 27.1. While a tunnel is up, the host's own file lies beside it.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::file::{Base, lock, put};
@@ -30,14 +31,14 @@ pub(super) fn is_for_tunnel(path: &Path) -> bool {
 }
 
 /// Makes the file the host's own again; true if it was not. Only while the service does not run.
-pub(super) fn put_right(path: &Path) -> Result<bool, String> {
+pub(super) fn put_right(path: &Path) -> io::Result<bool> {
     let _lock = lock(path);
     let done = match remedy(path) {
         None => return Ok(false),
         Some(Remedy::Backup(backup)) => fs::rename(backup, path),
         Some(Remedy::Without(content)) => put(path, &Base::File { content, mode: 0o644 }),
     };
-    done.map(|()| true).map_err(|error| error.to_string())
+    done.map(|()| true)
 }
 
 fn remedy(path: &Path) -> Option<Remedy> {

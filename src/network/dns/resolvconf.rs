@@ -9,6 +9,7 @@ use nix::unistd::Uid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{ChildStderr, Command};
 
+use super::error::{DnsError, ProgramFailure, ResolvconfError};
 use super::file::Present;
 use super::{DnsUndo, PlainPlan};
 
@@ -18,18 +19,18 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_COMPLAINT: usize = 1000;
 
 /// The program, if this host's `resolv.conf` is made by it. `Err`: why not.
-pub(super) fn find(directories: &[PathBuf], present: &Present) -> Result<PathBuf, String> {
-    let program = program(directories).ok_or("not installed")?;
+pub(super) fn find(directories: &[PathBuf], present: &Present) -> Result<PathBuf, ResolvconfError> {
+    let program = program(directories).ok_or(ResolvconfError::NotInstalled)?;
     // systemd's own program of this name only talks to systemd-resolved, which was tried before.
     let real = fs::canonicalize(&program).unwrap_or_else(|_| program.clone());
     if real.file_name().is_some_and(|name| name == "resolvectl") {
-        return Err("it is a front end of systemd-resolved".to_owned());
+        return Err(ResolvconfError::FrontEnd);
     }
     if !present.is_of_resolvconf() {
-        return Err("it does not manage resolv.conf on this host".to_owned());
+        return Err(ResolvconfError::NotTheManager);
     }
     if !Uid::effective().is_root() {
-        return Err("only root may use it".to_owned());
+        return Err(ResolvconfError::NotRoot);
     }
     Ok(program)
 }
@@ -58,16 +59,16 @@ impl Input {
 
     /// Adds the record: first (`-m 0`) and exclusive (`-x`) where the program knows such things;
     /// Debian's ignores words after the name.
-    pub(super) async fn run(&self) -> Result<(), String> {
+    pub(super) async fn run(&self) -> Result<(), DnsError> {
         let arguments = ["-a", &self.record, "-m", "0", "-x"];
         tokio::time::timeout(TIMEOUT, call(&self.program, &arguments, &self.lines, true))
             .await
-            .unwrap_or_else(|_| Err(failure(&self.program, &arguments, "does not end")))
+            .unwrap_or_else(|_| Err(failed(&self.program, &arguments, ProgramFailure::Hangs)))
     }
 }
 
 /// Removes a record. One that is not there is no error.
-pub(super) async fn remove(directories: &[PathBuf], record: &str) -> Result<(), String> {
+pub(super) async fn remove(directories: &[PathBuf], record: &str) -> Result<(), DnsError> {
     // Uninstalled meanwhile, it has taken its records along.
     let Some(program) = program(directories) else { return Ok(()) };
     // `-f` for openresolv; Debian's never minds.
@@ -75,12 +76,12 @@ pub(super) async fn remove(directories: &[PathBuf], record: &str) -> Result<(), 
     call(&program, &["-d", record, "-f"], "", false).await
 }
 
-fn failure(program: &Path, arguments: &[&str], reason: &str) -> String {
-    format!("{} {}: {reason}", program.display(), arguments.join(" "))
+fn failed(program: &Path, arguments: &[&str], failure: ProgramFailure) -> DnsError {
+    DnsError::Program { call: format!("{} {}", program.display(), arguments.join(" ")), failure }
 }
 
 /// `kill`: when it is given up on.
-async fn call(program: &Path, arguments: &[&str], input: &str, kill: bool) -> Result<(), String> {
+async fn call(program: &Path, arguments: &[&str], input: &str, kill: bool) -> Result<(), DnsError> {
     let mut said = Vec::new();
     let run = async {
         let mut child = Command::new(program)
@@ -102,12 +103,12 @@ async fn call(program: &Path, arguments: &[&str], input: &str, kill: bool) -> Re
             status = child.wait() => status,
         }
     };
-    let status = run.await.map_err(|e| failure(program, arguments, &e.to_string()))?;
+    let status = run.await.map_err(|error| failed(program, arguments, error.into()))?;
     if status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&said);
-    Err(failure(program, arguments, &format!("{status} {}", said.trim())))
+    let said = String::from_utf8_lossy(&said).trim().to_owned();
+    Err(failed(program, arguments, ProgramFailure::Failed { status, said }))
 }
 
 /// Reads to the end, and keeps the beginning.

@@ -10,6 +10,7 @@ use serde::Serialize;
 use tracing::{debug, info, warn};
 use zbus::{Connection, DynamicType, Message, MessageStream, Variant, fdo};
 
+use super::error::ResolvedError;
 use super::plan::DnsPlan;
 use crate::control::Allowance;
 use crate::network::namespace::shares_netns;
@@ -20,6 +21,7 @@ const PATH: &str = "/org/freedesktop/resolve1";
 const INTERFACE: &str = "org.freedesktop.resolve1.Manager";
 const BUS: &str = "org.freedesktop.DBus";
 const BUS_PATH: &str = "/org/freedesktop/DBus";
+const GET_PID: &str = "GetConnectionUnixProcessID";
 const PROPERTIES: &str = "org.freedesktop.DBus.Properties";
 
 /// For each call: a service that hangs must not hold a connection up.
@@ -39,7 +41,7 @@ pub(super) struct Resolved {
 
 impl Resolved {
     /// `Err`: why it cannot be used.
-    pub(super) async fn connect(address: Option<&str>) -> Result<Self, String> {
+    pub(super) async fn connect(address: Option<&str>) -> Result<Self, ResolvedError> {
         let builder = match address {
             Some(address) => zbus::connection::Builder::address(address),
             None => zbus::connection::Builder::system(),
@@ -47,17 +49,17 @@ impl Resolved {
         let build = builder.method_timeout(TIMEOUT).build();
         let connection = tokio::time::timeout(TIMEOUT, build)
             .await
-            .map_err(|_| "the system bus does not answer".to_owned())?
-            .map_err(|e| format!("no system bus ({e})"))?;
+            .map_err(|_| ResolvedError::BusHangs)?
+            .map_err(ResolvedError::NoBus)?;
         // Asking the bus starts nothing, unlike asking the service.
         let reply = connection
-            .call_method(Some(BUS), BUS_PATH, Some(BUS), "GetConnectionUnixProcessID", &SERVICE)
+            .call_method(Some(BUS), BUS_PATH, Some(BUS), GET_PID, &SERVICE)
             .await
-            .map_err(|_| "it is not running".to_owned())?;
-        let pid: u32 = reply.body().deserialize().map_err(|e| e.to_string())?;
+            .map_err(|_| ResolvedError::NotRunning)?;
+        let pid: u32 = reply.body().deserialize().map_err(failed(GET_PID))?;
         // Interface numbers mean the same only in the same network namespace.
         if shares_netns(pid) == Some(false) {
-            return Err("it runs in another network namespace".to_owned());
+            return Err(ResolvedError::OtherNamespace);
         }
         Ok(Self { connection, told: Arc::default() })
     }
@@ -84,10 +86,9 @@ impl Resolved {
     }
 
     /// Gives a link its servers, domains and settings.
-    pub(super) async fn set(&self, plan: &DnsPlan, index: u32) -> Result<(), String> {
-        let link = i32::try_from(index).map_err(|e| e.to_string())?;
-        let fail = |what: &str, e: zbus::Error| format!("systemd-resolved, {what}: {e}");
-        self.set_servers(plan, link).await.map_err(|e| fail("SetLinkDNS", e))?;
+    pub(super) async fn set(&self, plan: &DnsPlan, index: u32) -> Result<(), ResolvedError> {
+        let link = number(index)?;
+        self.set_servers(plan, link).await.map_err(failed("SetLinkDNS"))?;
 
         let everything = plan.scope == DnsScope::Global && !plan.servers.is_empty();
         let mut domains: Vec<(&str, bool)> = Vec::new();
@@ -97,9 +98,7 @@ impl Resolved {
             // Without it the other links' servers would be asked as well.
             domains.push((".", true));
         }
-        self.call("SetLinkDomains", &(link, domains))
-            .await
-            .map_err(|e| fail("SetLinkDomains", e))?;
+        self.call("SetLinkDomains", &(link, domains)).await.map_err(failed("SetLinkDomains"))?;
         self.optional("SetLinkDefaultRoute", &(link, everything)).await?;
         if let Some(dnssec) = plan.dnssec {
             let mode = match dnssec {
@@ -107,14 +106,12 @@ impl Resolved {
                 DnsSec::Optional => "allow-downgrade",
                 DnsSec::No => "no",
             };
-            self.call("SetLinkDNSSEC", &(link, mode))
-                .await
-                .map_err(|e| fail("SetLinkDNSSEC", e))?;
+            self.call("SetLinkDNSSEC", &(link, mode)).await.map_err(failed("SetLinkDNSSEC"))?;
         }
         if plan.over_tls {
             self.call("SetLinkDNSOverTLS", &(link, "yes"))
                 .await
-                .map_err(|e| fail("SetLinkDNSOverTLS", e))?;
+                .map_err(failed("SetLinkDNSOverTLS"))?;
         }
         self.flush().await;
         Ok(())
@@ -154,8 +151,8 @@ impl Resolved {
             if owner.is_none() && self.has_lost(&message, &plan, index) {
                 if again.take(Instant::now()) {
                     warn!("somebody took the tunnel's DNS servers away; they are set again");
-                    if let Err(reason) = self.set(&plan, index).await {
-                        warn!("the tunnel's DNS is not used any more: {reason}");
+                    if let Err(error) = self.set(&plan, index).await {
+                        not_used(&error);
                     }
                 } else if again.is_worth_telling() {
                     warn!(
@@ -202,7 +199,7 @@ impl Resolved {
         }
         match self.set(plan, index).await {
             Ok(()) => info!("systemd-resolved has started anew; it has the tunnel's DNS again"),
-            Err(reason) => warn!("the tunnel's DNS is not used any more: {reason}"),
+            Err(error) => not_used(&error),
         }
     }
 
@@ -229,25 +226,21 @@ impl Resolved {
     }
 
     /// A call that older versions do not know.
-    async fn optional<B>(&self, method: &str, body: &B) -> Result<(), String>
+    async fn optional<B>(&self, method: &'static str, body: &B) -> Result<(), ResolvedError>
     where
         B: Serialize + DynamicType,
     {
         match self.call(method, body).await {
-            Err(error) if !is_unknown_method(&error) => {
-                Err(format!("systemd-resolved, {method}: {error}"))
-            }
+            Err(error) if !is_unknown_method(&error) => Err(failed(method)(error)),
             _ => Ok(()),
         }
     }
 
     /// Takes everything of a link back. A link that is gone has taken it along.
-    pub(super) async fn revert(&self, index: u32) -> Result<(), String> {
-        let link = i32::try_from(index).map_err(|e| e.to_string())?;
-        match self.call("RevertLink", &(link,)).await {
-            Err(error) if !is_no_such_link(&error) => {
-                Err(format!("systemd-resolved, RevertLink: {error}"))
-            }
+    pub(super) async fn revert(&self, index: u32) -> Result<(), ResolvedError> {
+        const REVERT: &str = "RevertLink";
+        match self.call(REVERT, &(number(index)?,)).await {
+            Err(error) if !is_no_such_link(&error) => Err(failed(REVERT)(error)),
             _ => {
                 self.flush().await;
                 Ok(())
@@ -261,6 +254,19 @@ impl Resolved {
             debug!("systemd-resolved, FlushCaches: {error}");
         }
     }
+}
+
+fn not_used(error: &ResolvedError) {
+    warn!("the tunnel's DNS is not used any more: systemd-resolved: {error}");
+}
+
+fn failed(method: &'static str) -> impl Fn(zbus::Error) -> ResolvedError {
+    move |error| ResolvedError::Call { method, error }
+}
+
+/// An interface as the service's methods take it.
+fn number(index: u32) -> Result<i32, ResolvedError> {
+    i32::try_from(index).map_err(|_| ResolvedError::Index(index))
 }
 
 /// Whom the bus says to be the service from now on.

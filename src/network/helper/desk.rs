@@ -10,6 +10,7 @@ use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike as _};
 use serde::de::DeserializeOwned;
 
+use super::error::{HelperError, Refusal};
 use super::line;
 use super::request::{CHANGES, PreparedDns, Request};
 use crate::ending;
@@ -38,7 +39,7 @@ pub(in crate::network) struct Desk(Mutex<Line>);
 struct Line {
     socket: OwnedFd,
     /// What to say once no answer is to be had any more.
-    broken: Option<String>,
+    broken: Option<HelperError>,
 }
 
 impl Desk {
@@ -48,7 +49,10 @@ impl Desk {
     }
 
     /// Waits for the answer.
-    fn ask<T: DeserializeOwned>(&self, request: &Request) -> Result<(T, Option<OwnedFd>), String> {
+    fn ask<T: DeserializeOwned>(
+        &self,
+        request: &Request,
+    ) -> Result<(T, Option<OwnedFd>), HelperError> {
         // Whoever panicked here has left the line as it was, or broken.
         let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         line.ask(request)
@@ -57,15 +61,15 @@ impl Desk {
     async fn ask_elsewhere<T: DeserializeOwned + Send + 'static>(
         self: &Arc<Self>,
         request: Request,
-    ) -> Result<(T, Option<OwnedFd>), String> {
+    ) -> Result<(T, Option<OwnedFd>), HelperError> {
         let desk = Arc::clone(self);
         let asked = tokio::task::spawn_blocking(move || desk.ask(&request));
-        asked.await.unwrap_or_else(|error| Err(error.to_string()))
+        asked.await.unwrap_or_else(|error| Err(HelperError::Line(Arc::new(error.into()))))
     }
 
     /// Starts a journal.
     pub(in crate::network) async fn open(self: &Arc<Self>) -> Result<Notes, NetworkError> {
-        let ((), lock) = self.ask_elsewhere(Request::Open).await.map_err(NetworkError::Helper)?;
+        let ((), lock) = self.ask_elsewhere(Request::Open).await?;
         Ok(Notes::There { desk: Arc::clone(self), open: BTreeMap::new(), _lock: lock })
     }
 
@@ -75,39 +79,41 @@ impl Desk {
         plan: &DnsPlan,
         name: &str,
         index: u32,
-    ) -> Result<PreparedDns, String> {
+    ) -> Result<PreparedDns, HelperError> {
         let request = Request::PrepareDns { plan: plan.clone(), name: name.to_owned(), index };
         self.ask_elsewhere(request).await.map(|(prepared, _)| prepared)
     }
 
     /// As `Resolver::apply`.
-    pub(in crate::network) async fn apply_dns(self: &Arc<Self>) -> Result<Vec<String>, String> {
+    pub(in crate::network) async fn apply_dns(
+        self: &Arc<Self>,
+    ) -> Result<Vec<String>, HelperError> {
         self.ask_elsewhere(Request::ApplyDns).await.map(|(notes, _)| notes)
     }
 
     /// As `Resolver::renew`.
     pub(in crate::network) async fn renew_dns(self: &Arc<Self>) -> Vec<String> {
         let renewed = self.ask_elsewhere(Request::RenewDns).await;
-        renewed.map_or_else(|reason| vec![reason], |(notes, _)| notes)
+        renewed.map_or_else(|error| vec![error.to_string()], |(notes, _)| notes)
     }
 
     /// As `Resolver::revert`.
     pub(in crate::network) async fn revert_dns(
         self: &Arc<Self>,
         undo: &DnsUndo,
-    ) -> Result<(), String> {
+    ) -> Result<(), HelperError> {
         self.ask_elsewhere(Request::RevertDns(undo.clone())).await.map(|((), _)| ())
     }
 
     /// As `DirectNetwork::undo_abandoned`. Blocks.
-    pub(in crate::network) fn undo_abandoned(&self) -> Result<Vec<Undone>, String> {
+    pub(in crate::network) fn undo_abandoned(&self) -> Result<Vec<Undone>, HelperError> {
         self.ask(&Request::UndoAbandoned).map(|(undone, _)| undone)
     }
 
     /// An open `/dev/net/tun`.
-    pub(super) async fn open_tun(self: &Arc<Self>) -> Result<OwnedFd, String> {
+    pub(super) async fn open_tun(self: &Arc<Self>) -> Result<OwnedFd, HelperError> {
         let ((), passed) = self.ask_elsewhere(Request::OpenTun).await?;
-        passed.ok_or_else(|| "the helper process sent no descriptor".to_owned())
+        passed.ok_or(HelperError::Missing("descriptor"))
     }
 }
 
@@ -115,9 +121,9 @@ impl Line {
     fn ask<T: DeserializeOwned>(
         &mut self,
         request: &Request,
-    ) -> Result<(T, Option<OwnedFd>), String> {
-        if let Some(reason) = &self.broken {
-            return Err(reason.clone());
+    ) -> Result<(T, Option<OwnedFd>), HelperError> {
+        if let Some(error) = &self.broken {
+            return Err(error.clone());
         }
         let limit = match request {
             Request::Open | Request::UndoAbandoned => LONG_LIMIT,
@@ -129,15 +135,12 @@ impl Line {
             .and_then(|()| line::receive(&self.socket));
         let broken = match answer {
             Ok(Some((Ok(value), passed))) => return Ok((value, passed)),
-            Ok(Some((Err(reason), _))) => return Err(reason),
-            Ok(None) => "the helper process has ended".to_owned(),
+            Ok(Some((Err(refusal), _))) => return Err(Refusal::into(refusal)),
+            Ok(None) => HelperError::Ended,
             Err(error) => match error.kind() {
-                io::ErrorKind::BrokenPipe => "the helper process has ended".to_owned(),
-                io::ErrorKind::WouldBlock => {
-                    let seconds = limit.as_secs();
-                    format!("the helper process has not answered within {seconds} s")
-                }
-                _ => format!("the line to the helper process: {error}"),
+                io::ErrorKind::BrokenPipe => HelperError::Ended,
+                io::ErrorKind::WouldBlock => HelperError::NoAnswer(limit),
+                _ => HelperError::Line(Arc::new(error)),
             },
         };
         // An answer to this that comes late must not be taken for that to the next.
@@ -169,10 +172,12 @@ pub(in crate::network) enum Notes {
 impl Notes {
     /// As [`Journal::record`].
     pub(in crate::network) async fn record(&mut self, what: Undo) -> Result<EntryId, NetworkError> {
-        let missing = || NetworkError::Helper("the helper process noted nothing".to_owned());
         match self {
             Self::Here(journal) => journal.record(what),
-            Self::There { .. } => self.record_all([what]).await?.pop().ok_or_else(missing),
+            Self::There { .. } => {
+                let number = self.record_all([what]).await?.pop();
+                Ok(number.ok_or(HelperError::Missing("number of the note"))?)
+            }
         }
     }
 
@@ -188,7 +193,7 @@ impl Notes {
                 let what: Vec<Undo> = what.into_iter().collect();
                 for some in what.chunks(CHANGES) {
                     let asked = desk.ask_elsewhere(Request::Record(some.to_vec())).await;
-                    let (ids, _): (Vec<EntryId>, _) = asked.map_err(NetworkError::Helper)?;
+                    let (ids, _): (Vec<EntryId>, _) = asked?;
                     open.extend(ids.iter().copied().zip(some.iter().cloned()));
                     all.extend(ids);
                 }
@@ -224,7 +229,7 @@ impl Notes {
                 for some in ids.chunks(CHANGES) {
                     some.iter().for_each(|id| drop(open.remove(id)));
                     let asked = desk.ask_elsewhere(Request::Done(some.to_vec())).await;
-                    asked.map(|((), _)| ()).map_err(NetworkError::Helper)?;
+                    asked.map(|((), _)| ())?;
                 }
                 Ok(())
             }

@@ -18,12 +18,14 @@
 //! nothing. Killed itself, it leaves the journal, and the process ends.
 
 mod desk;
+mod error;
 mod line;
 mod office;
 mod process;
 mod request;
 
 pub(super) use self::desk::{Desk, Notes};
+pub use self::error::{HelperError, Refusal};
 pub(super) use self::office::open_here;
 pub use self::office::{Said, serve};
 pub(super) use self::process::of_this_process;

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinSet};
 use tracing::{debug, info, warn};
 
+use super::error::Refusal;
 use super::line::AsyncLine;
 use super::request::{CHANGES, NOTED, PreparedDns, Request, interface};
 use crate::network::clean_up::{self, Undone};
@@ -49,7 +50,7 @@ pub(in crate::network) async fn open_here(
     match host.resolver.restore_after_reboot() {
         Ok(true) => info!("restored resolv.conf as it was before the last boot"),
         Ok(false) => {}
-        Err(reason) => debug!("resolv.conf: {reason}"),
+        Err(error) => debug!("{error}"),
     }
     Ok((host, journal))
 }
@@ -92,7 +93,8 @@ pub async fn serve(
                 if let Ok(Some(line)) = undo {
                     lines.abort_all();
                     while lines.join_next().await.is_some() {}
-                    let undone = undo_abandoned(&runtime_dir, owner).await;
+                    let undone =
+                        undo_abandoned(&runtime_dir, owner).await.map_err(Refusal::new);
                     // A process that has gone needs no answer.
                     let _ = line.send(&undone, None).await;
                 }
@@ -110,13 +112,10 @@ pub async fn serve(
     clean_up::undo_all(&host, left.leftovers).await.map_err(std::io::Error::other)
 }
 
-async fn undo_abandoned(runtime_dir: &Path, owner: Owner) -> Result<Vec<Undone>, String> {
-    let undo = async {
-        let own = Journal::of(runtime_dir, owner)?;
-        let host = HostAccess::open(HostResolver::default())?;
-        clean_up::undo_all(&host, own).await
-    };
-    undo.await.map_err(|error| error.to_string())
+async fn undo_abandoned(runtime_dir: &Path, owner: Owner) -> Result<Vec<Undone>, NetworkError> {
+    let own = Journal::of(runtime_dir, owner)?;
+    let host = HostAccess::open(HostResolver::default())?;
+    clean_up::undo_all(&host, own).await
 }
 
 /// What one line has to do with.
@@ -127,7 +126,7 @@ struct Office {
     prepared: Option<(Prepared, DnsPlan, Interface)>,
 }
 
-type Answer = Result<(Value, Option<OwnedFd>), String>;
+type Answer = Result<(Value, Option<OwnedFd>), Refusal>;
 
 impl Office {
     fn new(runtime_dir: PathBuf, owner: Owner) -> Self {
@@ -142,7 +141,7 @@ impl Office {
             }
             let (answer, passed) = match self.answer(request).await {
                 Ok((value, passed)) => (Ok(value), passed),
-                Err(reason) => (Err(reason), None),
+                Err(refusal) => (Err(refusal), None),
             };
             let sent = line.send(&answer, passed.as_ref().map(OwnedFd::as_fd)).await;
             if sent.is_err() {
@@ -154,29 +153,26 @@ impl Office {
 
     async fn answer(&mut self, request: Request) -> Answer {
         const CLOSED: &str = "there is no journal yet";
-        let text = |error: NetworkError| error.to_string();
         match request {
             Request::Open => {
                 if self.open.is_some() {
-                    return Err("there is a journal already".to_owned());
+                    return Err("there is a journal already".into());
                 }
                 let opened =
                     open_here(&self.runtime_dir, self.owner, HostResolver::default()).await;
-                let (host, mut journal) = opened.map_err(text)?;
+                let (host, mut journal) = opened.map_err(Refusal::new)?;
                 let lock = journal.hand_over_lock().map(OwnedFd::from);
                 self.open = Some((host, journal));
                 Ok((Value::Null, lock))
             }
             Request::OpenTun => {
-                let file = File::options().read(true).write(true).open("/dev/net/tun");
-                // The number says what is missing.
-                let file = file.map_err(|e| e.raw_os_error().unwrap_or(libc::EIO).to_string())?;
+                let file = File::options().read(true).write(true).open("/dev/net/tun")?;
                 Ok((Value::Null, Some(file.into())))
             }
             Request::Record(changes) => {
                 let (_, journal) = self.open.as_mut().ok_or(CLOSED)?;
                 if changes.len() > CHANGES || journal.len() + changes.len() > NOTED {
-                    return Err("too many changes".to_owned());
+                    return Err("too many changes".into());
                 }
                 let prepared = self.prepared.as_ref().map(|(prepared, ..)| &prepared.undo);
                 let allowed = changes.iter().all(|change| match change {
@@ -184,19 +180,20 @@ impl Office {
                     _ => true,
                 });
                 if !allowed {
-                    return Err("this change to DNS was not prepared here".to_owned());
+                    return Err("this change to DNS was not prepared here".into());
                 }
-                value(journal.record_all(changes).map_err(text)?)
+                value(journal.record_all(changes).map_err(Refusal::new)?)
             }
             Request::Done(ids) => {
                 let (_, journal) = self.open.as_mut().ok_or(CLOSED)?;
-                value(journal.done_all(&ids).map_err(text)?)
+                value(journal.done_all(&ids).map_err(Refusal::new)?)
             }
             Request::PrepareDns { plan, name, index } => {
                 let interface = interface(name, index)?;
                 let (host, _) = self.open.as_ref().ok_or(CLOSED)?;
                 let mut notes = Vec::new();
-                let prepared = host.resolver.prepare(&plan, &interface, &mut notes).await?;
+                let prepared = host.resolver.prepare(&plan, &interface, &mut notes).await;
+                let prepared = prepared.map_err(Refusal::new)?;
                 let undo = prepared.undo.clone();
                 self.prepared = Some((prepared, plan, interface));
                 value(PreparedDns { undo, notes })
@@ -206,10 +203,11 @@ impl Office {
                 let (prepared, plan, interface) =
                     self.prepared.take().ok_or("nothing is prepared")?;
                 if !journal.has(&Undo::Dns(prepared.undo.clone())) {
-                    return Err("this change is not noted".to_owned());
+                    return Err("this change is not noted".into());
                 }
                 let mut notes = Vec::new();
-                host.resolver.apply(prepared, &plan, &interface, &mut notes).await?;
+                let applied = host.resolver.apply(prepared, &plan, &interface, &mut notes).await;
+                applied.map_err(Refusal::new)?;
                 value(notes)
             }
             Request::RenewDns => {
@@ -219,17 +217,17 @@ impl Office {
             Request::RevertDns(undo) => {
                 let (host, journal) = self.open.as_ref().ok_or(CLOSED)?;
                 if !journal.has(&Undo::Dns(undo.clone())) {
-                    return Err("this change is not noted".to_owned());
+                    return Err("this change is not noted".into());
                 }
-                value(host.resolver.revert(&undo).await?)
+                value(host.resolver.revert(&undo).await.map_err(Refusal::new)?)
             }
-            Request::UndoAbandoned => Err("not on this line".to_owned()),
+            Request::UndoAbandoned => Err("not on this line".into()),
         }
     }
 }
 
 fn value(value: impl Serialize) -> Answer {
-    serde_json::to_value(value).map(|value| (value, None)).map_err(|error| error.to_string())
+    serde_json::to_value(value).map(|value| (value, None)).map_err(Refusal::new)
 }
 
 #[cfg(test)]
@@ -284,9 +282,9 @@ mod tests {
         let invented = DnsUndo::Resolvconf { record: "x;reboot".to_owned() };
         let error = notes.record(Undo::Dns(invented.clone())).await.unwrap_err().to_string();
         assert!(error.contains("was not prepared here"), "{error}");
-        let error = desk.revert_dns(&invented).await.unwrap_err();
+        let error = desk.revert_dns(&invented).await.unwrap_err().to_string();
         assert!(error.contains("is not noted"), "{error}");
-        let error = desk.apply_dns().await.unwrap_err();
+        let error = desk.apply_dns().await.unwrap_err().to_string();
         assert!(error.contains("nothing is prepared"), "{error}");
         let plan = serde_json::json!({
             "servers": [], "search_domains": ["x;reboot"], "route_domains": [],

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::desk::Desk;
+use super::error::HelperError;
 use super::line::{self, AsyncLine};
 use super::office::Said;
 
@@ -58,28 +59,22 @@ impl Helper {
     }
 
     /// A line of one's own.
-    pub(in crate::network) fn desk(&self) -> io::Result<Arc<Desk>> {
+    pub(in crate::network) fn desk(&self) -> Result<Arc<Desk>, HelperError> {
         let lifeline = self.lifeline.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let lifeline = lifeline.ok_or(io::ErrorKind::BrokenPipe)?;
-        let (ours, theirs) = line::pair()?;
-        let in_words = |error: io::Error| match error.raw_os_error() {
-            Some(libc::EPIPE | libc::ECONNRESET) => {
-                io::Error::other("the helper process has ended")
-            }
-            Some(libc::EAGAIN) => io::Error::other("the helper process does not answer"),
-            _ => error,
+        let lifeline = lifeline.ok_or(HelperError::Ended)?;
+        let broken = |error: io::Error| match error.raw_os_error() {
+            Some(libc::EPIPE | libc::ECONNRESET) => HelperError::Ended,
+            Some(libc::EAGAIN) => HelperError::Hangs,
+            _ => HelperError::Line(Arc::new(error)),
         };
-        line::send(&*lifeline, &(), Some(std::os::fd::AsFd::as_fd(&theirs))).map_err(in_words)?;
+        let (ours, theirs) = line::pair().map_err(broken)?;
+        line::send(&*lifeline, &(), Some(std::os::fd::AsFd::as_fd(&theirs))).map_err(broken)?;
         Ok(Arc::new(Desk::new(ours)))
     }
 
     /// An open `/dev/net/tun`.
     pub(in crate::network) async fn open_tun(&self) -> io::Result<File> {
-        let opened = self.desk()?.open_tun().await;
-        opened.map(File::from).map_err(|reason| match reason.parse() {
-            Ok(number) => io::Error::from_raw_os_error(number),
-            Err(_) => io::Error::other(reason),
-        })
+        Ok(self.desk()?.open_tun().await?.into())
     }
 }
 

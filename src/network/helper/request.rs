@@ -1,9 +1,10 @@
-//! What can be asked of the helper. Each is answered by `Result<T, String>`: what stands behind it
+//! What can be asked of the helper. Each is answered by `Result<T, Refusal>`: what stands behind it
 //! here, or why not.
 
 use ovpn_dco::Interface;
 use serde::{Deserialize, Serialize};
 
+use super::error::Refusal;
 use crate::network::dns::{DnsPlan, DnsUndo};
 use crate::network::journal::{EntryId, Undo};
 
@@ -48,16 +49,16 @@ pub(in crate::network) struct PreparedDns {
 }
 
 /// The device of a request. Programs get its name: the kernel allows more than they are made for.
-pub(super) fn interface(name: String, index: u32) -> Result<Interface, String> {
+pub(super) fn interface(name: String, index: u32) -> Result<Interface, Refusal> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.is_empty()
         || name.len() > 15
         || name.starts_with(['-', '.'])
         || !name.chars().all(plain)
     {
-        return Err(format!(
+        return Err(Refusal::new(format_args!(
             "the device name {name:?} is not for DNS programs (up to 15 letters, digits, '-', '_', '.')"
-        ));
+        )));
     }
     Ok(Interface { name, index })
 }
