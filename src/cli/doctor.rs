@@ -209,7 +209,7 @@ impl Report {
     fn new(runtime_dirs: &[PathBuf]) -> Self {
         let probe = kernel::probe();
         let decision = decide_for_machine(&probe);
-        let data_path = decision.name();
+        let data_path = decision.path().name();
         let interfaces = interfaces(&probe);
         let reasons = match decision {
             Decision::Kernel(_) => Vec::new(),
@@ -436,15 +436,24 @@ impl Resolver {
         let resolv_conf = fs::read_link(Path::new("/etc/resolv.conf")).ok();
         let (resolved, error) = match resolved_answers() {
             Ok(answers) => (answers, None),
-            Err(error) => (false, Some(error)),
+            Err(error) => (false, Some(error.to_string())),
         };
         let resolv_conf = resolv_conf.map(|target| target.to_string_lossy().into_owned());
         Self { resolved, error, resolv_conf }
     }
 }
 
+/// Why the system bus tells nothing.
+#[derive(Debug, thiserror::Error)]
+enum NoBus {
+    #[error("no system bus: {0}")]
+    Refused(#[source] zbus::Error),
+    #[error("the system bus does not answer")]
+    Hangs,
+}
+
 /// Whether somebody owns systemd-resolved's name on the system bus.
-fn resolved_answers() -> Result<bool, String> {
+fn resolved_answers() -> Result<bool, NoBus> {
     let ask = async {
         let bus = zbus::Connection::system().await?;
         let daemon = "org.freedesktop.DBus";
@@ -457,12 +466,12 @@ fn resolved_answers() -> Result<bool, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|e| e.to_string())?;
+        .map_err(|error| NoBus::Refused(error.into()))?;
     let answer = runtime.block_on(async { tokio::time::timeout(BUS_PATIENCE, ask).await });
     match answer {
         Ok(Ok(owned)) => Ok(owned),
-        Ok(Err(error)) => Err(format!("no system bus: {error}")),
-        Err(_) => Err("the system bus does not answer".to_owned()),
+        Ok(Err(error)) => Err(NoBus::Refused(error)),
+        Err(_) => Err(NoBus::Hangs),
     }
 }
 

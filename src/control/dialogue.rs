@@ -194,7 +194,7 @@ impl ControlChannel {
     fn agree_to_app_control(&mut self, text: &str) {
         match AppControl::from_info(text) {
             Ok(agreed) => self.app_control = Some(agreed),
-            Err(reason) => tracing::warn!("the server's INFO,ACC: {reason}"),
+            Err(error) => tracing::warn!("the server's {error}"),
         }
     }
 

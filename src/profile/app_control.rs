@@ -23,6 +23,11 @@ pub struct AppControl {
     pub protocols: Vec<String>,
 }
 
+/// An `INFO,ACC:` that cannot be used, and why.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("INFO,ACC: {0}")]
+pub struct MalformedAgreement(String);
+
 impl AppControl {
     /// Reads the words behind `custom-control`. Unknown flags are left out.
     pub(super) fn from_words(words: &[impl AsRef<str>]) -> Result<Self, Problem> {
@@ -41,10 +46,10 @@ impl AppControl {
     /// Reads what stands behind `INFO,ACC:`.
     ///
     /// # Errors
-    /// What is wrong with it, for the log.
-    pub fn from_info(text: &str) -> Result<Self, String> {
+    /// When it is malformed.
+    pub fn from_info(text: &str) -> Result<Self, MalformedAgreement> {
         let words: Vec<_> = text.split_whitespace().collect();
-        Self::from_words(&words).map_err(|problem| problem.reason)
+        Self::from_words(&words).map_err(|problem| MalformedAgreement(problem.reason))
     }
 
     /// Messages of this protocol may be exchanged.

@@ -26,7 +26,7 @@ mod timers;
 mod values;
 mod verdict;
 
-pub use app_control::AppControl;
+pub use app_control::{AppControl, MalformedAgreement};
 pub use domain::{DomainName, InvalidDomain};
 pub use lexer::MAX_PROFILE_SIZE;
 pub use occ::occ_string;

@@ -5,6 +5,7 @@
 use super::directives::{cert_profile, check_allow_compression};
 use super::options::*;
 use super::values;
+use super::verdict::Problem;
 use crate::secret::{Credentials, Secret};
 use crate::text::excerpt;
 
@@ -125,19 +126,20 @@ impl Overrides {
     /// Unknown name, wrong type, unusable or too long value. Nothing has changed then.
     pub fn set(&mut self, name: &str, value: &OverrideValue) -> Result<(), OverrideError> {
         let result = match value {
-            OverrideValue::Text(text) if text.len() > MAX_TEXT => {
-                Err(format!("it has {} bytes, at most {MAX_TEXT} are taken", text.len()))
-            }
+            OverrideValue::Text(text) if text.len() > MAX_TEXT => Err(Problem::new(format!(
+                "it has {} bytes, at most {MAX_TEXT} are taken",
+                text.len()
+            ))),
             OverrideValue::Text(text) => self.set_text(name, text),
             OverrideValue::Flag(flag) => self.set_flag(name, *flag),
-            OverrideValue::Other(signature) => {
-                Err(format!("its D-Bus type is {signature}, overrides are texts (s) or yes/no (b)"))
-            }
+            OverrideValue::Other(signature) => Err(Problem::new(format!(
+                "its D-Bus type is {signature}, overrides are texts (s) or yes/no (b)"
+            ))),
         };
-        result.map_err(|reason| OverrideError::new(name, reason))
+        result.map_err(|problem| OverrideError::new(name, problem.reason))
     }
 
-    fn set_flag(&mut self, name: &str, flag: bool) -> Result<(), String> {
+    fn set_flag(&mut self, name: &str, flag: bool) -> Result<(), Problem> {
         match name {
             "dns-fallback-google" => self.dns_fallback = flag,
             "dns-setup-disabled" => self.dns_setup_disabled = flag,
@@ -147,19 +149,19 @@ impl Overrides {
             // Names are always looked up without blocking anything else.
             "dns-sync-lookup" => {}
             "enable-legacy-algorithms" if flag => {
-                return Err("only authenticated (AEAD) data ciphers are available".to_owned());
+                return Err(Problem::new("only authenticated (AEAD) data ciphers are available"));
             }
             "enable-legacy-algorithms" => {}
-            _ => return Err("not a yes/no override".to_owned()),
+            _ => return Err(Problem::new("not a yes/no override")),
         }
         Ok(())
     }
 
-    fn set_text(&mut self, name: &str, text: &str) -> Result<(), String> {
-        let choice = |allowed: &str| format!("not one of {allowed}");
+    fn set_text(&mut self, name: &str, text: &str) -> Result<(), Problem> {
+        let choice = |allowed: &str| Problem::new(format!("not one of {allowed}"));
         match name {
-            "server-override" => self.server = Some(values::host(text).map_err(|p| p.reason)?),
-            "port-override" => self.port = Some(values::port(text).map_err(|p| p.reason)?),
+            "server-override" => self.server = Some(values::host(text)?),
+            "port-override" => self.port = Some(values::port(text)?),
             "proto-override" => {
                 self.protocol = Some(match text {
                     "udp" => Protocol::Udp,
@@ -176,7 +178,7 @@ impl Overrides {
                 };
             }
             "log-level" => {
-                self.log_level = Some(values::number(text, 1, 6).map_err(|p| p.reason)?);
+                self.log_level = Some(values::number(text, 1, 6)?);
             }
             "dns-scope" => {
                 self.dns_scope = match text {
@@ -186,8 +188,8 @@ impl Overrides {
                 };
             }
             "allow-compression" => {
-                if let Some(why) = check_allow_compression(text).map_err(|p| p.reason)? {
-                    return Err(why.to_owned());
+                if let Some(why) = check_allow_compression(text)? {
+                    return Err(Problem::new(why));
                 }
             }
             "tls-version-min" => {
@@ -205,11 +207,11 @@ impl Overrides {
             "tls-cert-profile" => {
                 self.cert_profile = match text {
                     "default" => None,
-                    text => Some(cert_profile(text).map_err(|p| p.reason)?),
+                    text => Some(cert_profile(text)?),
                 };
             }
-            "proxy-host" => self.proxy.host = Some(values::host(text).map_err(|p| p.reason)?),
-            "proxy-port" => self.proxy.port = Some(values::port(text).map_err(|p| p.reason)?),
+            "proxy-host" => self.proxy.host = Some(values::host(text)?),
+            "proxy-port" => self.proxy.port = Some(values::port(text)?),
             "proxy-username" => self.proxy.username = Some(text.to_owned()),
             "proxy-password" => self.proxy.password = Some(text.into()),
             "enterprise-profile" => {
@@ -218,7 +220,7 @@ impl Overrides {
             // The session manager acts on it.
             "automatic-restart" if matches!(text, "no" | "on-failure") => {}
             "automatic-restart" => return Err(choice("no, on-failure")),
-            _ => return Err("not a text override".to_owned()),
+            _ => return Err(Problem::new("not a text override")),
         }
         Ok(())
     }

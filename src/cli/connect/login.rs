@@ -17,6 +17,24 @@ pub(super) struct LoginFile {
     content: Content,
 }
 
+/// What is wrong with such a file.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LoginError {
+    /// It cannot be opened or read.
+    #[error("{}: {error}", .path.display())]
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        error: io::Error,
+    },
+    /// There are no two lines.
+    #[error(
+        "{}: the user name is expected in the first line and the password in the second",
+        .path.display()
+    )]
+    Malformed { path: PathBuf },
+}
+
 enum Content {
     File(File),
     /// Of a pipe, which can be read only once.
@@ -27,8 +45,8 @@ impl LoginFile {
     /// Opens a file with the rights that the profile's own files are opened with.
     ///
     /// # Errors
-    /// What is wrong with the file, which is named.
-    pub(super) fn open(path: &Path, files: &DirFiles) -> Result<Self, String> {
+    /// When it cannot be read, or is no login.
+    pub(super) fn open(path: &Path, files: &DirFiles) -> Result<Self, LoginError> {
         let opened = files.open(path).and_then(|file| {
             if file.metadata()?.is_file() {
                 return Ok(Content::File(file));
@@ -37,7 +55,8 @@ impl LoginFile {
             file.take(MAX_SIZE as u64).read_to_end(content.expose_mut())?;
             Ok(Content::Read(content))
         });
-        let content = opened.map_err(|error| format!("{}: {error}", path.display()))?;
+        let content =
+            opened.map_err(|error| LoginError::Unreadable { path: path.to_owned(), error })?;
         let file = Self { path: path.to_owned(), content };
         file.read()?;
         Ok(file)
@@ -46,20 +65,19 @@ impl LoginFile {
     /// User name and password.
     ///
     /// # Errors
-    /// What is wrong with the file, which is named.
-    pub(super) fn read(&self) -> Result<Credentials, String> {
-        let complain = |what: &dyn std::fmt::Display| format!("{}: {what}", self.path.display());
+    /// When it cannot be read, or is no login any more.
+    pub(super) fn read(&self) -> Result<Credentials, LoginError> {
+        let path = || self.path.clone();
         match &self.content {
             Content::Read(content) => credentials(content.expose()),
             Content::File(file) => {
                 let mut content = Secret::new(vec![0; MAX_SIZE]);
-                let length = read_at(file, content.expose_mut()).map_err(|e| complain(&e))?;
+                let length = read_at(file, content.expose_mut())
+                    .map_err(|error| LoginError::Unreadable { path: path(), error })?;
                 credentials(content.expose().get(..length).unwrap_or_default())
             }
         }
-        .ok_or_else(|| {
-            complain(&"the user name is expected in the first line and the password in the second")
-        })
+        .ok_or_else(|| LoginError::Malformed { path: path() })
     }
 }
 

@@ -16,7 +16,7 @@ use clap::{Args, ValueEnum};
 use tokio::sync::mpsc;
 
 use self::browser::Browser;
-use self::login::LoginFile;
+use self::login::{LoginError, LoginFile};
 use self::output::Console;
 use super::doctor;
 use super::journals::RUNTIME_DIR;
@@ -28,7 +28,7 @@ use crate::logging::{self, LogLevel, LogLine};
 use crate::network::enter_netns;
 use crate::network::helper::{Helper, HelperEnd};
 use crate::privileges::{self, Calls, Needs};
-use crate::profile::{Options, Profile, ProfileFile, Remote};
+use crate::profile::{Options, Profile, ProfileErrors, ProfileFile, Remote};
 use crate::secret::Secret;
 use crate::session::NetworkMode;
 use crate::stop;
@@ -102,14 +102,14 @@ pub(super) fn run(args: ConnectArgs) -> ExitCode {
 }
 
 fn prepare(args: ConnectArgs) -> Result<ExitCode, (String, u8)> {
-    let usage = |text: String| (text, EXIT_USAGE);
+    let usage = |error: &dyn std::error::Error| (error.to_string(), EXIT_USAGE);
     // Said again, where it can be heard, by what restricts the process.
     let _ = privileges::forbid_dumps();
     // Before the profile is in memory, and before the right to become another user goes.
     let browser = Browser::start();
     // Not before: programs would inherit it.
     stop::ignore_requests();
-    let (profile, login) = read_files(&args).map_err(usage)?;
+    let (profile, login) = read_files(&args).map_err(|error| usage(&error))?;
     if !privileges::can_configure_network() {
         let text = "CAP_NET_ADMIN is missing: a tunnel needs a network device, addresses and \
                     routes; run this as root";
@@ -138,7 +138,7 @@ fn prepare(args: ConnectArgs) -> Result<ExitCode, (String, u8)> {
     let verb = profile.profile.options.verb.map_or(0, u32::from).max(LogLevel::DEFAULT);
     let verbosity = args.verb.unwrap_or(verb).min(LogLevel::MAX);
     let log_level = LogLevel::new(verbosity);
-    let lines = logging::init(&log_level, None, false).map_err(|e| usage(e.to_string()))?;
+    let lines = logging::init(&log_level, None, false).map_err(|error| usage(&error))?;
     if let Err(error) = restricted {
         tracing::warn!("{error}");
     }
@@ -188,11 +188,29 @@ fn needs(options: &Options) -> Needs {
     Needs { device: options.device.bind_dev.is_some(), low_port: options.remotes.iter().any(low) }
 }
 
+/// Why nothing is begun.
+#[derive(Debug, thiserror::Error)]
+enum Unusable {
+    /// The profile's file.
+    #[error("{}: {error}", .path.display())]
+    Unreadable {
+        path: PathBuf,
+        #[source]
+        error: std::io::Error,
+    },
+    /// What stands in it, every reason.
+    #[error(transparent)]
+    Profile(#[from] ProfileErrors),
+    /// The login's file.
+    #[error(transparent)]
+    Login(#[from] LoginError),
+}
+
 /// Opens every file, before the rights to them go. Nothing of their text stays.
-fn read_files(args: &ConnectArgs) -> Result<(OwnProfile, Option<LoginFile>), String> {
+fn read_files(args: &ConnectArgs) -> Result<(OwnProfile, Option<LoginFile>), Unusable> {
     let file = privileges::files_of_caller(&args.profile)
         .and_then(|opener| ProfileFile::read_with(&args.profile, opener))
-        .map_err(|error| format!("{}: {error}", args.profile.display()))?;
+        .map_err(|error| Unusable::Unreadable { path: args.profile.clone(), error })?;
     let login = args.auth_user_pass.as_deref().map(|path| LoginFile::open(path, &file.files));
     let login = login.transpose()?;
     let profile = check_profile(&file, login.is_some())?;
@@ -201,14 +219,14 @@ fn read_files(args: &ConnectArgs) -> Result<(OwnProfile, Option<LoginFile>), Str
 
 /// Refuses a profile that cannot be used, with every reason. `--auth-user-pass` means the same as
 /// the directive.
-fn check_profile(file: &ProfileFile, with_login: bool) -> Result<Profile, String> {
+fn check_profile(file: &ProfileFile, with_login: bool) -> Result<Profile, ProfileErrors> {
     let parse = |text: &Secret<String>| Profile::parse(text.expose(), &file.name, &file.files);
     let mut parsed = parse(&file.text);
     let asks = parsed.as_ref().is_ok_and(|parsed| parsed.options.auth.user_pass);
     if with_login && !asks {
         parsed = parse(&Secret::new(format!("{}\nauth-user-pass\n", file.text.expose())));
     }
-    parsed.map_err(|errors| errors.to_string())
+    parsed
 }
 
 fn backend(
