@@ -226,7 +226,7 @@ impl Connected {
             address: link.transport.remote(),
             username: link.username().to_owned(),
             device: self.tunnel.interface().name.clone(),
-            data_path: self.tunnel.plane().name(),
+            data_path: self.tunnel.plane().path(),
             data_path_reason: self.tunnel.why_not_kernel.clone(),
             tunnel: addresses,
             gateways,
@@ -274,7 +274,7 @@ impl Connected {
             DataEvent::PeerDeleted(
                 reason @ (PeerDeletedReason::Teardown | PeerDeletedReason::Userspace),
             ) => {
-                let why = format!("something else deleted the data channel's peer ({reason:?})");
+                let why = format!("something else deleted the data channel's peer ({reason})");
                 Err(Ending::Lost(why).into())
             }
             DataEvent::KeyExhausted(key) => {

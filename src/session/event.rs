@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::control::{AuthFailed, PendingAuth};
+use crate::data_path::DataPath;
 use crate::profile::Protocol;
 use crate::tls::{SignAlgorithm, TlsErrorKind};
 
@@ -53,8 +54,8 @@ pub struct ConnectionInfo {
     pub username: String,
     /// Network interface.
     pub device: String,
-    /// `ovpn`, `ovpn-dco-v2` or `userspace`.
-    pub data_path: &'static str,
+    /// What carries its data.
+    pub data_path: DataPath,
     /// Why it is not kernel offload, where it is not.
     pub data_path_reason: Option<String>,
     /// Tunnel addresses with prefix.

@@ -7,7 +7,7 @@ use super::event::SessionEvent;
 use super::link::Link;
 use super::reconnect::Ending;
 use super::shared::Shared;
-use crate::control::{AppMessage, Event, PendingAuth, PushedOptions};
+use crate::control::{AppMessage, ControlError, Event, PendingAuth, PushedOptions};
 
 /// An event of the control channel.
 pub(super) enum Heard {
@@ -57,7 +57,7 @@ pub(super) enum TunnelEvent {
     Retire(KeyId),
     /// Another push reply.
     PushedLater(PushedOptions),
-    RenegotiationFailed(String),
+    RenegotiationFailed(ControlError),
 }
 
 impl From<Event> for Heard {
@@ -87,8 +87,8 @@ impl From<Event> for Heard {
             Event::PromoteKey(key) => Self::Tunnel(TunnelEvent::Promote(key)),
             Event::RetireKey(key) => Self::Tunnel(TunnelEvent::Retire(key)),
             Event::PushedLater { options } => Self::Tunnel(TunnelEvent::PushedLater(options)),
-            Event::RenegotiationFailed { reason } => {
-                Self::Tunnel(TunnelEvent::RenegotiationFailed(reason))
+            Event::RenegotiationFailed(error) => {
+                Self::Tunnel(TunnelEvent::RenegotiationFailed(error))
             }
         }
     }

@@ -9,6 +9,7 @@ use ovpn_userspace::UserspaceDataChannel;
 
 use super::data_counters;
 use crate::counters::Counters;
+use crate::data_path::DataPath;
 
 /// Either implementation of the data channel.
 #[derive(Debug)]
@@ -32,9 +33,9 @@ macro_rules! either {
 }
 
 impl DataPlane {
-    /// `ovpn`, `ovpn-dco-v2` or `userspace`.
-    pub(super) fn name(&self) -> &'static str {
-        self.api().map_or("userspace", Api::name)
+    /// Which of the two.
+    pub(super) fn path(&self) -> DataPath {
+        self.api().map_or(DataPath::Userspace, DataPath::Kernel)
     }
 
     pub(super) fn is_kernel(&self) -> bool {

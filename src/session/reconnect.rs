@@ -137,6 +137,10 @@ pub(super) fn decide(ending: Ending, situation: Situation, retry: &Retry) -> Dec
             ),
         ),
         Ending::Control(ControlError::Tls(error)) => tls(error, situation, retry, pause, again),
+        // Another attempt would end the same way.
+        Ending::Control(error @ ControlError::Misuse(_)) => {
+            Decision::End(Outcome::Failed { message: error.to_string() })
+        }
         Ending::Control(error) => again(Advance::Address, pause, error.to_string()),
         Ending::AuthFailed(failed) => auth_failed(failed, situation, retry, pause),
         Ending::ServerRestart(reason, flags) => Decision::Retry {
@@ -211,7 +215,7 @@ fn tls(
         TlsErrorKind::CertVerify | TlsErrorKind::Version | TlsErrorKind::Alert => {
             situation.believes(retry)
         }
-        TlsErrorKind::Protocol => false,
+        TlsErrorKind::Protocol | TlsErrorKind::Host => false,
     };
     if ends {
         Decision::End(Outcome::Tls { kind: error.kind, message: error.message })
@@ -271,6 +275,7 @@ fn auth_failed(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::ApiMisuse;
 
     fn retry() -> Retry {
         Retry {
@@ -335,6 +340,14 @@ mod tests {
         }
         let later = decide(Ending::Network("x".to_owned()), first_attempt(), &retry());
         assert_eq!(retried(&later), (Advance::Stay, Duration::from_secs(1), false));
+    }
+
+    #[test]
+    fn what_no_attempt_can_mend_ends_it() {
+        let message = "the password contains a NUL character".to_owned();
+        let misuse = Ending::Control(ApiMisuse::Nul("the password").into());
+        let decision = decide(misuse, first_attempt(), &retry());
+        assert_eq!(decision, Decision::End(Outcome::Failed { message }));
     }
 
     #[test]

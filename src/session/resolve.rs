@@ -150,7 +150,7 @@ pub(super) async fn look_up(
         }
     }
     if addresses.is_empty() {
-        return Err(format!("no address of the wanted family ({:?})", name.family));
+        return Err(format!("no address of the wanted family ({})", name.family));
     }
     Ok(addresses)
 }

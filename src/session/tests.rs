@@ -32,6 +32,7 @@ use super::shared::Shared;
 use super::tunnel::Tunnel;
 use super::{ConnectionInfo, Events, SessionConfig, events};
 use crate::control::{Event, NegotiatedParameters, Output};
+use crate::data_path::DataPath;
 use crate::profile::{NoFiles, Profile, Protocol, SessionOptions};
 use crate::secret::{Credentials, Secret};
 use crate::transport::{SocketOptions, Transport};
@@ -71,7 +72,7 @@ pub(super) fn info(mtu: u16) -> ConnectionInfo {
         address: "192.0.2.1:1194".parse().unwrap(),
         username: "joe".to_owned(),
         device: "tun0".to_owned(),
-        data_path: "userspace",
+        data_path: DataPath::Userspace,
         data_path_reason: None,
         tunnel: vec!["10.8.0.2/24".to_owned()],
         gateways: Vec::new(),
@@ -303,7 +304,7 @@ impl Bench {
 
     /// Userspace has taken over for good, and the fake is gone.
     fn assert_fallen_back(&self, tunnel: &Tunnel) {
-        assert_eq!(tunnel.plane().name(), "userspace");
+        assert_eq!(tunnel.plane().path().name(), "userspace");
         assert!(self.recorder.is_closed());
         assert!(self.shared.kernel_failure.is_some(), "the kernel would be asked again");
         assert!(tunnel.has_peer());

@@ -8,7 +8,7 @@ use ovpn_dco::{DataEvent, Error, KeyId, PeerDeletedReason};
 use super::super::connected::Stage;
 use super::super::reconnect::Ending;
 use super::{A_WHILE, LONG, Start, bench, ending, key, soft_reset, within};
-use crate::control::Event;
+use crate::control::{ControlError, Event};
 use crate::counters::Counter;
 use crate::profile::Protocol;
 
@@ -42,7 +42,7 @@ fn a_renegotiation_that_fails_with_no_key_left_ends_the_connection() {
     within(|| async {
         let (mut bench, start) = bench(Protocol::Udp, &[]).await;
         let connected = bench.connect(start).await;
-        let failed = || Event::RenegotiationFailed { reason: "no answer".to_owned() };
+        let failed = || Event::RenegotiationFailed(ControlError::HandshakeTimeout(LONG));
         let connected = bench.hear(connected, failed()).await.unwrap();
         let connected = bench.fall_back(connected, None).await;
         let (ending, _) = ending(bench.hear(connected, failed()).await);
@@ -60,7 +60,7 @@ fn a_key_that_is_nowhere_is_replaced_by_a_soft_reset() {
         assert_eq!(bench.recorder.take_calls(), [Call::Promote(key(1).key_id)]);
         assert!(soft_reset(&mut connected.link));
         assert_eq!(shared.statistics.get(Counter::KeyStateError), 1);
-        assert_eq!(connected.tunnel.plane().name(), "ovpn", "the peer lives");
+        assert_eq!(connected.tunnel.plane().path().name(), "ovpn", "the peer lives");
         // The key that sent goes on sending until the one of the soft reset takes over.
         connected.install_key(shared, key(2)).await.unwrap();
         assert_eq!(bench.recorder.keys(), [0, 2].map(|n| Some(key(n).key_id)));
@@ -78,7 +78,7 @@ fn a_key_that_the_kernel_lost_is_replaced_too() {
         bench.recorder.fail_next(Error::NoSuchKey(key(1).key_id));
         connected.promote_key(&mut bench.shared, key(1).key_id).await.unwrap();
         assert!(soft_reset(&mut connected.link));
-        assert_eq!(connected.tunnel.plane().name(), "ovpn");
+        assert_eq!(connected.tunnel.plane().path().name(), "ovpn");
     });
 }
 

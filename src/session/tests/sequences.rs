@@ -158,7 +158,9 @@ impl Told {
                 message: reason(),
             }),
             Self::ServerExit => Event::ServerExit,
-            Self::RenegotiationFailed => Event::RenegotiationFailed { reason: reason() },
+            Self::RenegotiationFailed => {
+                Event::RenegotiationFailed(ControlError::HandshakeTimeout(LONG))
+            }
             Self::Closed => Event::Closed(ControlError::HandshakeTimeout(LONG)),
         }
     }

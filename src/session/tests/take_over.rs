@@ -19,6 +19,7 @@ use super::super::tunnel::Tunnel;
 use super::super::{SessionEvent, SessionState};
 use super::{LONG, Start, bench, connection, ending, key, refused, soft_reset, within};
 use crate::counters::Counter;
+use crate::data_path::DataPath;
 use crate::profile::Protocol;
 
 #[test]
@@ -33,7 +34,7 @@ fn the_kernel_gets_what_was_pushed() {
         };
         assert_eq!(id, PeerId::new(3));
         assert_eq!(keepalive, Keepalive { interval: 10, timeout: 60 });
-        assert_eq!(connected.tunnel.plane().name(), "ovpn");
+        assert_eq!(connected.tunnel.plane().path().name(), "ovpn");
     });
 }
 
@@ -184,7 +185,7 @@ fn a_refused_key_operation_makes_userspace_take_over() {
             let told = bench.events.try_recv().unwrap();
             assert!(
                 matches!(&told, SessionEvent::State(SessionState::Connected(info))
-                    if info.data_path == "userspace"),
+                    if info.data_path == DataPath::Userspace),
                 "{told:?}"
             );
         });
@@ -241,7 +242,7 @@ fn a_dead_tunnel_is_not_used_again() {
         bench.shared.kernel = Report { kernel: String::new(), apis: Vec::new() };
         let connected = bench.bring_up(link, Some(tunnel)).await;
         assert!(bench.recorder.is_closed());
-        assert_eq!(connected.tunnel.plane().name(), "userspace");
+        assert_eq!(connected.tunnel.plane().path().name(), "userspace");
     });
     within(|| async {
         let (mut bench, Start { link, .. }) = bench(Protocol::Udp, &[]).await;
@@ -251,7 +252,7 @@ fn a_dead_tunnel_is_not_used_again() {
         let connected = bench.bring_up(link, Some(kept)).await;
         assert!(recorder.is_closed());
         assert_eq!(recorder.calls(), [Call::Close], "nothing was asked of it");
-        assert_eq!(connected.tunnel.plane().name(), "userspace");
+        assert_eq!(connected.tunnel.plane().path().name(), "userspace");
     });
 }
 
