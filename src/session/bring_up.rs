@@ -216,7 +216,7 @@ impl Shared {
         if let Network::Netcfg(netcfg) = &mut self.network {
             let query = route_query(&self.config, link);
             let wanted = wanted(&self.config, options, options.tun_mtu, &query);
-            let made = netcfg_device(netcfg, kept, wanted);
+            let made = Box::pin(netcfg_device(netcfg, kept, wanted));
             return self.commands.while_busy(&self.statistics, made).await;
         }
         let tunnel = match kept {
@@ -262,7 +262,8 @@ impl Shared {
         let mtu = self.mtu(link, options, tunnel.plane());
         let query = route_query(&self.config, link);
         let wanted = wanted(&self.config, options, mtu, &query);
-        let work = self.network.configure(tunnel, wanted);
+        // On the heap: what configures a host is large, and would be so in every state around it.
+        let work = Box::pin(self.network.configure(tunnel, wanted));
         self.commands.while_busy(&self.statistics, work).await
     }
 

@@ -79,7 +79,7 @@ impl Connected {
         shared.enter(SessionState::Configuring);
         let begun = Instant::now();
         let Negotiating { mut link, kept, .. } = negotiating;
-        let tunnel = match shared.bring_up(&mut link, &options, kept).await {
+        let tunnel = match Box::pin(shared.bring_up(&mut link, &options, kept)).await {
             Ok(tunnel) => tunnel,
             Err(unmade) => {
                 let (ending, left) = (unmade.failure.into(), unmade.left);
@@ -112,7 +112,8 @@ impl Connected {
             match self.step(shared).await {
                 Ok(()) => {}
                 Err(Stop::End(end)) => return self.over(shared, end).await,
-                Err(Stop::DataPath(broken)) => match self.fall_back(shared, broken).await {
+                Err(Stop::DataPath(broken)) => match Box::pin(self.fall_back(shared, broken)).await
+                {
                     Ok(connected) => self = connected,
                     Err(over) => return over,
                 },

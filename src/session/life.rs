@@ -62,19 +62,23 @@ pub(super) async fn run(config: SessionConfig, receiver: mpsc::Receiver<Command>
     teller.tell(SessionEvent::Ended(outcome));
 }
 
+/// What runs a state is on the heap: in one piece the states are more than a thread's stack takes.
 async fn live(shared: &mut Shared) -> Outcome {
     let mut state = State::Opening(Opening { kept: None });
     loop {
         state = match state {
-            State::Opening(opening) => match opening.run(shared).await {
+            State::Opening(opening) => match Box::pin(opening.run(shared)).await {
                 Ok(negotiating) => State::Negotiating(Box::new(negotiating)),
                 Err(state) => state,
             },
-            State::Negotiating(negotiating) => match negotiating.run(shared).await {
+            State::Negotiating(negotiating) => match Box::pin(negotiating.run(shared)).await {
                 Ok(connected) => State::Connected(Box::new(connected)),
-                Err(over) => over.next(shared).await,
+                Err(over) => Box::pin(over.next(shared)).await,
             },
-            State::Connected(connected) => connected.run(shared).await.next(shared).await,
+            State::Connected(connected) => {
+                let over = Box::pin(connected.run(shared)).await;
+                Box::pin(over.next(shared)).await
+            }
             State::Waiting(waiting) => waiting.run(shared).await,
             State::Paused(paused) => paused.run(shared).await,
             State::Ended(ended) => return ended.clean_up(shared).await,

@@ -158,18 +158,19 @@ impl Shared {
     /// Removes the device for another one that follows at once; if none does, [`Self::undo_unused`] is
     /// next.
     pub(super) async fn replace(&mut self, tunnel: Tunnel) {
-        let replace = self.network.replace(tunnel);
+        let replace = Box::pin(self.network.replace(tunnel));
         self.commands.while_busy(&self.statistics, replace).await;
     }
 
     /// Undoes what a device has left that was to be replaced and was not.
     pub(super) async fn undo_unused(&mut self) {
-        self.commands.while_busy(&self.statistics, self.network.undo()).await;
+        let undo = Box::pin(self.network.undo());
+        self.commands.while_busy(&self.statistics, undo).await;
     }
 
     /// Removes the device and all network configuration.
     pub(super) async fn release(&mut self, tunnel: Tunnel) {
-        let release = self.network.release(tunnel);
+        let release = Box::pin(self.network.release(tunnel));
         self.commands.while_busy(&self.statistics, release).await;
     }
 }
