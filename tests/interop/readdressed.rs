@@ -185,8 +185,8 @@ impl Case {
             }
             let fresh = self.configuration();
             for deed in DEEDS {
+                // The client puts it back by itself, and is interrupted in the middle of that.
                 self.lab.client_ns.sh(deed);
-                assert_ne!(self.configuration(), fresh, "{deed} does nothing");
                 client.signal(Signal::SIGUSR1);
                 client.wait(CONNECTED, SOON).unwrap();
                 self.expect(&fresh, deed);
