@@ -140,7 +140,7 @@ impl Connected {
             () = until(deadline) => self.timeout(shared).await?,
             event = self.tunnel.next_event() => self.data_event(shared, event)?,
             change = shared.roaming.changed(interface) => {
-                self.changed(shared, change).await?;
+                Box::pin(self.changed(shared, change)).await?;
             }
             step = shared.extensions.next() => shared.perform(&mut self.link, step),
             command = shared.commands.next() => {

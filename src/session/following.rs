@@ -36,7 +36,7 @@ impl Negotiating {
         let start = Instant::now();
         let outside = shared.roaming.outside(index(self.kept.as_ref())).await;
         let moved = shared.roaming.is_new(&outside);
-        shared.network.keep(None, moved).await;
+        Box::pin(shared.network.keep(None, moved)).await;
         let kind = match self.link.transport.protocol() {
             Protocol::Tcp => Kind::Stream,
             Protocol::Udp => Kind::Fixed,
@@ -145,7 +145,8 @@ impl Connected {
         let mtu = shared.mtu(&self.link, &self.options, self.tunnel.plane());
         let query = route_query(&shared.config, &self.link);
         let wanted = wanted(&shared.config, &self.options, mtu, &query);
-        let keep = shared.network.keep(Some(wanted), moved);
+        // On the heap, like everything that configures a host.
+        let keep = Box::pin(shared.network.keep(Some(wanted), moved));
         match shared.commands.while_busy(&shared.statistics, keep).await {
             Kept::InPlace => Ok(()),
             Kept::Failed => {

@@ -101,7 +101,7 @@ impl Opening {
 
 impl Waiting {
     pub(super) async fn run(self, shared: &mut Shared) -> State {
-        match shared.pause(self.delay, self.kept.as_ref()).await {
+        match Box::pin(shared.pause(self.delay, self.kept.as_ref())).await {
             Ok(()) => State::Opening(Opening { kept: self.kept }),
             Err(wish) => follow(shared, wish, self.kept).await,
         }

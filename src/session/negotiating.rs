@@ -64,7 +64,7 @@ impl Negotiating {
                 return Err(Ending::NoAnswer(shared.config.options.retry.server_poll_timeout).into());
             }
             change = shared.roaming.changed(index(self.kept.as_ref())) => {
-                self.changed(shared, change).await?;
+                Box::pin(self.changed(shared, change)).await?;
             }
             step = shared.extensions.next() => shared.perform(&mut self.link, step),
             command = shared.commands.next() => {

@@ -146,7 +146,7 @@ impl Roaming {
             let slept = matches!(self.changed(tunnel).await, Change::Awake(_));
             let start = Instant::now();
             if let Some(network) = &mut network {
-                network.keep(None, false).await;
+                Box::pin(network.keep(None, false)).await;
             }
             let outside = self.outside(tunnel).await;
             self.looked(start);
