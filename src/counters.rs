@@ -56,6 +56,8 @@ counters! {
     DecryptError => "DECRYPT_ERROR",
     /// Packets that were not new, of the control or the data channel.
     ReplayError => "REPLAY_ERROR",
+    /// Packets that were framed or compressed in another way than agreed (user space only).
+    CompressError => "COMPRESS_ERROR",
     /// Packets that the transport socket refused for good.
     NetworkSendError => "NETWORK_SEND_ERROR",
     /// Packets to the server that came back through the tunnel.

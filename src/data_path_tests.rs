@@ -61,6 +61,9 @@ fn before_connecting() {
         (true, "compress stub-v2", &new, &["directive"]),
         (true, "compress", &new, &["directive"]),
         (true, "allow-compression no", &new, &["kernel ovpn"]),
+        // Only what the server then pushes may need user space.
+        (true, "allow-compression asym", &new, &["kernel ovpn"]),
+        (true, "comp-lzo", &new, &["directive"]),
         (true, "proto tcp\nhttp-proxy proxy.example.com 3128", &new, &["http-proxy"]),
         (true, "proto tcp", &new, &["kernel ovpn"]),
         (true, "bind-dev eth0", &new, &["bind-dev"]),

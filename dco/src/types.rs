@@ -165,29 +165,57 @@ pub struct Keepalive {
     pub timeout: u32,
 }
 
-/// Compression framing (never compression): how an uncompressed packet is marked inside the
-/// encrypted payload. Names and bytes: OpenVPN protocol, `comp-lzo` and `compress`.
+/// Compression framing: how a packet is marked inside the encrypted payload. Nothing is ever sent
+/// compressed; what the peer compresses is read where that was agreed. Names and bytes: OpenVPN
+/// protocol, `comp-lzo` and `compress`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Framing {
     /// The packet as it is.
     #[default]
     None,
-    /// `comp-lzo`: one byte 0xFA in front.
+    /// `comp-lzo no`: one byte 0xFA in front.
     LzoStub,
-    /// `compress stub`, `compress lz4` sent uncompressed: first byte moved to the end, 0xFB in its
-    /// place.
+    /// `compress stub`: first byte moved to the end, 0xFB in its place.
     Swap,
     /// `compress stub-v2`: raw, or `50 00` in front when the packet starts with 0x50.
     StubV2,
+    /// `comp-lzo`, `compress lzo`: as [`Self::LzoStub`]; the peer may send LZO1X behind 0x66.
+    Lzo,
+    /// `compress lz4`: as [`Self::Swap`]; the peer may send an LZ4 block with 0x69 in the place of
+    /// its first byte.
+    Lz4,
+    /// `compress lz4-v2`: as [`Self::StubV2`]; the peer may send an LZ4 block behind `50 01`.
+    Lz4V2,
 }
 
 impl Framing {
+    /// Every framing.
+    pub const ALL: [Self; 7] =
+        [Self::None, Self::LzoStub, Self::Swap, Self::StubV2, Self::Lzo, Self::Lz4, Self::Lz4V2];
+
     /// Bytes that it adds to an IP packet.
     pub const fn overhead(self) -> usize {
         match self {
-            Self::LzoStub | Self::Swap => 1,
-            Self::None | Self::StubV2 => 0,
+            Self::LzoStub | Self::Swap | Self::Lzo | Self::Lz4 => 1,
+            Self::None | Self::StubV2 | Self::Lz4V2 => 0,
         }
+    }
+
+    /// The same, and nothing comes compressed: how packets are sent.
+    #[must_use]
+    pub const fn stub(self) -> Self {
+        match self {
+            Self::Lzo => Self::LzoStub,
+            Self::Lz4 => Self::Swap,
+            Self::Lz4V2 => Self::StubV2,
+            Self::None | Self::LzoStub | Self::Swap | Self::StubV2 => self,
+        }
+    }
+
+    /// Whether the peer may compress what it sends.
+    #[must_use]
+    pub fn compresses(self) -> bool {
+        self.stub() != self
     }
 }
 
@@ -254,6 +282,8 @@ pub struct PeerStats {
     pub decrypt_errors: u64,
     /// Packets refused by the replay window (userspace only).
     pub replay_errors: u64,
+    /// Packets that are framed or compressed in another way than agreed (userspace only).
+    pub compress_errors: u64,
     /// Packets that the transport socket refused for good (userspace only).
     pub send_errors: u64,
     /// Packets of the transport itself that came back through the tunnel and were dropped

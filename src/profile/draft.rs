@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use ovpn_dco::{Cipher, Framing};
 
+use super::compression::AllowCompression;
 use super::directives::{self, Call, ProxyDraft};
 use super::options::*;
 use super::verdict::{Done, Problem};
@@ -32,7 +33,7 @@ pub(super) struct Draft {
     pub digest: Option<(String, usize)>,
     /// `tls-auth-digest`, which overrides `auth` for the control channel.
     pub tls_auth_digest: Option<Digest>,
-    pub compression_set_by: Option<String>,
+    pub compression: Option<(String, usize)>,
     pub pkcs12: Option<Secret<Vec<u8>>>,
     pub no_client_cert: bool,
     pub external_pki: bool,
@@ -122,7 +123,7 @@ impl Draft {
             key_direction: None,
             digest: None,
             tls_auth_digest: None,
-            compression_set_by: None,
+            compression: None,
             pkcs12: None,
             no_client_cert: false,
             external_pki: false,
@@ -371,8 +372,13 @@ impl Draft {
         if data.disable_dco {
             data.dco_incompatible.push("disable-dco".to_owned());
         }
-        if data.framing.is_some_and(|f| f != Framing::None) {
-            data.dco_incompatible.extend(self.compression_set_by.take());
+        if let Some((name, line)) = self.compression.take() {
+            data.dco_incompatible.push(name);
+            let compresses = data.framing.is_some_and(Framing::compresses);
+            if compresses && data.allow_compression == AllowCompression::No {
+                let why = "allow-compression no: what the server compresses is dropped";
+                self.hindsight.push((line, Done::Warned(why.to_owned())));
+            }
         }
     }
 }
@@ -434,6 +440,7 @@ fn defaults() -> Options {
             occ_cipher: None,
             digest: Digest::Sha1,
             framing: None,
+            allow_compression: AllowCompression::default(),
             tun_mtu: 1500,
             tun_mtu_max: 1600,
             mssfix: MssFix::Default,

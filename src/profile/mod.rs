@@ -27,6 +27,7 @@ mod values;
 mod verdict;
 
 pub use app_control::{AppControl, MalformedAgreement};
+pub use compression::AllowCompression;
 pub use domain::{DomainName, InvalidDomain};
 pub use lexer::MAX_PROFILE_SIZE;
 pub use occ::occ_string;

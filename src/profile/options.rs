@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ovpn_dco::{Cipher, Framing};
 
+use super::compression::AllowCompression;
 use crate::secret::Secret;
 
 pub use network::*;
@@ -328,6 +329,8 @@ pub struct DataOptions {
     pub digest: Digest,
     /// Compression framing of `comp-lzo`/`compress`; `None`: not configured (not even a stub).
     pub framing: Option<Framing>,
+    /// `allow-compression`
+    pub allow_compression: AllowCompression,
     /// `tun-mtu`
     pub tun_mtu: u16,
     /// `tun-mtu-max`

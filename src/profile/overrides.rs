@@ -2,7 +2,8 @@
 //!
 //! Names, types and effects: D-Bus contract of OpenVPN 3 Linux, configuration service.
 
-use super::directives::{cert_profile, check_allow_compression};
+use super::compression::AllowCompression;
+use super::directives::cert_profile;
 use super::options::*;
 use super::values;
 use super::verdict::Problem;
@@ -100,6 +101,7 @@ pub struct Overrides {
     protocol: Option<Protocol>,
     unpushed_ipv6: Option<UnpushedFamily>,
     dns_fallback: bool,
+    allow_compression: Option<AllowCompression>,
     tls_version_min: Option<TlsVersion>,
     cert_profile: Option<CertProfile>,
     persist_tun: Option<bool>,
@@ -188,9 +190,7 @@ impl Overrides {
                 };
             }
             "allow-compression" => {
-                if let Some(why) = check_allow_compression(text)? {
-                    return Err(Problem::new(why));
-                }
+                self.allow_compression = Some(AllowCompression::parse(text)?);
             }
             "tls-version-min" => {
                 self.tls_version_min = match text {
@@ -253,6 +253,8 @@ impl Overrides {
         tls.version_min = self.tls_version_min.unwrap_or(tls.version_min);
         tls.version_max = tls.version_max.max(tls.version_min);
         tls.cert_profile = self.cert_profile.unwrap_or(tls.cert_profile);
+        let data = &mut options.data;
+        data.allow_compression = self.allow_compression.unwrap_or(data.allow_compression);
         options.device.persist = self.persist_tun.unwrap_or(options.device.persist);
         options.enterprise_profile.clone_from(&self.enterprise_profile);
         unusable
@@ -368,7 +370,7 @@ mod tests {
             flag("enable-legacy-algorithms", true),
             text("proxy-password", "hidden"),
             flag("proxy-password", true),
-            text("allow-compression", "asym"),
+            text("allow-compression", "maybe"),
             ("ipv6".to_owned(), OverrideValue::Other("i".to_owned())),
             text("proxy-username", &"u".repeat(MAX_TEXT + 1)),
             text(&"n".repeat(1 << 20), ""),

@@ -2,8 +2,8 @@
 
 use ovpn_dco::Cipher;
 
-use super::app_control;
 use super::options::Options;
+use super::{app_control, compression};
 
 /// What this client can do, as `IV_PROTO` bits. A server relies on every bit, so only what works is
 /// here (protocol reference 7): not the epoch data format (1024), not PUSH_UPDATE (4096).
@@ -65,7 +65,13 @@ pub fn peer_info(options: &Options, extra: &PeerInfoExtra) -> String {
     info.line("IV_CIPHERS", &names.join(":"));
     info.line("IV_PROTO", &IV_PROTO.to_string());
     if extra.stubs {
-        info.line("IV_LZO_STUB", "1");
+        if compression::is_read(&options.data) {
+            info.line("IV_LZ4", "1");
+            info.line("IV_LZ4v2", "1");
+            info.line("IV_LZO", "1");
+        } else {
+            info.line("IV_LZO_STUB", "1");
+        }
         info.line("IV_COMP_STUB", "1");
         info.line("IV_COMP_STUBv2", "1");
     }
@@ -165,6 +171,11 @@ mod tests {
              IV_ACC=2048,6:A,cxa1:dpc1\nUV_ID=7\n"
         ));
         assert_eq!(info.matches("IV_PROTO=").count(), 1);
+        let info = peer_info(&options("allow-compression asym"), &extra);
+        assert!(
+            info.contains("IV_LZ4=1\nIV_LZ4v2=1\nIV_LZO=1\nIV_COMP_STUB=1\nIV_COMP_STUBv2=1\n")
+        );
+        assert!(!info.contains("IV_LZO_STUB"));
         assert!(peer_info(&o, &PeerInfoExtra::default()).contains("IV_SSO=webauth\n"));
     }
 

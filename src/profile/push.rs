@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use ovpn_dco::{Cipher, Framing, PeerId};
 
 use super::app_control::AppControl;
-use super::compression::{self, Compression};
+use super::compression;
 use super::directives::ECHO;
 use super::lexer::{Escapes, tokenize};
 use super::limits::{MAX_REMARK, MAX_REMARKS, MAX_ROUTES};
@@ -92,10 +92,10 @@ pub enum PushError {
     /// No data cipher both sides accept.
     #[error("{0}")]
     Cipher(String),
-    /// The server wants packets compressed.
+    /// The server compresses, and that is not allowed.
     #[error(
-        "Compression is not available, and the server pushed '{option}'; remove compression on the \
-         server"
+        "Compression is not available unless it is allowed, and the server pushed '{option}'; set \
+         'allow-compression asym', or remove compression on the server"
     )]
     Compression {
         /// The option as pushed.
@@ -334,12 +334,12 @@ impl<'a> Push<'a> {
                 }
             },
             "comp-lzo" => {
-                let compression = compression::comp_lzo(first).map_err(malformed)?;
-                self.compression(name, first, compression)?;
+                let framing = compression::comp_lzo(first).map_err(malformed)?;
+                self.framing(name, first, framing)?;
             }
             "compress" => {
-                if let Some(compression) = compression::compress(first).map_err(malformed)? {
-                    self.compression(name, first, compression)?;
+                if let Some(framing) = compression::compress(first).map_err(malformed)? {
+                    self.framing(name, first, framing)?;
                 }
             }
             "tun-mtu" => {
@@ -403,17 +403,17 @@ impl<'a> Push<'a> {
         Ok(())
     }
 
-    fn compression(
+    fn framing(
         &mut self,
         name: &str,
         argument: Option<&str>,
-        compression: Compression,
+        framing: Framing,
     ) -> Result<(), PushError> {
-        if compression.real {
+        if framing.compresses() && !compression::is_read(&self.profile.data) {
             let option = argument.map_or_else(|| name.to_owned(), |a| format!("{name} {a}"));
             return Err(PushError::Compression { option });
         }
-        self.framing = Some(compression.framing);
+        self.framing = Some(framing);
         Ok(())
     }
 
@@ -432,7 +432,9 @@ impl<'a> Push<'a> {
             move |problem: Problem| PushError::Malformed { option, reason: problem.reason }
         };
         self.session.cipher = negotiate(self.profile, self.cipher.as_deref(), server_occ)?;
-        self.session.framing = self.framing.or(self.profile.data.framing).unwrap_or(Framing::None);
+        let data = &self.profile.data;
+        let framing = self.framing.or(data.framing).unwrap_or(Framing::None);
+        self.session.framing = if compression::is_read(data) { framing } else { framing.stub() };
         self.session.ping = self.timers.ping;
         self.session.ping_timeout = self.timers.ping_timeout;
         self.session.inactive = self.timers.inactive;

@@ -210,18 +210,23 @@ fn what_has_no_effect_is_not_called_supported() {
         "management-of-tomorrow",
         "reneg-bytes 64000000",
         "reneg-pkts 1000",
-        "allow-compression asym",
-        "allow-compression yes",
     ] {
         assert!(ignored(&last(line)), "{line}");
     }
-    for line in ["explicit-exit-notify 4", "explicit-exit-notify 0", "replay-window 128 30"] {
+    for line in [
+        "allow-compression yes",
+        "comp-lzo",
+        "explicit-exit-notify 4",
+        "explicit-exit-notify 0",
+        "replay-window 128 30",
+    ] {
         assert!(matches!(last(line), VerdictKind::Supported { note: Some(_) }), "{line}");
     }
     for line in [
         "resolv-retry infinite",
         "explicit-exit-notify 3",
         "allow-compression no",
+        "allow-compression asym",
         "auth-retry nointeract",
     ] {
         assert_eq!(last(line), VerdictKind::Supported { note: None }, "{line}");

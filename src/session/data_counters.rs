@@ -17,6 +17,7 @@ pub(super) fn of_peer(peer: &PeerStats) -> Counters {
         (Counter::TunPacketsOut, peer.vpn_rx_packets),
         (Counter::DecryptError, peer.decrypt_errors),
         (Counter::ReplayError, peer.replay_errors),
+        (Counter::CompressError, peer.compress_errors),
         (Counter::NetworkSendError, peer.send_errors),
         (Counter::RecursiveRouting, peer.recursive_packets),
     ]

@@ -89,6 +89,44 @@ fn compression_framings_of_old_servers() {
     }
 }
 
+/// Zeros, which every compression makes small. A server of 2.7 compresses nothing it sends.
+#[test]
+fn what_old_servers_compress_is_read() {
+    let lab = Lab::new();
+    for (server, client) in [
+        ("comp-lzo yes\n", "comp-lzo\n"),
+        ("compress lzo\n", "compress lzo\n"),
+        ("compress lz4\n", "compress lz4\n"),
+        ("compress lz4-v2\n", "compress lz4-v2\n"),
+        ("comp-lzo yes\npush \"comp-lzo yes\"\n", "allow-compression asym\n"),
+        ("compress lz4\npush \"compress lz4\"\n", "allow-compression asym\n"),
+        ("compress lz4-v2\npush \"compress lz4-v2\"\n", "allow-compression yes\n"),
+    ] {
+        let server = format!("{server}allow-compression yes\n");
+        connected(&lab, Version::V26, &server, client, |lab| {
+            lab.ping_with("-n -c 5 -i 0.2 -s 1000 -p 00 10.8.0.1").unwrap();
+            lab.ping("10.8.0.1").unwrap();
+            lab.transfer("10.8.0.1", 1_000_000).unwrap();
+        });
+    }
+}
+
+#[test]
+fn what_cannot_be_decompressed_is_told_once() {
+    let lab = Lab::new();
+    let extra = "comp-lzo yes\nallow-compression yes\n".to_owned();
+    let config = ServerConfig { extra, ..plain(Version::V26, Transport::Udp4) };
+    let _server = lab.start_server(&config);
+    let mut running = lab.start_client(&lab.profile(&config, "comp-lzo no\n"), &[]);
+    running.wait(CONNECTED, Duration::from_secs(15)).unwrap();
+    lab.ping("10.8.0.1").unwrap();
+    lab.ping_with("-n -c 5 -i 0.2 -s 1000 -p 00 10.8.0.1").unwrap_err();
+    let end = running.stop(Signal::SIGTERM);
+    assert_eq!(end.code, Some(0));
+    let told = end.transcript.matches("compressed or framed in another way").count();
+    assert_eq!(told, 1, "{}", end.transcript);
+}
+
 #[test]
 fn mtu_from_the_server() {
     let lab = Lab::new();

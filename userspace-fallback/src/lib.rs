@@ -26,6 +26,10 @@ mod early;
 mod framing;
 #[cfg(feature = "internals")]
 pub mod framing;
+#[cfg(not(feature = "internals"))]
+mod inflate;
+#[cfg(feature = "internals")]
+pub mod inflate;
 mod keepalive;
 mod link;
 #[cfg(not(feature = "internals"))]

@@ -1,5 +1,6 @@
 //! A peer with its connection: everything that exists from `new_peer` to `del_peer`.
 
+use std::ops::Range;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
@@ -10,6 +11,7 @@ use ovpn_dco::{
 use tokio::sync::mpsc;
 
 use crate::early::Early;
+use crate::inflate::{Algorithm, Inflated};
 use crate::keepalive::{Due, Timers};
 use crate::message;
 use crate::offload::coalesce::Coalescer;
@@ -34,6 +36,10 @@ pub(crate) struct Link {
     incoming: mpsc::Sender<Vec<u8>>,
     outgoing: Option<mpsc::Receiver<Vec<u8>>>,
     early: Early,
+    /// Where the server may compress.
+    inflated: Option<Inflated>,
+    /// That something could not be decompressed.
+    compression_told: bool,
     guard: Option<Guard>,
     /// Packets that it has caught.
     recursive: u64,
@@ -71,6 +77,8 @@ impl Link {
             incoming,
             outgoing: Some(outgoing),
             early: Early::default(),
+            inflated: config.framing.compresses().then(Inflated::default),
+            compression_told: false,
             guard: (!config.allow_recursive_routing).then_some(guard),
             recursive: 0,
             exit_told: false,
@@ -128,21 +136,31 @@ impl Link {
     ) -> Result<Received, Gone> {
         let received = self.transport.receive(counters)?;
         let reliable = self.transport.is_reliable();
+        if let Some(inflated) = &mut self.inflated {
+            inflated.clear();
+        }
         let (slab, packets) = self.transport.received();
         let mut authentic = false;
         for packet in packets {
             let end = packet.start + packet.len;
-            match self.peer.open(&mut slab[packet.start..end], now) {
+            let mut opened = self.peer.open(&mut slab[packet.start..end], now);
+            if let Opened::Compressed(algorithm, body) = opened {
+                let body = &slab[packet.start + body.start..packet.start + body.end];
+                opened =
+                    push_compressed(&mut self.peer, &mut self.inflated, coalescer, algorithm, body);
+            }
+            match opened {
                 Opened::Packet(inner) => {
                     authentic = true;
-                    coalescer.push(slab, packet.start + inner.start, inner.len());
+                    let inner = packet.start + inner.start..packet.start + inner.end;
+                    push(&mut self.inflated, coalescer, slab, inner);
                 }
                 Opened::Control => {
                     if self.incoming.try_send(slab[packet.start..end].to_vec()).is_err() {
                         counters.control_dropped += 1;
                     }
                 }
-                Opened::Consumed => authentic = true,
+                Opened::Consumed | Opened::Compressed(..) => authentic = true,
                 Opened::Exit => {
                     authentic = true;
                     if !std::mem::replace(&mut self.exit_told, true) {
@@ -160,7 +178,20 @@ impl Link {
         if authentic {
             self.timers.received(now);
         }
+        if self.peer.stats().compress_errors > 0 && !self.compression_told {
+            self.tell_compression();
+        }
         Ok(received)
+    }
+
+    #[cold]
+    fn tell_compression(&mut self) {
+        self.compression_told = true;
+        tracing::warn!(
+            "the server sends packets that are compressed or framed in another way than agreed, and \
+             they are dropped: let profile and server say the same (comp-lzo, compress), or remove \
+             compression on the server"
+        );
     }
 
     /// The stream has broken, maybe while sending: hands over the control packets that had arrived.
@@ -194,18 +225,33 @@ impl Link {
     ) -> Result<Vec<u8>, Error> {
         self.peer.install(key)?;
         let (mut slab, packets) = self.early.take(now);
+        if let Some(inflated) = &mut self.inflated {
+            inflated.clear();
+        }
         for packet in packets {
-            // Whatever else it may be is worth nothing by now.
-            if let Opened::Packet(inner) = self.peer.open_early(&mut slab[packet.clone()], now) {
-                coalescer.push(&slab, packet.start + inner.start, inner.len());
+            let start = packet.start;
+            match self.peer.open_early(&mut slab[packet], now) {
+                Opened::Packet(inner) => {
+                    let inner = start + inner.start..start + inner.end;
+                    push(&mut self.inflated, coalescer, &slab, inner);
+                }
+                Opened::Compressed(algorithm, body) => {
+                    let body = &slab[start + body.start..start + body.end];
+                    push_compressed(&mut self.peer, &mut self.inflated, coalescer, algorithm, body);
+                }
+                // Whatever else it may be is worth nothing by now.
+                _ => {}
             }
         }
-        Ok(slab)
+        Ok(self.inflated.as_mut().map_or(slab, Inflated::take))
     }
 
     /// The buffer that the coalescer's places are in.
     pub(crate) fn slab(&mut self) -> &[u8] {
-        self.transport.received().0
+        match &mut self.inflated {
+            Some(inflated) => inflated.bytes(),
+            None => self.transport.received().0,
+        }
     }
 
     /// Splits, seals and puts in line. `false`: the socket takes no more now.
@@ -329,4 +375,41 @@ impl Link {
         self.timers.sent(now);
         self.send_message(&message::PING, counters)
     }
+}
+
+/// Gives the coalescer an inner packet, which is at `place` in `slab`.
+#[inline]
+fn push(
+    inflated: &mut Option<Inflated>,
+    coalescer: &mut Coalescer,
+    slab: &[u8],
+    place: Range<usize>,
+) {
+    match inflated {
+        None => coalescer.push(slab, place.start, place.len()),
+        Some(inflated) => {
+            let place = inflated.push(&slab[place]);
+            coalescer.push(inflated.bytes(), place.start, place.len());
+        }
+    }
+}
+
+/// The same with one that is compressed. Returns what it was instead, or that it is done with.
+fn push_compressed(
+    peer: &mut Peer,
+    inflated: &mut Option<Inflated>,
+    coalescer: &mut Coalescer,
+    algorithm: Algorithm,
+    body: &[u8],
+) -> Opened {
+    let packet = inflated.as_mut().and_then(|i| Some((i.inflate(algorithm, body).ok()?, i)));
+    let Some((place, inflated)) = packet else {
+        peer.refuse();
+        return Opened::Consumed;
+    };
+    if let Some(instead) = peer.admit(&mut inflated.bytes()[place.clone()]) {
+        return instead;
+    }
+    coalescer.push(inflated.bytes(), place.start, place.len());
+    Opened::Consumed
 }

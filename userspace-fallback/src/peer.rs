@@ -9,7 +9,8 @@ use ovpn_dco::{
 };
 
 use crate::crypto::{OpenError, Opener, Sealer};
-use crate::framing;
+use crate::framing::{self, Framed, UnknownFraming};
+use crate::inflate::Algorithm;
 use crate::message::Payload;
 use crate::mss;
 
@@ -61,6 +62,8 @@ impl Envelope {
 pub enum Opened {
     /// An inner packet, at this place.
     Packet(Range<usize>),
+    /// The same, compressed. Decompressed, it goes through [`Peer::admit`].
+    Compressed(Algorithm, Range<usize>),
     /// Not for the data channel.
     Control,
     /// Authentic, and consumed.
@@ -204,22 +207,42 @@ impl Peer {
             }
             Err(OpenError::WornOut) => return Opened::Ignored,
         };
-        let Ok(inner) = framing::decode(self.framing, body) else {
-            return Opened::Consumed;
-        };
-        let inner_packet = &mut body[inner.clone()];
-        match Payload::of(inner_packet) {
-            Payload::Packet if inner.is_empty() => return Opened::Consumed,
+        match framing::decode(self.framing, body) {
+            Ok(Framed::Plain(inner)) => match self.admit(&mut body[inner.clone()]) {
+                Some(instead) => instead,
+                None => Opened::Packet(front + inner.start..front + inner.end),
+            },
+            Ok(Framed::Compressed(algorithm, inner)) => {
+                Opened::Compressed(algorithm, front + inner.start..front + inner.end)
+            }
+            Err(UnknownFraming) => {
+                self.refuse();
+                Opened::Consumed
+            }
+        }
+    }
+
+    /// Looks at what was in a packet, plain or decompressed. `None`: an inner packet, which is
+    /// counted, and whose MSS is clamped. Otherwise what it was instead.
+    #[inline]
+    pub fn admit(&mut self, inner: &mut [u8]) -> Option<Opened> {
+        match Payload::of(inner) {
+            Payload::Packet if inner.is_empty() => return Some(Opened::Consumed),
             Payload::Packet => {}
-            Payload::Ping | Payload::OtherOcc => return Opened::Consumed,
-            Payload::Exit => return Opened::Exit,
+            Payload::Ping | Payload::OtherOcc => return Some(Opened::Consumed),
+            Payload::Exit => return Some(Opened::Exit),
         }
         if let Some(limits) = self.mss {
-            mss::clamp(limits, inner_packet);
+            mss::clamp(limits, inner);
         }
         self.stats.vpn_rx_bytes += inner.len() as u64;
         self.stats.vpn_rx_packets += 1;
-        Opened::Packet(front + inner.start..front + inner.end)
+        None
+    }
+
+    /// Counts a packet that could not be decompressed.
+    pub fn refuse(&mut self) {
+        self.stats.compress_errors += 1;
     }
 
     /// Opens a packet that was [`Opened::UnknownKey`] when it came, and was counted then.

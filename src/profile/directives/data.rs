@@ -1,14 +1,15 @@
 //! Data channel: ciphers, digest, compression framing, packet sizes.
 
-use ovpn_dco::Cipher;
+use ovpn_dco::{Cipher, Framing};
 
 use super::connection::for_all;
 use super::{Call, Entry};
+use crate::profile::ciphers;
+use crate::profile::compression::{self, AllowCompression};
 use crate::profile::draft::Draft;
 use crate::profile::options::{Digest, MssFix};
 use crate::profile::values::{number, one_of};
 use crate::profile::verdict::{Done, Outcome, Problem};
-use crate::profile::{ciphers, compression};
 
 /// Smallest `tun-mtu` and `mssfix` (OpenVPN 2).
 const MIN_MTU: u16 = 100;
@@ -45,17 +46,22 @@ pub(super) const TABLE: &[Entry] = &[
     }),
     Entry::apply("auth", 1, 1, auth),
     Entry::apply("comp-lzo", 0, 1, |d, c| {
-        let compression = compression::comp_lzo(c.get(0))?;
-        Ok(set_compression(d, "comp-lzo", compression))
+        let framing = compression::comp_lzo(c.get(0))?;
+        Ok(set_framing(d, c, framing))
     }),
     Entry::apply("compress", 0, 1, |d, c| {
         Ok(match compression::compress(c.get(0))? {
-            Some(compression) => set_compression(d, "compress", compression),
+            Some(framing) => set_framing(d, c, framing),
             None => Done::Ignored("'migrate' is for servers".to_owned()),
         })
     }),
-    Entry::apply("allow-compression", 1, 1, |_, c| {
-        Ok(check_allow_compression(c.word(0)?)?.map_or(Done::Taken, |why| Done::Warned(why.into())))
+    Entry::apply("allow-compression", 1, 1, |d, c| {
+        let word = c.word(0)?;
+        d.options.data.allow_compression = AllowCompression::parse(word)?;
+        Ok(match word {
+            "yes" => Done::Noted("as asym: packets are sent uncompressed".to_owned()),
+            _ => Done::Taken,
+        })
     }),
     Entry::apply("tun-mtu", 1, 2, |d, c| {
         d.options.data.tun_mtu = number(c.word(0)?, MIN_MTU, u16::MAX)?;
@@ -136,24 +142,13 @@ pub(in crate::profile) fn digest(name: &str) -> Option<Digest> {
     })
 }
 
-fn set_compression(draft: &mut Draft, name: &str, compression: compression::Compression) -> Done {
-    draft.options.data.framing = Some(compression.framing);
-    draft.compression_set_by = Some(name.to_owned());
-    if compression.real {
-        Done::Noted("framing only: packets are sent uncompressed and must come uncompressed".into())
+fn set_framing(draft: &mut Draft, call: &Call<'_>, framing: Framing) -> Done {
+    draft.options.data.framing = Some(framing);
+    draft.compression = Some((call.name.to_owned(), call.line));
+    if framing.compresses() {
+        Done::Noted("packets are sent uncompressed; what the server compresses is read".into())
     } else {
         Done::Taken
-    }
-}
-
-/// `no`, `asym` or `yes`, and why it has no effect: a push of real compression is refused always.
-pub(in crate::profile) fn check_allow_compression(
-    text: &str,
-) -> Result<Option<&'static str>, Problem> {
-    match text {
-        "no" => Ok(None),
-        "asym" | "yes" => Ok(Some("compression is not available, only its framing")),
-        other => Err(one_of(other, "no, asym, yes")),
     }
 }
 

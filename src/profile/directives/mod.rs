@@ -19,7 +19,7 @@ use super::source::FileSource;
 use super::verdict::{Outcome, Problem};
 use crate::secret::Secret;
 
-pub(super) use data::{check_allow_compression, digest};
+pub(super) use data::digest;
 pub(super) use device::tap;
 pub(super) use left_out::ECHO;
 pub(super) use proxy::ProxyDraft;

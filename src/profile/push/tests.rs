@@ -118,12 +118,47 @@ fn compression_framing() {
     }
     // What is pushed replaces what the profile says.
     assert_eq!(push("comp-lzo no", "compress stub-v2").unwrap().framing, Framing::StubV2);
-    for option in ["comp-lzo", "comp-lzo yes", "compress lz4", "compress lz4-v2", "compress lzo"] {
-        let text = push("allow-compression yes", option).unwrap_err().to_string();
-        assert!(text.starts_with("Compression is not available"), "{text}");
-        assert!(text.contains(option), "{text}");
-    }
     assert!(matches!(push("", "compress snappy"), Err(PushError::Malformed { .. })));
+}
+
+/// As OpenVPN 2.7 decides: what the profile itself asks for is allowed with it.
+#[test]
+fn compressed_packets_are_read_where_that_is_allowed() {
+    let pushed = [
+        ("comp-lzo", Framing::Lzo),
+        ("comp-lzo yes", Framing::Lzo),
+        ("comp-lzo adaptive", Framing::Lzo),
+        ("compress lzo", Framing::Lzo),
+        ("compress lz4", Framing::Lz4),
+        ("compress lz4-v2", Framing::Lz4V2),
+    ];
+    for (option, framing) in pushed {
+        let profiles = [
+            ("", false),
+            ("allow-compression no", false),
+            ("comp-lzo no", false),
+            ("compress stub-v2", false),
+            ("comp-lzo\nallow-compression no", false),
+            ("allow-compression asym", true),
+            ("allow-compression yes", true),
+            ("comp-lzo", true),
+            ("compress lz4-v2", true),
+        ];
+        for (profile, allowed) in profiles {
+            match push(profile, option) {
+                Ok(session) => assert!(allowed && session.framing == framing, "{profile} {option}"),
+                Err(error) => {
+                    let text = error.to_string();
+                    assert!(!allowed && text.starts_with("Compression is not available"), "{text}");
+                    assert!(text.contains(option) && text.contains("allow-compression asym"));
+                }
+            }
+        }
+        // A server that pushes nothing says the same as the profile, or so the profile says.
+        for (more, expected) in [("", framing), ("allow-compression no", framing.stub())] {
+            assert_eq!(push(&format!("{option}\n{more}"), "").unwrap().framing, expected);
+        }
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use ovpn_dco::{
     is_data_packet,
 };
 use ovpn_userspace::crypto::Sealer;
+use ovpn_userspace::inflate::{Inflated, NotInflated};
 use ovpn_userspace::message::Payload;
 use ovpn_userspace::mss;
 use ovpn_userspace::peer::{Opened, Peer};
@@ -30,6 +31,17 @@ pub fn run(data: &[u8]) {
     }
 }
 
+const FRAMINGS: [Framing; 8] = [
+    Framing::None,
+    Framing::LzoStub,
+    Framing::Swap,
+    Framing::StubV2,
+    Framing::Lzo,
+    Framing::Lz4,
+    Framing::Lz4V2,
+    Framing::None,
+];
+
 struct Setup {
     cipher: Cipher,
     framing: Framing,
@@ -40,10 +52,9 @@ struct Setup {
 
 impl Setup {
     fn new(kind: u8) -> Self {
-        let framings = [Framing::None, Framing::LzoStub, Framing::Swap, Framing::StubV2];
         Self {
             cipher: Cipher::ALL[usize::from(kind & 3)],
-            framing: framings[usize::from(kind >> 2 & 3)],
+            framing: FRAMINGS[usize::from(kind >> 2 & 3 | kind >> 4 & 4)],
             id: PeerId::new(0x01_0203).filter(|_| kind & 0x10 == 0),
             mss: Some(LIMITS).filter(|_| kind & 0x20 != 0),
         }
@@ -84,7 +95,9 @@ fn foreign(setup: &Setup, datagram: &[u8]) {
         // Id 0.
         Opened::Ignored => assert_eq!(peer.stats().replay_errors, 1),
         Opened::Forged => {}
-        Opened::Packet(_) | Opened::Consumed | Opened::Exit => panic!("forged: {opened:?}"),
+        Opened::Packet(_) | Opened::Compressed(..) | Opened::Consumed | Opened::Exit => {
+            panic!("forged: {opened:?}")
+        }
     }
 }
 
@@ -107,7 +120,7 @@ fn authentic(setup: &Setup, body: &[u8], bit: usize) {
     flipped[bit / 8] ^= 1 << (bit % 8);
     let refused = peer.open(&mut flipped, now);
     assert!(
-        !matches!(refused, Opened::Packet(_) | Opened::Consumed | Opened::Exit),
+        matches!(refused, Opened::Forged | Opened::UnknownKey | Opened::Control | Opened::Ignored),
         "bit {bit}: {refused:?}"
     );
     let mut opened = packet.clone();
@@ -117,6 +130,20 @@ fn authentic(setup: &Setup, body: &[u8], bit: usize) {
             assert_eq!(Payload::of(&opened[inner.clone()]), Payload::Packet);
             if setup.framing == Framing::None {
                 assert!(opened[inner] == setup.clamped(body));
+            }
+        }
+        Opened::Compressed(algorithm, inner) => {
+            let mut inflated = Inflated::default();
+            match inflated.inflate(algorithm, &opened[inner]) {
+                Ok(place) => {
+                    let packet = &mut inflated.bytes()[place];
+                    let instead = peer.admit(packet);
+                    assert_eq!(
+                        instead.is_none(),
+                        Payload::of(packet) == Payload::Packet && !packet.is_empty()
+                    );
+                }
+                Err(NotInflated) => peer.refuse(),
             }
         }
         Opened::Consumed | Opened::Exit => {}
