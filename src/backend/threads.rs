@@ -20,6 +20,10 @@ use crate::session::{
     self, COMMANDS, Command, NetworkMode, Outcome, Running, SessionConfig, SessionEvent, Teller,
 };
 
+/// Of the sessions' thread, in bytes: as much as a main thread has. A debug build takes more than
+/// 1 MiB of it.
+const STACK: usize = 8 << 20;
+
 /// The same where the netcfg service makes the changes: it was asked to undo them already.
 const NETCFG_SESSION_LIMIT: Duration = Duration::from_millis(500);
 
@@ -64,7 +68,8 @@ impl Threads {
         let sessions = runtime.handle().clone();
         let (stop, stopped) = oneshot::channel();
         let (end, thread_ended) = blocking::channel();
-        thread::Builder::new().name("session".to_owned()).spawn(move || {
+        let thread = thread::Builder::new().name("session".to_owned()).stack_size(STACK);
+        thread.spawn(move || {
             // Nothing is ever sent.
             let _ = runtime.block_on(stopped);
             runtime.shutdown_timeout(ending::THREADS);
