@@ -127,9 +127,10 @@ cargo_tool() {
     root=$(cache_dir)/tools
     if [ ! -x "$root/bin/$1" ]; then
         say "building $1 (once)"
-        CARGO_TARGET_DIR=$root/target cargo install --quiet --locked --debug --root "$root" "$1" >&2 ||
+        # A directory of its own: another step may be building another tool.
+        CARGO_TARGET_DIR=$root/target-$1 cargo install --quiet --locked --debug --root "$root" "$1" >&2 ||
             die "cargo install $1 failed"
-        rm -rf "$root/target"
+        rm -rf "$root/target-$1"
     fi
     printf '%s/bin\n' "$root"
 }
