@@ -2,7 +2,7 @@
 //! both families, in the network namespace of the thread that opens the watch.
 //!
 //! What the kernel tells only says that, and how urgently, somebody has to look: what is to be done
-//! follows from what the network is by then ([`super::DirectNetwork::keep`], [`respond`]). So it does
+//! follows from what the network is by then ([`super::DirectNetwork::keep`], `respond.rs`). So it does
 //! not matter in which order things happened, or whether the kernel's queue has overflowed.
 
 mod facts;
