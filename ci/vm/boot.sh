@@ -5,21 +5,22 @@
 #
 # runs JOB/run inside; gives its exit status; OUT gets console, log, dmesg and what else it leaves.
 
-# shellcheck source=ci/vm/guest.sh
-. "$(dirname "${BASH_SOURCE[0]}")/guest.sh"
+# shellcheck source=ci/vm/qemu.sh
+. "$(dirname "${BASH_SOURCE[0]}")/qemu.sh"
 
 # The guest has no network device: nothing can leave it. It has one CPU: with several, QEMU's
 # emulation now and then executes a breakpoint that the kernel has already removed from its own
 # code ("Oops: int3"). And no AVX: QEMU emulates those instructions one lane after the other, which
 # makes ChaCha20 three times and AES-GCM 1.2 times as slow as with SSE.
 guest_run() {
-    local guest=$1 job=$2 out=$3 seconds=$4 dir work status=0
+    local guest=$1 job=$2 out=$3 seconds=$4 qemu dir work status=0
+    qemu=$(qemu_program) || return 1
     dir=$(guest_image "$guest") || return 1
     work=$(mktemp -d "$(cache_dir)/vm/run.XXXXXX")
     # A tar file read as a raw disk must fill whole sectors, which tar's blocks of 10 KiB do.
     tar -cf "$work/job.tar" -C "$job" .
     truncate -s 64M "$work/out.raw"
-    timeout --kill-after=5 "$seconds" qemu-system-x86_64 -machine q35 \
+    timeout --kill-after=5 "$seconds" "$qemu" x86_64 -machine q35 \
         -accel "${OVPN_VM_ACCEL:-tcg}" -cpu max,-avx,-avx2,-vaes -smp 1 -m 2048 \
         -nodefaults -no-reboot -display none -monitor none -serial "file:$work/console" -serial "file:$work/log" \
         -kernel "$dir/vmlinuz" -initrd "$dir/initrd.gz" \

@@ -135,7 +135,7 @@ guest_image() {
     dir=$(cache_dir)/vm/$guest
     (
         flock 9
-        apt_install qemu-system-x86 busybox-static cpio e2fsprogs kmod xz-utils binutils >&2
+        apt_install busybox-static cpio e2fsprogs kmod xz-utils binutils >&2
         root=$(debian_root "$(guest_suite "$guest")")
         # Built again when this script or the root changes.
         stamp=$(cat "$GUEST_DIR/guest.sh" "$GUEST_DIR/init" "$root/var/lib/dpkg/status" | sha256sum)
