@@ -10,11 +10,13 @@ use ovpn_dco::{
 };
 use tokio::sync::{mpsc, oneshot};
 
+use crate::link::Link;
+use crate::message;
 use crate::options::Options;
 use crate::stats::{Counters, Published};
 use crate::tun::TunDevice;
 use crate::wake::Alarm;
-use crate::worker::{Command, Reply, Worker};
+use crate::worker::{Command, Worker};
 
 /// The OpenVPN data channel in software, over a TUN device and a UDP or TCP socket.
 ///
@@ -69,10 +71,18 @@ impl UserspaceDataChannel {
         self.published.get().counters
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, Error> {
+    /// Has the worker do something, and waits for what comes of it.
+    async fn ask<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Worker) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
         let (reply, answer) = oneshot::channel();
         let commands = self.commands.as_ref().ok_or(Error::Closed)?;
-        commands.send(command(reply)).map_err(|_| Error::Closed)?;
+        let command: Command = Box::new(move |worker| {
+            // Whoever asked may have given up waiting for the answer.
+            let _ = reply.send(work(worker));
+        });
+        commands.send(command).map_err(|_| Error::Closed)?;
         answer.await.unwrap_or(Err(Error::Closed))
     }
 
@@ -95,27 +105,31 @@ impl DataChannel for UserspaceDataChannel {
     async fn new_peer(&mut self, peer: PeerConfig, residue: Vec<u8>) -> Result<ControlPort, Error> {
         self.generation = self.generation.next();
         let generation = self.generation;
-        self.ask(|reply| Command::NewPeer(generation, Box::new(peer), residue, reply)).await
+        self.ask(move |worker| worker.new_peer(generation, peer, &residue)).await
     }
 
     async fn set_keepalive(&mut self, keepalive: Keepalive) -> Result<(), Error> {
-        self.ask(|reply| Command::SetKeepalive(keepalive, reply)).await
+        self.ask(move |worker| worker.set_keepalive(keepalive)).await
     }
 
     async fn install(&mut self, key: KeyConfig) -> Result<(), NotInstalled> {
-        Ok(self.ask(|reply| Command::Install(Box::new(key), reply)).await?)
+        Ok(self.ask(move |worker| worker.install(key)).await?)
     }
 
     async fn promote(&mut self, key: KeyId) -> Result<(), Error> {
-        self.ask(|reply| Command::Promote(key, reply)).await
+        self.ask(move |worker| worker.for_link(|link| link.peer.promote(key))).await
     }
 
     async fn retire(&mut self, key: KeyId) -> Result<(), Error> {
-        self.ask(|reply| Command::Retire(key, reply)).await
+        let retire = move |link: &mut Link| {
+            link.peer.retire(key);
+            Ok(())
+        };
+        self.ask(move |worker| worker.for_link(retire)).await
     }
 
     async fn keys(&mut self) -> Result<Slots<()>, Error> {
-        self.ask(Command::Keys).await
+        self.ask(|worker| worker.for_link(|link| Ok(link.peer.keys()))).await
     }
 
     async fn stats(&mut self) -> Result<PeerStats, Error> {
@@ -126,16 +140,18 @@ impl DataChannel for UserspaceDataChannel {
     }
 
     async fn notify_exit(&mut self) -> Result<(), Error> {
-        self.ask(Command::NotifyExit).await
+        let exit =
+            |link: &mut Link, _, counters: &mut _| link.send_message(&message::EXIT, counters);
+        self.ask(move |worker| worker.send(exit)).await
     }
 
     async fn announce(&mut self) -> Result<bool, Error> {
-        self.ask(Command::Announce).await.map(|()| true)
+        self.ask(|worker| worker.send(Link::ping)).await.map(|()| true)
     }
 
     async fn del_peer(&mut self) -> Result<PeerStats, Error> {
         self.generation = self.generation.next();
-        self.ask(Command::DeletePeer).await
+        self.ask(Worker::delete_peer).await
     }
 
     async fn next_event(&mut self) -> DataEvent {
@@ -196,7 +212,8 @@ mod tests {
         else {
             panic!("no channel");
         };
-        channel.commands.as_ref().unwrap().send(Command::Panic).unwrap();
+        let panic: Command = Box::new(|_| panic!("as the test wants it"));
+        assert!(channel.commands.as_ref().unwrap().send(panic).is_ok());
         let soon = Duration::from_secs(5);
         let event = tokio::time::timeout(soon, channel.next_event()).await.unwrap();
         assert!(matches!(event, DataEvent::Failed(_)), "{event:?}");

@@ -8,15 +8,13 @@ use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use ovpn_dco::{
-    ControlPort, DataEvent, Error, Generation, Keepalive, KeyConfig, KeyId, PeerConfig, PeerStats,
-    Slots, Told,
+    ControlPort, DataEvent, Error, Generation, Keepalive, KeyConfig, PeerConfig, PeerStats, Told,
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::delivery::deliver;
 use crate::keepalive::Timers;
 use crate::link::{Link, Outbound};
-use crate::message;
 use crate::offload::coalesce::{Coalescer, Config};
 use crate::offload::split::Plan;
 use crate::offload::virtio::{self, Header};
@@ -34,24 +32,8 @@ const READ_BYTES: usize = 256 * 1024;
 /// Largest read: a header and the largest IP packet.
 const READ_BUFFER: usize = virtio::LEN + 65_536;
 
-/// Answers a command.
-pub(crate) type Reply<T> = oneshot::Sender<Result<T, Error>>;
-
-/// What the channel asks of the worker.
-#[derive(Debug)]
-pub(crate) enum Command {
-    NewPeer(Generation, Box<PeerConfig>, Vec<u8>, Reply<ControlPort>),
-    SetKeepalive(Keepalive, Reply<()>),
-    Install(Box<KeyConfig>, Reply<()>),
-    Promote(KeyId, Reply<()>),
-    Retire(KeyId, Reply<()>),
-    Keys(Reply<Slots<()>>),
-    NotifyExit(Reply<()>),
-    Announce(Reply<()>),
-    DeletePeer(Reply<PeerStats>),
-    #[cfg(test)]
-    Panic,
-}
+/// What the channel has the worker do.
+pub(crate) type Command = Box<dyn FnOnce(&mut Worker) + Send>;
 
 pub(crate) struct Worker {
     tun: TunDevice,
@@ -405,81 +387,19 @@ impl Worker {
             match self.commands.poll_recv(&mut context) {
                 Poll::Pending => return Ok(()),
                 Poll::Ready(None) => return Err(Closed),
-                Poll::Ready(Some(command)) => self.obey_one(command),
+                Poll::Ready(Some(command)) => command(self),
             }
         }
     }
 
-    fn obey_one(&mut self, command: Command) {
-        // Whoever asked may have given up waiting for the answer.
-        match command {
-            Command::NewPeer(generation, config, residue, reply) => {
-                self.generation = generation;
-                let _ = reply.send(self.new_peer(*config, &residue));
-            }
-            Command::SetKeepalive(keepalive, reply) => {
-                let now = self.now;
-                let result = self.for_link(|link, _| {
-                    link.timers = Timers::new(keepalive, now);
-                    Ok(())
-                });
-                let _ = reply.send(result);
-            }
-            Command::Install(key, reply) => {
-                let _ = reply.send(self.install(*key));
-            }
-            Command::Promote(key, reply) => {
-                let _ = reply.send(self.for_link(|link, _| link.peer.promote(key)));
-            }
-            Command::Retire(key, reply) => {
-                let result = self.for_link(|link, _| {
-                    link.peer.retire(key);
-                    Ok(())
-                });
-                let _ = reply.send(result);
-            }
-            Command::Keys(reply) => {
-                let _ = reply.send(self.for_link(|link, _| Ok(link.peer.keys())));
-            }
-            Command::NotifyExit(reply) => {
-                let exists = self.for_link(|_, _| Ok(()));
-                self.with_link(|link, worker| {
-                    link.send_message(&message::EXIT, &mut worker.counters)
-                });
-                let _ = reply.send(exists);
-            }
-            Command::Announce(reply) => {
-                let exists = self.for_link(|_, _| Ok(()));
-                self.with_link(|link, worker| link.ping(worker.now, &mut worker.counters));
-                let _ = reply.send(exists);
-            }
-            Command::DeletePeer(reply) => {
-                let stats = self.link.as_ref().map(|link| self.stats(link));
-                let stats = stats.or_else(|| self.departed.take());
-                self.forget_link();
-                let _ = reply.send(stats.ok_or(Error::NoSuchPeer));
-            }
-            #[cfg(test)]
-            Command::Panic => panic!("as the test wants it"),
-        }
-    }
-
-    fn install(&mut self, key: KeyConfig) -> Result<(), Error> {
-        let link = self.link.as_mut().ok_or(Error::NoSuchPeer)?;
-        let slab = link.install(key, self.now, &mut self.coalescer)?;
-        self.write_tun(&slab);
-        Ok(())
-    }
-
-    fn for_link<T>(
+    /// Replaces the peer.
+    pub(crate) fn new_peer(
         &mut self,
-        action: impl FnOnce(&mut Link, &mut Counters) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let link = self.link.as_mut().ok_or(Error::NoSuchPeer)?;
-        action(link, &mut self.counters)
-    }
-
-    fn new_peer(&mut self, config: PeerConfig, residue: &[u8]) -> Result<ControlPort, Error> {
+        generation: Generation,
+        config: PeerConfig,
+        residue: &[u8],
+    ) -> Result<ControlPort, Error> {
+        self.generation = generation;
         self.forget_link();
         self.departed = None;
         let (link, port) = Link::new(config, residue, &self.options, self.now)?;
@@ -489,6 +409,49 @@ impl Worker {
         self.socket_readable = true;
         self.publish();
         Ok(port)
+    }
+
+    /// Deletes the peer, and tells what it has counted; also of one that went by itself, once.
+    pub(crate) fn delete_peer(&mut self) -> Result<PeerStats, Error> {
+        let stats = self.link.as_ref().map(|link| self.stats(link));
+        let stats = stats.or_else(|| self.departed.take());
+        self.forget_link();
+        stats.ok_or(Error::NoSuchPeer)
+    }
+
+    pub(crate) fn set_keepalive(&mut self, keepalive: Keepalive) -> Result<(), Error> {
+        let now = self.now;
+        self.for_link(|link| {
+            link.timers = Timers::new(keepalive, now);
+            Ok(())
+        })
+    }
+
+    pub(crate) fn install(&mut self, key: KeyConfig) -> Result<(), Error> {
+        let now = self.now;
+        let link = self.link.as_mut().ok_or(Error::NoSuchPeer)?;
+        let slab = link.install(key, now, &mut self.coalescer)?;
+        self.write_tun(&slab);
+        Ok(())
+    }
+
+    /// Has the peer do something.
+    pub(crate) fn for_link<T>(
+        &mut self,
+        action: impl FnOnce(&mut Link) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        action(self.link.as_mut().ok_or(Error::NoSuchPeer)?)
+    }
+
+    /// Has the peer send something, which may find out that the connection is over: that is told
+    /// apart, as an event.
+    pub(crate) fn send(
+        &mut self,
+        action: impl FnOnce(&mut Link, Instant, &mut Counters) -> Result<(), Gone>,
+    ) -> Result<(), Error> {
+        self.for_link(|_| Ok(()))?;
+        self.with_link(|link, worker| action(link, worker.now, &mut worker.counters));
+        Ok(())
     }
 }
 
