@@ -553,12 +553,11 @@ async fn expires_once<P: Plane>(ns: NetNs) {
     bench.no_event().await;
     assert!(matches!(bench.channel.stats().await, Err(Error::NoSuchPeer)));
 
-    // Another peer on the same interface, and its keepalive changes.
+    // Another peer on the same interface, with another keepalive.
     let socket = bench.control.own.duplicate();
-    let keepalive = Keepalive { interval: 0, timeout: 1000 };
-    bench.channel.new_peer(peer(socket, keepalive), Vec::new()).await.unwrap();
+    let keepalive = Keepalive { interval: 0, timeout: 1 };
     let start = Instant::now();
-    bench.channel.set_keepalive(Keepalive { interval: 0, timeout: 1 }).await.unwrap();
+    bench.channel.new_peer(peer(socket, keepalive), Vec::new()).await.unwrap();
     assert_eq!(bench.event().await, DataEvent::PeerDeleted(PeerDeletedReason::Expired));
     assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
 }
@@ -568,7 +567,6 @@ async fn commands_need_a_peer<P: Plane>(ns: NetNs) {
     bench.channel.del_peer().await.unwrap();
     let channel = &mut bench.channel;
     let results = [
-        channel.set_keepalive(Keepalive::default()).await,
         channel.install(key(0, 0, false)).await.map_err(Error::from),
         channel.promote(id(0)).await,
         channel.retire(id(0)).await,
@@ -609,7 +607,6 @@ async fn keeps_account_of_peers_and_keys<P: Plane>(ns: NetNs) {
     bench.channel.install(key(2, 0, false)).await.unwrap();
     assert_eq!(bench.keys().await, [Some(2), None], "in place of its namesake");
     let channel = &mut bench.channel;
-    channel.set_keepalive(Keepalive { interval: 10, timeout: 60 }).await.unwrap();
     assert_eq!(channel.stats().await.unwrap().link_rx_packets, 0);
     let socket = bench.control.own.duplicate();
     channel.new_peer(peer(socket, Keepalive::default()), Vec::new()).await.unwrap();
@@ -673,7 +670,8 @@ async fn nothing_is_told_of_an_earlier_peer<P: Plane>(ns: NetNs) {
         bench.no_event().await;
         bench.both_keys(1).await;
         assert_eq!(bench.upwards(b"up").unwrap(), b"up");
-        bench.channel.set_keepalive(Keepalive { interval: 0, timeout: 1 }).await.unwrap();
+        let config = peer(bench.control.own.duplicate(), Keepalive { interval: 0, timeout: 1 });
+        bench.control.port = bench.channel.new_peer(config, Vec::new()).await.unwrap();
     }
     // What is asked meanwhile takes no event away, and the third peer's are told like the first's.
     bench.expired().await;

@@ -23,7 +23,7 @@ use std::future::Future;
 
 use crate::error::{Error, NotInstalled};
 use crate::slots::Slots;
-use crate::types::{Keepalive, KeyConfig, KeyId, PeerConfig, PeerStats};
+use crate::types::{KeyConfig, KeyId, PeerConfig, PeerStats};
 
 /// Why a peer disappeared. Numbers and names as in `include/uapi/linux/ovpn.h`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -103,12 +103,6 @@ pub trait DataChannel: Send {
         peer: PeerConfig,
         residue: Vec<u8>,
     ) -> impl Future<Output = Result<ControlPort, Error>> + Send;
-
-    /// Changes the keepalive and restarts its timers.
-    fn set_keepalive(
-        &mut self,
-        keepalive: Keepalive,
-    ) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Adds a key. It encrypts at once if no other does; otherwise it only decrypts until it is
     /// promoted, in place of one that was never promoted or no longer encrypts. Whoever does not get

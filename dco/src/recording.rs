@@ -32,8 +32,6 @@ pub enum Call {
         /// TCP bytes handed over.
         residue: Vec<u8>,
     },
-    /// `set_keepalive`
-    SetKeepalive(Keepalive),
     /// `install`; not the material.
     Install(KeyId, Cipher),
     /// `promote`
@@ -202,10 +200,6 @@ impl DataChannel for RecordingDataChannel {
             Ok(())
         })?;
         Ok(ControlPort::Socket { tcp_packets: tcp && self.tcp_packets })
-    }
-
-    async fn set_keepalive(&mut self, keepalive: Keepalive) -> Result<(), Error> {
-        self.call(Call::SetKeepalive(keepalive), true, |_| Ok(()))
     }
 
     async fn install(&mut self, key: KeyConfig) -> Result<(), NotInstalled> {

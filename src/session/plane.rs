@@ -2,8 +2,8 @@
 
 use ovpn_dco::kernel::{Api, KernelDataChannel};
 use ovpn_dco::{
-    ControlPort, DataChannel, DataEvent, Error, Interface, Keepalive, KeyConfig, KeyId,
-    NotInstalled, PeerConfig, PeerStats, Slots,
+    ControlPort, DataChannel, DataEvent, Error, Interface, KeyConfig, KeyId, NotInstalled,
+    PeerConfig, PeerStats, Slots,
 };
 use ovpn_userspace::UserspaceDataChannel;
 
@@ -68,10 +68,6 @@ impl DataChannel for DataPlane {
 
     async fn new_peer(&mut self, peer: PeerConfig, residue: Vec<u8>) -> Result<ControlPort, Error> {
         either!(self, channel => channel.new_peer(peer, residue).await)
-    }
-
-    async fn set_keepalive(&mut self, keepalive: Keepalive) -> Result<(), Error> {
-        either!(self, channel => channel.set_keepalive(keepalive).await)
     }
 
     async fn install(&mut self, key: KeyConfig) -> Result<(), NotInstalled> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use ovpn_dco::{
-    ControlPort, DataChannel, DataEvent, Error, Generation, Interface, Keepalive, KeyConfig, KeyId,
+    ControlPort, DataChannel, DataEvent, Error, Generation, Interface, KeyConfig, KeyId,
     NotInstalled, PeerConfig, PeerStats, Slots, Told,
 };
 use tokio::sync::{mpsc, oneshot};
@@ -108,10 +108,6 @@ impl DataChannel for UserspaceDataChannel {
         self.ask(move |worker| worker.new_peer(generation, peer, &residue)).await
     }
 
-    async fn set_keepalive(&mut self, keepalive: Keepalive) -> Result<(), Error> {
-        self.ask(move |worker| worker.set_keepalive(keepalive)).await
-    }
-
     async fn install(&mut self, key: KeyConfig) -> Result<(), NotInstalled> {
         Ok(self.ask(move |worker| worker.install(key)).await?)
     }
@@ -187,7 +183,7 @@ mod tests {
     use std::time::Duration;
 
     use nix::sched::{CloneFlags, unshare};
-    use ovpn_dco::{Framing, TransportSocket};
+    use ovpn_dco::{Framing, Keepalive, TransportSocket};
 
     use super::*;
     use crate::tun::TunOptions;

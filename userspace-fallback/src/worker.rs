@@ -7,13 +7,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use ovpn_dco::{
-    ControlPort, DataEvent, Error, Generation, Keepalive, KeyConfig, PeerConfig, PeerStats, Told,
-};
+use ovpn_dco::{ControlPort, DataEvent, Error, Generation, KeyConfig, PeerConfig, PeerStats, Told};
 use tokio::sync::mpsc;
 
 use crate::delivery::deliver;
-use crate::keepalive::Timers;
 use crate::link::{Link, Outbound};
 use crate::offload::coalesce::{Coalescer, Config};
 use crate::offload::split::Plan;
@@ -417,14 +414,6 @@ impl Worker {
         let stats = stats.or_else(|| self.departed.take());
         self.forget_link();
         stats.ok_or(Error::NoSuchPeer)
-    }
-
-    pub(crate) fn set_keepalive(&mut self, keepalive: Keepalive) -> Result<(), Error> {
-        let now = self.now;
-        self.for_link(|link| {
-            link.timers = Timers::new(keepalive, now);
-            Ok(())
-        })
     }
 
     pub(crate) fn install(&mut self, key: KeyConfig) -> Result<(), Error> {

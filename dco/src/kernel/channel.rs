@@ -487,10 +487,6 @@ impl DataChannel for KernelDataChannel {
         self.request(move |backend| backend.new_peer(peer)).await
     }
 
-    async fn set_keepalive(&mut self, keepalive: Keepalive) -> Result<(), Error> {
-        self.request(move |backend| backend.set_keepalive(keepalive)).await
-    }
-
     async fn install(&mut self, key: KeyConfig) -> Result<(), NotInstalled> {
         self.request(move |backend| Ok(backend.install(key))).await?
     }

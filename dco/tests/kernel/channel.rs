@@ -25,7 +25,6 @@ fn commands_without_a_peer() {
         assert_eq!(channel.interface().index, ns.link_index("tun0").unwrap());
         let (key, _) = keys(Cipher::Aes256Gcm, 0);
         for error in [
-            channel.set_keepalive(Keepalive::default()).await.unwrap_err(),
             channel.install(key).await.unwrap_err().into(),
             channel.promote(KeyId::FIRST).await.unwrap_err(),
             channel.retire(KeyId::FIRST).await.unwrap_err(),
