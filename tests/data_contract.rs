@@ -305,16 +305,7 @@ fn sockets(client: &NetNs, server: &NetNs, transport: Transport) -> (OwnedSocket
 }
 
 fn peer(socket: TransportSocket, keepalive: Keepalive) -> PeerConfig {
-    PeerConfig {
-        id: PeerId::new(7),
-        socket,
-        remote: address(SERVER),
-        local: None,
-        keepalive,
-        framing: Framing::None,
-        mss: None,
-        allow_recursive_routing: false,
-    }
+    PeerConfig { id: PeerId::new(7), socket, remote: address(SERVER), local: None, keepalive }
 }
 
 async fn bench<P: Plane>(
@@ -332,7 +323,7 @@ async fn bench<P: Plane>(
     client.add_address(&name, "10.77.0.1/24");
     client.link_up(&name);
     let (own, far) = sockets(&client, &server, transport);
-    let port = channel.new_peer(peer(own.duplicate(), keepalive), Vec::new()).await.unwrap();
+    let port = channel.new_peer(peer(own.duplicate(), keepalive)).await.unwrap();
     let inside = client.run(|| {
         let socket = UdpSocket::bind("10.77.0.1:5000").unwrap();
         socket.connect("10.77.0.2:6000").unwrap();
@@ -557,7 +548,7 @@ async fn expires_once<P: Plane>(ns: NetNs) {
     let socket = bench.control.own.duplicate();
     let keepalive = Keepalive { interval: 0, timeout: 1 };
     let start = Instant::now();
-    bench.channel.new_peer(peer(socket, keepalive), Vec::new()).await.unwrap();
+    bench.channel.new_peer(peer(socket, keepalive)).await.unwrap();
     assert_eq!(bench.event().await, DataEvent::PeerDeleted(PeerDeletedReason::Expired));
     assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
 }
@@ -609,7 +600,7 @@ async fn keeps_account_of_peers_and_keys<P: Plane>(ns: NetNs) {
     let channel = &mut bench.channel;
     assert_eq!(channel.stats().await.unwrap().link_rx_packets, 0);
     let socket = bench.control.own.duplicate();
-    channel.new_peer(peer(socket, Keepalive::default()), Vec::new()).await.unwrap();
+    channel.new_peer(peer(socket, Keepalive::default())).await.unwrap();
     channel.del_peer().await.unwrap();
     assert!(matches!(channel.del_peer().await, Err(Error::NoSuchPeer)));
     bench.no_event().await;
@@ -621,7 +612,7 @@ async fn another_peer_replaces_the_first<P: Plane>(ns: NetNs) {
     assert_eq!(bench.upwards(b"one").unwrap(), b"one");
     let socket = bench.control.own.duplicate();
     let config = peer(socket, Keepalive::default());
-    bench.control.port = bench.channel.new_peer(config, Vec::new()).await.unwrap();
+    bench.control.port = bench.channel.new_peer(config).await.unwrap();
     assert_eq!(bench.channel.stats().await.unwrap().vpn_tx_packets, 0);
     // The old key went with the old peer; the new one has another.
     assert_eq!(bench.keys().await, [None, None]);
@@ -666,12 +657,12 @@ async fn nothing_is_told_of_an_earlier_peer<P: Plane>(ns: NetNs) {
             bench.no_event().await;
         }
         let config = peer(bench.control.own.duplicate(), Keepalive::default());
-        bench.control.port = bench.channel.new_peer(config, Vec::new()).await.unwrap();
+        bench.control.port = bench.channel.new_peer(config).await.unwrap();
         bench.no_event().await;
         bench.both_keys(1).await;
         assert_eq!(bench.upwards(b"up").unwrap(), b"up");
         let config = peer(bench.control.own.duplicate(), Keepalive { interval: 0, timeout: 1 });
-        bench.control.port = bench.channel.new_peer(config, Vec::new()).await.unwrap();
+        bench.control.port = bench.channel.new_peer(config).await.unwrap();
     }
     // What is asked meanwhile takes no event away, and the third peer's are told like the first's.
     bench.expired().await;

@@ -15,7 +15,7 @@ use std::process::Command;
 use nix::sched::{CloneFlags, setns};
 use ovpn_dco::kernel::{KernelDataChannel, LinkName, probe};
 use ovpn_dco::{
-    Cipher, DataChannel, DirectionKey, Framing, Keepalive, KeyConfig, KeyId, PeerConfig, PeerId,
+    Cipher, DataChannel, DirectionKey, Keepalive, KeyConfig, KeyId, PeerConfig, PeerId,
     TransportSocket,
 };
 use tokio::sync::oneshot;
@@ -81,11 +81,8 @@ fn peer(
             remote,
             local: None,
             keepalive: Keepalive { interval: 10, timeout: 60 },
-            framing: Framing::None,
-            mss: None,
-            allow_recursive_routing: false,
         };
-        channel.new_peer(peer, Vec::new()).await?;
+        channel.new_peer(peer).await?;
 
         // What one encrypts with the other decrypts with. A real peer gets its keys from a TLS
         // handshake.

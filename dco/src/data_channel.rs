@@ -96,12 +96,10 @@ pub trait DataChannel: Send {
     /// Name and index of the network interface that carries the tunnel's packets.
     fn interface(&self) -> &Interface;
 
-    /// Starts (or replaces) the peer. `residue`: TCP bytes already read from the stream but not
-    /// used yet; must be empty for kernel implementations.
+    /// Starts (or replaces) the peer. A TCP stream stands between two packets.
     fn new_peer(
         &mut self,
         peer: PeerConfig,
-        residue: Vec<u8>,
     ) -> impl Future<Output = Result<ControlPort, Error>> + Send;
 
     /// Adds a key. It encrypts at once if no other does; otherwise it only decrypts until it is
@@ -149,6 +147,101 @@ pub trait DataChannel: Send {
     fn close(self) -> impl Future<Output = Result<(), Error>> + Send
     where
         Self: Sized;
+}
+
+/// One of two data channels, chosen at run time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Either<A, B> {
+    /// The one.
+    First(A),
+    /// The other.
+    Second(B),
+}
+
+impl<A: DataChannel, B: DataChannel> DataChannel for Either<A, B> {
+    fn interface(&self) -> &Interface {
+        match self {
+            Self::First(channel) => channel.interface(),
+            Self::Second(channel) => channel.interface(),
+        }
+    }
+
+    async fn new_peer(&mut self, peer: PeerConfig) -> Result<ControlPort, Error> {
+        match self {
+            Self::First(channel) => channel.new_peer(peer).await,
+            Self::Second(channel) => channel.new_peer(peer).await,
+        }
+    }
+
+    async fn install(&mut self, key: KeyConfig) -> Result<(), NotInstalled> {
+        match self {
+            Self::First(channel) => channel.install(key).await,
+            Self::Second(channel) => channel.install(key).await,
+        }
+    }
+
+    async fn promote(&mut self, key: KeyId) -> Result<(), Error> {
+        match self {
+            Self::First(channel) => channel.promote(key).await,
+            Self::Second(channel) => channel.promote(key).await,
+        }
+    }
+
+    async fn retire(&mut self, key: KeyId) -> Result<(), Error> {
+        match self {
+            Self::First(channel) => channel.retire(key).await,
+            Self::Second(channel) => channel.retire(key).await,
+        }
+    }
+
+    async fn keys(&mut self) -> Result<Slots<()>, Error> {
+        match self {
+            Self::First(channel) => channel.keys().await,
+            Self::Second(channel) => channel.keys().await,
+        }
+    }
+
+    async fn stats(&mut self) -> Result<PeerStats, Error> {
+        match self {
+            Self::First(channel) => channel.stats().await,
+            Self::Second(channel) => channel.stats().await,
+        }
+    }
+
+    async fn notify_exit(&mut self) -> Result<(), Error> {
+        match self {
+            Self::First(channel) => channel.notify_exit().await,
+            Self::Second(channel) => channel.notify_exit().await,
+        }
+    }
+
+    async fn announce(&mut self) -> Result<bool, Error> {
+        match self {
+            Self::First(channel) => channel.announce().await,
+            Self::Second(channel) => channel.announce().await,
+        }
+    }
+
+    async fn del_peer(&mut self) -> Result<PeerStats, Error> {
+        match self {
+            Self::First(channel) => channel.del_peer().await,
+            Self::Second(channel) => channel.del_peer().await,
+        }
+    }
+
+    async fn next_event(&mut self) -> DataEvent {
+        match self {
+            Self::First(channel) => channel.next_event().await,
+            Self::Second(channel) => channel.next_event().await,
+        }
+    }
+
+    async fn close(self) -> Result<(), Error> {
+        match self {
+            Self::First(channel) => channel.close().await,
+            Self::Second(channel) => channel.close().await,
+        }
+    }
 }
 
 /// A network interface.

@@ -14,7 +14,7 @@
 #![cfg_attr(not(feature = "kernel"), doc = "```ignore")]
 //! use ovpn_dco::kernel::{KernelDataChannel, LinkName, probe};
 //! use ovpn_dco::{
-//!     Cipher, DataChannel, DataEvent, DirectionKey, Framing, Keepalive, KeyConfig, KeyId,
+//!     Cipher, DataChannel, DataEvent, DirectionKey, Keepalive, KeyConfig, KeyId,
 //!     PeerConfig, PeerId, TransportSocket,
 //! };
 //!
@@ -35,11 +35,8 @@
 //!         remote,
 //!         local: None,
 //!         keepalive: Keepalive { interval: 10, timeout: 60 },
-//!         framing: Framing::None,
-//!         mss: None,
-//!         allow_recursive_routing: false,
 //!     };
-//!     channel.new_peer(peer, Vec::new()).await?;
+//!     channel.new_peer(peer).await?;
 //!
 //!     let cipher = Cipher::Aes256Gcm;
 //!     let direction =
@@ -78,12 +75,12 @@ pub mod replay;
 mod slots;
 mod types;
 
-pub use data_channel::{ControlPort, DataChannel, DataEvent, Interface, PeerDeletedReason};
+pub use data_channel::{ControlPort, DataChannel, DataEvent, Either, Interface, PeerDeletedReason};
 pub use error::{Error, NotInstalled};
 pub use format::{Cipher, DataFormat, DataHeader, is_data_packet};
 pub use generation::{Generation, Told};
 pub use slots::Slots;
 pub use types::{
-    DirectionKey, Framing, Keepalive, KeyConfig, KeyId, KeySlot, MssClamp, PeerConfig, PeerId,
-    PeerStats, TransportSocket,
+    DirectionKey, Framing, Keepalive, KeyConfig, KeyId, KeySlot, PeerConfig, PeerId, PeerStats,
+    TransportSocket,
 };

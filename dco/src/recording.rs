@@ -29,8 +29,6 @@ pub enum Call {
         remote: SocketAddr,
         /// [`PeerConfig::keepalive`]
         keepalive: Keepalive,
-        /// TCP bytes handed over.
-        residue: Vec<u8>,
     },
     /// `install`; not the material.
     Install(KeyId, Cipher),
@@ -190,10 +188,10 @@ impl DataChannel for RecordingDataChannel {
         &self.interface
     }
 
-    async fn new_peer(&mut self, peer: PeerConfig, residue: Vec<u8>) -> Result<ControlPort, Error> {
+    async fn new_peer(&mut self, peer: PeerConfig) -> Result<ControlPort, Error> {
         let tcp = matches!(peer.socket, TransportSocket::Tcp(_));
         let PeerConfig { id, remote, keepalive, .. } = peer;
-        let call = Call::NewPeer { id, tcp, remote, keepalive, residue };
+        let call = Call::NewPeer { id, tcp, remote, keepalive };
         self.call(call, false, |state| {
             state.replace_peer();
             state.peer = true;
@@ -280,7 +278,7 @@ impl Drop for RecordingDataChannel {
 mod tests {
     use super::*;
     use crate::data_channel::PeerDeletedReason;
-    use crate::types::{DirectionKey, Framing};
+    use crate::types::DirectionKey;
 
     fn peer() -> PeerConfig {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -290,9 +288,6 @@ mod tests {
             remote: "127.0.0.1:1".parse().unwrap(),
             local: None,
             keepalive: Keepalive::default(),
-            framing: Framing::None,
-            mss: None,
-            allow_recursive_routing: false,
         }
     }
 
@@ -307,7 +302,7 @@ mod tests {
         let (mut channel, recorder) = RecordingDataChannel::new("tun0", true);
         let no_peer = channel.install(key(KeyId::FIRST)).await.unwrap_err();
         assert!(no_peer.key.is_some(), "{no_peer}");
-        channel.new_peer(peer(), Vec::new()).await.unwrap();
+        channel.new_peer(peer()).await.unwrap();
         let refused = || Error::Kernel { operation: "KEY_NEW", errno: 22, message: None };
         recorder.fail_next(refused());
         let not_installed = channel.install(*no_peer.key.unwrap()).await;
@@ -324,9 +319,9 @@ mod tests {
         let (mut channel, recorder) = RecordingDataChannel::new("tun0", true);
         let gone = || DataEvent::PeerDeleted(PeerDeletedReason::Expired);
         let failed = DataEvent::Failed("test".to_owned());
-        channel.new_peer(peer(), Vec::new()).await.unwrap();
+        channel.new_peer(peer()).await.unwrap();
         recorder.tell(gone());
-        channel.new_peer(peer(), Vec::new()).await.unwrap();
+        channel.new_peer(peer()).await.unwrap();
         recorder.tell(DataEvent::PeerExit);
         recorder.tell(gone());
         assert_eq!(channel.next_event().await, DataEvent::PeerExit);
@@ -339,7 +334,7 @@ mod tests {
     async fn keeps_state_and_records() {
         let (mut channel, recorder) = RecordingDataChannel::new("tun0", true);
         assert!(matches!(channel.keys().await, Err(Error::NoSuchPeer)));
-        channel.new_peer(peer(), Vec::new()).await.unwrap();
+        channel.new_peer(peer()).await.unwrap();
         let second = KeyId::FIRST.next();
         for id in [KeyId::FIRST, second] {
             channel.install(key(id)).await.unwrap();

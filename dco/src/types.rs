@@ -219,15 +219,6 @@ impl Framing {
     }
 }
 
-/// Largest TCP segment size that fits the tunnel, for clamping the MSS option of SYN packets.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct MssClamp {
-    /// For TCP over IPv4, bytes.
-    pub ipv4: u16,
-    /// For TCP over IPv6, bytes.
-    pub ipv6: u16,
-}
-
 /// The connected transport socket a peer is reached through.
 #[derive(Debug)]
 pub enum TransportSocket {
@@ -239,7 +230,8 @@ pub enum TransportSocket {
     Tcp(OwnedFd),
 }
 
-/// All that a new peer needs.
+/// All that a new peer needs, whatever moves its packets. What user space can do beyond that is given
+/// where it is made.
 #[derive(Debug)]
 pub struct PeerConfig {
     /// The pushed peer-id. `None`: none was pushed, DATA_V1 packets (userspace only).
@@ -252,15 +244,6 @@ pub struct PeerConfig {
     pub local: Option<IpAddr>,
     /// In-band keepalive.
     pub keepalive: Keepalive,
-    /// Compression framing (userspace only).
-    pub framing: Framing,
-    /// MSS clamping (userspace only; the kernel path uses link MTU and route MSS).
-    pub mss: Option<MssClamp>,
-    /// Packets that are on their way to [`Self::remote`] themselves (address, protocol and port) go
-    /// into the tunnel like others. Otherwise they are dropped: a route to the server that is gone
-    /// would send each packet round and round (userspace only; the kernel's limit on nested
-    /// transmissions ends it there).
-    pub allow_recursive_routing: bool,
 }
 
 /// Traffic counters of one peer since it was created.

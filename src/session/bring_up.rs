@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ovpn_dco::kernel::{Api, KernelDataChannel, LinkName};
 use ovpn_dco::{DataChannel, Error as DataError, Keepalive, PeerConfig};
-use ovpn_userspace::{TunDevice, TunOptions, UserspaceDataChannel};
+use ovpn_userspace::{Extras, TunDevice, TunOptions, UserspaceDataChannel};
 
 use super::SessionConfig;
 use super::link::Link;
@@ -161,7 +161,7 @@ impl Shared {
             let adopt = self.network.adopt(channel.interface());
             self.commands.while_busy(&self.statistics, adopt).await?;
         }
-        Ok(Tunnel::new(DataPlane::Kernel(channel)))
+        Ok(Tunnel::new(DataPlane::kernel(channel)))
     }
 
     async fn hand_to_kernel(
@@ -286,13 +286,14 @@ impl Shared {
                 interval: seconds(options.ping),
                 timeout: seconds(options.ping_timeout.map(|timeout| timeout.after)),
             },
-            framing: options.framing,
-            mss: mss_clamp(self.config.options.data.mssfix, options.tun_mtu, outer(link, options))
-                .filter(|_| !tunnel.plane().is_kernel()),
-            allow_recursive_routing: self.config.options.device.allow_recursive_routing,
         };
-        let residue = link.transport.take_residue();
-        let port = tunnel.new_peer(peer, residue).await?;
+        let extras = Extras {
+            framing: options.framing,
+            mss: mss_clamp(self.config.options.data.mssfix, options.tun_mtu, outer(link, options)),
+            allow_recursive_routing: self.config.options.device.allow_recursive_routing,
+            read_ahead: link.transport.take_residue(),
+        };
+        let port = tunnel.new_peer(peer, extras).await?;
         link.transport
             .attach(port)
             .map_err(|e| DataError::io("hand the transport socket over", e))?;
@@ -343,7 +344,7 @@ fn interrupted() -> Failure {
 
 fn userspace(device: TunDevice) -> Result<Tunnel, DataError> {
     let channel = UserspaceDataChannel::new(device, ovpn_userspace::Options::default())?;
-    Ok(Tunnel::new(DataPlane::Userspace(channel)))
+    Ok(Tunnel::new(DataPlane::userspace(channel)))
 }
 
 /// Has the service make the device, unless it has already made the very same.

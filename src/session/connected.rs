@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use ovpn_dco::kernel::Api;
-use ovpn_dco::{DataEvent, Error as DataError, KeyConfig, KeyId, NotInstalled, PeerDeletedReason};
+use ovpn_dco::{
+    DataChannel, DataEvent, Error as DataError, KeyConfig, KeyId, NotInstalled, PeerDeletedReason,
+};
 
 use super::event::{ConnectionInfo, SessionState};
 use super::fall_back::Broken;
@@ -298,7 +300,7 @@ impl Connected {
         shared: &mut Shared,
         key: KeyConfig,
     ) -> Result<(), Stop> {
-        let installed = self.tunnel.install_key(key).await;
+        let installed = self.tunnel.channel().install(key).await;
         installed.or_else(|failed| self.repair(shared, failed))
     }
 
@@ -312,7 +314,7 @@ impl Connected {
     }
 
     pub(super) async fn retire_key(&mut self, shared: &mut Shared, key: KeyId) -> Result<(), Stop> {
-        let retired = self.tunnel.retire_key(key).await;
+        let retired = self.tunnel.channel().retire(key).await;
         retired.or_else(|error| self.repair(shared, error.into()))
     }
 
@@ -382,7 +384,7 @@ async fn notify_exit(tunnel: &mut Tunnel, times: u32) {
         if time > 0 {
             tokio::time::sleep(EXIT_INTERVAL).await;
         }
-        match tunnel.notify_exit().await {
+        match tunnel.channel().notify_exit().await {
             Ok(()) => {}
             Err(DataError::Unsupported { .. }) => return,
             Err(e) => return tracing::debug!("exit notification: {e}"),

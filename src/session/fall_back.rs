@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use ovpn_dco::KeyConfig;
+use ovpn_dco::{DataChannel, KeyConfig};
 
 use super::bring_up::{Failure, Unmade};
 use super::connected::{Connected, Stage};
@@ -36,7 +36,7 @@ impl Connected {
             }
         };
         let installed = match broken.key {
-            Some(key) => tunnel.install_key(key).await,
+            Some(key) => tunnel.channel().install(key).await,
             None => {
                 link.control.renegotiate(Instant::now());
                 Ok(())

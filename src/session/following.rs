@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use ovpn_dco::Error as DataError;
+use ovpn_dco::{DataChannel, Error as DataError};
 use socket2::SockRef;
 
 use super::bring_up::{route_query, wanted};
@@ -169,7 +169,7 @@ impl Connected {
 
     /// Has the data path go the new way, and the server know. `moved`: from another address.
     async fn announce_way(&mut self, moved: bool) -> Result<(), Ending> {
-        match self.tunnel.announce().await {
+        match self.tunnel.channel().announce().await {
             Ok(true) => {}
             Ok(false) => {
                 let name = &self.tunnel.interface().name;

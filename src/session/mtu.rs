@@ -1,6 +1,7 @@
 //! How large inner packets may be: `mssfix` in its four forms. Pure.
 
-use ovpn_dco::{DataFormat, DataHeader, Framing, MssClamp};
+use ovpn_dco::{DataFormat, DataHeader, Framing};
+use ovpn_userspace::MssClamp;
 
 use crate::profile::{MssFix, Protocol};
 

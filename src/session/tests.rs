@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use ovpn_dco::kernel::{Api, ApiReport, Features, Report, Status};
 use ovpn_dco::recording::{Recorder, RecordingDataChannel};
 use ovpn_dco::{
-    Cipher, DirectionKey, Error, Framing, Keepalive, KeyConfig, KeyId, PeerConfig, PeerId,
-    TransportSocket, is_data_packet,
+    Cipher, DirectionKey, Error, Keepalive, KeyConfig, KeyId, PeerConfig, PeerId, TransportSocket,
+    is_data_packet,
 };
 use ovpn_test_support::netns::NetNs;
 use ovpn_test_support::sim;
@@ -51,9 +51,6 @@ pub(super) fn peer() -> PeerConfig {
         remote: "127.0.0.1:1".parse().unwrap(),
         local: None,
         keepalive: Keepalive::default(),
-        framing: Framing::None,
-        mss: None,
-        allow_recursive_routing: false,
     }
 }
 
@@ -163,7 +160,7 @@ async fn bench(protocol: Protocol, push: &[&str]) -> (Bench, Start) {
     shared.kernel = report();
     // The fake has no interface of its own; the loopback is one.
     let (channel, recorder) = RecordingDataChannel::new("lo", true);
-    let kept = Tunnel::new(DataPlane::Recording(channel));
+    let kept = Tunnel::new(DataPlane::recording(channel));
 
     let (link, _) = connection(&shared, protocol, remote).await;
     let mut pushed: Vec<String> =

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use nix::net::if_::if_indextoname;
 use ovpn_dco::{
-    ControlPort, DataChannel, DataEvent, Error as DataError, Interface, KeyConfig, KeyId,
-    NotInstalled, PeerConfig, PeerStats, Slots,
+    ControlPort, DataChannel, DataEvent, Error as DataError, Interface, KeyId, PeerConfig,
+    PeerStats, Slots,
 };
+use ovpn_userspace::Extras;
 
 use super::data_counters;
-use super::plane::DataPlane;
+use super::plane::{Channel, DataPlane};
 use crate::counters::Counters;
 
 /// How often the counters are looked at: a peer that dies takes along what was counted since.
@@ -38,11 +39,11 @@ pub(super) struct Tunnel {
 
 impl Tunnel {
     /// On a tokio runtime.
-    pub(super) fn new(plane: DataPlane) -> Self {
+    pub(super) fn new(mut plane: DataPlane) -> Self {
         let mut clock = tokio::time::interval(LOOK);
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         Self {
-            interface: plane.interface().clone(),
+            interface: plane.channel().interface().clone(),
             plane,
             has_peer: false,
             failed: false,
@@ -56,6 +57,12 @@ impl Tunnel {
 
     pub(super) fn plane(&self) -> &DataPlane {
         &self.plane
+    }
+
+    /// What it asks nothing of itself for. Peers come and go with [`Self::new_peer`] and
+    /// [`Self::del_peer`] only, events are [`Self::next_event`]'s.
+    pub(super) const fn channel(&mut self) -> &mut Channel {
+        self.plane.channel()
     }
 
     pub(super) const fn interface(&self) -> &Interface {
@@ -87,10 +94,10 @@ impl Tunnel {
     pub(super) async fn new_peer(
         &mut self,
         peer: PeerConfig,
-        residue: Vec<u8>,
+        extras: Extras,
     ) -> Result<ControlPort, DataError> {
         self.last_stats = PeerStats::default();
-        let port = self.plane.new_peer(peer, residue).await?;
+        let port = self.plane.new_peer(peer, extras).await?;
         self.has_peer = true;
         Ok(port)
     }
@@ -101,7 +108,7 @@ impl Tunnel {
     pub(super) async fn del_peer(&mut self) -> Counters {
         self.has_peer = false;
         let seen = std::mem::take(&mut self.last_stats);
-        let stats = match self.plane.del_peer().await {
+        let stats = match self.plane.channel().del_peer().await {
             Ok(stats) => stats,
             Err(DataError::NoSuchPeer) => seen,
             Err(e) => {
@@ -129,7 +136,7 @@ impl Tunnel {
     /// Asks for the peer's counters; those seen last stay if it cannot be asked (any more).
     async fn look(&mut self) {
         if self.has_peer
-            && let Ok(stats) = self.plane.stats().await
+            && let Ok(stats) = self.plane.channel().stats().await
         {
             self.last_stats = stats;
         }
@@ -141,33 +148,16 @@ impl Tunnel {
     }
 
     async fn keys(&mut self) -> Slots<()> {
-        self.plane.keys().await.unwrap_or_default()
-    }
-
-    pub(super) async fn install_key(&mut self, key: KeyConfig) -> Result<(), NotInstalled> {
-        self.plane.install(key).await
+        self.plane.channel().keys().await.unwrap_or_default()
     }
 
     /// [`DataError::NoSuchKey`] if the key is not there although others are.
     pub(super) async fn promote_key(&mut self, key: KeyId) -> Result<(), DataError> {
-        match self.plane.promote(key).await {
+        match self.plane.channel().promote(key).await {
             // A new peer: the key was the old one's, and another is on its way.
             Err(DataError::NoSuchKey(_)) if self.keys().await == Slots::default() => Ok(()),
             promoted => promoted,
         }
-    }
-
-    pub(super) async fn retire_key(&mut self, key: KeyId) -> Result<(), DataError> {
-        self.plane.retire(key).await
-    }
-
-    pub(super) async fn notify_exit(&mut self) -> Result<(), DataError> {
-        self.plane.notify_exit().await
-    }
-
-    /// See [`DataChannel::announce`].
-    pub(super) async fn announce(&mut self) -> Result<bool, DataError> {
-        self.plane.announce().await
     }
 
     /// The next event of the data plane. Cancel safe.
@@ -175,7 +165,7 @@ impl Tunnel {
         loop {
             tokio::select! {
                 biased;
-                event = self.plane.next_event() => {
+                event = self.plane.channel().next_event() => {
                     self.failed |= matches!(event, DataEvent::Failed(_));
                     if self.failed || matches!(event, DataEvent::PeerDeleted(_)) {
                         self.has_peer = false;
@@ -191,7 +181,7 @@ impl Tunnel {
 
     /// Removes the interface.
     pub(super) async fn close(self) {
-        if let Err(e) = self.plane.close().await {
+        if let Err(e) = self.plane.into_channel().close().await {
             tracing::warn!("removing the interface: {e}");
         }
     }
@@ -209,8 +199,8 @@ mod tests {
     #[tokio::test]
     async fn the_newest_figures_outlive_the_peer() {
         let (channel, recorder) = RecordingDataChannel::new("lo", false);
-        let mut tunnel = Tunnel::new(DataPlane::Recording(channel));
-        tunnel.new_peer(peer(), Vec::new()).await.unwrap();
+        let mut tunnel = Tunnel::new(DataPlane::recording(channel));
+        tunnel.new_peer(peer(), Extras::default()).await.unwrap();
         let stats = PeerStats { vpn_rx_bytes: 7, ..PeerStats::default() };
         recorder.set_stats(stats);
         let quiet = tokio::time::timeout(Duration::from_millis(50), tunnel.next_event()).await;
@@ -225,10 +215,10 @@ mod tests {
     #[tokio::test]
     async fn a_key_that_is_not_there_is_reported() {
         let (channel, recorder) = RecordingDataChannel::new("lo", false);
-        let mut tunnel = Tunnel::new(DataPlane::Recording(channel));
-        tunnel.new_peer(peer(), Vec::new()).await.unwrap();
+        let mut tunnel = Tunnel::new(DataPlane::recording(channel));
+        tunnel.new_peer(peer(), Extras::default()).await.unwrap();
         assert!(tunnel.promote_key(key(1).key_id).await.is_ok(), "it went with its peer");
-        tunnel.install_key(key(0)).await.unwrap();
+        tunnel.channel().install(key(0)).await.unwrap();
         let error = tunnel.promote_key(key(1).key_id).await.unwrap_err();
         assert!(matches!(error, DataError::NoSuchKey(id) if id == key(1).key_id), "{error}");
         assert_eq!(recorder.keys(), [Some(key(0).key_id), None], "the key in use stays in use");

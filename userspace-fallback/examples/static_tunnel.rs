@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use ovpn_dco::{
-    Cipher, DataChannel, DirectionKey, Framing, Keepalive, KeyConfig, KeyId, PeerConfig, PeerId,
+    Cipher, DataChannel, DirectionKey, Keepalive, KeyConfig, KeyId, PeerConfig, PeerId,
     TransportSocket,
 };
 use ovpn_userspace::{Options, TunDevice, TunOptions, UserspaceDataChannel};
@@ -107,12 +107,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         remote: arguments.remote,
         local: None,
         keepalive: Keepalive::default(),
-        framing: Framing::None,
-        mss: None,
-        allow_recursive_routing: false,
     };
     let mut channel = UserspaceDataChannel::new(tun, options)?;
-    let _control = channel.new_peer(peer, Vec::new()).await?;
+    let _control = channel.new_peer(peer).await?;
     let key = key(cipher, arguments.mirrored).ok_or("no key")?;
     channel.install(key).await?;
     println!("ready");

@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::link::Link;
 use crate::message;
-use crate::options::Options;
+use crate::options::{Extras, Options};
 use crate::stats::{Counters, Published};
 use crate::tun::TunDevice;
 use crate::wake::Alarm;
@@ -65,6 +65,21 @@ impl UserspaceDataChannel {
         })
     }
 
+    /// [`DataChannel::new_peer`], with what a peer can have here only. Extras that ask for nothing make
+    /// the same peer.
+    ///
+    /// # Errors
+    /// As `new_peer`; [`Error::Unsupported`] when more was read ahead than fits one read.
+    pub async fn new_peer_with(
+        &mut self,
+        peer: PeerConfig,
+        extras: Extras,
+    ) -> Result<ControlPort, Error> {
+        self.generation = self.generation.next();
+        let generation = self.generation;
+        self.ask(move |worker| worker.new_peer(generation, peer, &extras)).await
+    }
+
     /// How the data path works, since the channel was created.
     #[must_use]
     pub fn counters(&self) -> Counters {
@@ -102,10 +117,8 @@ impl DataChannel for UserspaceDataChannel {
         &self.interface
     }
 
-    async fn new_peer(&mut self, peer: PeerConfig, residue: Vec<u8>) -> Result<ControlPort, Error> {
-        self.generation = self.generation.next();
-        let generation = self.generation;
-        self.ask(move |worker| worker.new_peer(generation, peer, &residue)).await
+    async fn new_peer(&mut self, peer: PeerConfig) -> Result<ControlPort, Error> {
+        self.new_peer_with(peer, Extras::default()).await
     }
 
     async fn install(&mut self, key: KeyConfig) -> Result<(), NotInstalled> {
@@ -183,7 +196,7 @@ mod tests {
     use std::time::Duration;
 
     use nix::sched::{CloneFlags, unshare};
-    use ovpn_dco::{Framing, Keepalive, TransportSocket};
+    use ovpn_dco::{Keepalive, TransportSocket};
 
     use super::*;
     use crate::tun::TunOptions;
@@ -199,12 +212,8 @@ mod tests {
             socket: TransportSocket::Udp(server.into()),
             local: None,
             keepalive: Keepalive::default(),
-            framing: Framing::None,
-            mss: None,
-            allow_recursive_routing: false,
         };
-        let ControlPort::Channel { mut incoming, .. } =
-            channel.new_peer(peer, Vec::new()).await.unwrap()
+        let ControlPort::Channel { mut incoming, .. } = channel.new_peer(peer).await.unwrap()
         else {
             panic!("no channel");
         };

@@ -65,6 +65,7 @@ mod wake;
 mod worker;
 
 pub use channel::UserspaceDataChannel;
-pub use options::Options;
+pub use mss::MssClamp;
+pub use options::{Extras, Options};
 pub use stats::Counters;
 pub use tun::{TunDevice, TunOptions};

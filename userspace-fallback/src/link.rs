@@ -16,7 +16,7 @@ use crate::keepalive::{Due, Timers};
 use crate::message;
 use crate::offload::coalesce::Coalescer;
 use crate::offload::split::Plan;
-use crate::options::Options;
+use crate::options::{Extras, Options};
 use crate::peer::{Opened, Peer};
 use crate::recursion::Guard;
 use crate::stats::Counters;
@@ -62,24 +62,24 @@ pub(crate) struct Outbound<'a> {
 impl Link {
     pub(crate) fn new(
         config: PeerConfig,
-        residue: &[u8],
+        extras: &Extras,
         options: &Options,
         now: Instant,
     ) -> Result<(Self, ControlPort), Error> {
-        let transport = Transport::new(config.socket, residue, options)?;
+        let transport = Transport::new(config.socket, &extras.read_ahead, options)?;
         let guard = Guard::new(config.remote, transport.is_reliable());
         let (incoming, from_server) = mpsc::channel(INCOMING);
         let (to_server, outgoing) = mpsc::channel(OUTGOING);
         let link = Self {
-            peer: Peer::new(config.id, config.framing, config.mss),
+            peer: Peer::new(config.id, extras.framing, extras.mss),
             transport,
             timers: Timers::new(config.keepalive, now),
             incoming,
             outgoing: Some(outgoing),
             early: Early::default(),
-            inflated: config.framing.compresses().then(Inflated::default),
+            inflated: extras.framing.compresses().then(Inflated::default),
             compression_told: false,
-            guard: (!config.allow_recursive_routing).then_some(guard),
+            guard: (!extras.allow_recursive_routing).then_some(guard),
             recursive: 0,
             exit_told: false,
             waiting: None,

@@ -1,7 +1,14 @@
 //! MSS clamping: the maximum segment size that SYN packets announce is lowered to what fits the
 //! tunnel (`mssfix`), never raised.
 
-use ovpn_dco::MssClamp;
+/// Largest TCP segment size that fits the tunnel, for clamping the MSS option of SYN packets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MssClamp {
+    /// For TCP over IPv4, bytes.
+    pub ipv4: u16,
+    /// For TCP over IPv6, bytes.
+    pub ipv6: u16,
+}
 
 use crate::offload::checksum;
 use crate::offload::{IPV4_HEADER, IPV6_HEADER, TCP, TCP_HEADER, be16, put16};

@@ -1,4 +1,24 @@
-//! What of the fast path to use.
+//! What of the fast path to use, and what a peer can have in software only.
+
+use ovpn_dco::Framing;
+
+use crate::mss::MssClamp;
+
+/// What a peer can have here beyond what every data channel gives it. The default is what those do.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Extras {
+    /// Compression framing.
+    pub framing: Framing,
+    /// MSS clamping. With the kernel the interface's MTU does that.
+    pub mss: Option<MssClamp>,
+    /// Packets that are on their way to [`ovpn_dco::PeerConfig::remote`] themselves (address, protocol
+    /// and port) go into the tunnel like others. Otherwise they are dropped: a route to the server
+    /// that is gone would send each packet round and round. With the kernel its limit on nested
+    /// transmissions ends it.
+    pub allow_recursive_routing: bool,
+    /// TCP bytes that have been read from the stream, and not used yet.
+    pub read_ahead: Vec<u8>,
+}
 
 /// Kernel features of the transport socket and of the coalescing in front of the TUN device. All
 /// on by default; each is probed, and its absence costs only speed.

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::time::Instant;
 
 use ovpn_dco::{
-    DataFormat, DataHeader, Error, Framing, KeyConfig, KeyId, MssClamp, PeerId, PeerStats, Slots,
+    DataFormat, DataHeader, Error, Framing, KeyConfig, KeyId, PeerId, PeerStats, Slots,
     is_data_packet,
 };
 
@@ -12,7 +12,7 @@ use crate::crypto::{OpenError, Opener, Sealer};
 use crate::framing::{self, Framed, UnknownFraming};
 use crate::inflate::Algorithm;
 use crate::message::Payload;
-use crate::mss;
+use crate::mss::{self, MssClamp};
 
 pub use crate::crypto::NotSealed;
 

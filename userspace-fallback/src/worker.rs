@@ -15,7 +15,7 @@ use crate::link::{Link, Outbound};
 use crate::offload::coalesce::{Coalescer, Config};
 use crate::offload::split::Plan;
 use crate::offload::virtio::{self, Header};
-use crate::options::Options;
+use crate::options::{Extras, Options};
 use crate::pacer::Pacer;
 use crate::stats::{Counters, Published, Snapshot};
 use crate::sys::{self, Interest};
@@ -394,15 +394,15 @@ impl Worker {
         &mut self,
         generation: Generation,
         config: PeerConfig,
-        residue: &[u8],
+        extras: &Extras,
     ) -> Result<ControlPort, Error> {
         self.generation = generation;
         self.forget_link();
         self.departed = None;
-        let (link, port) = Link::new(config, residue, &self.options, self.now)?;
+        let (link, port) = Link::new(config, extras, &self.options, self.now)?;
         self.link = Some(Box::new(link));
         self.dropped_before = self.counters.send_dropped;
-        // The residue may hold whole packets although nothing more arrives.
+        // What was read ahead may hold whole packets although nothing more arrives.
         self.socket_readable = true;
         self.publish();
         Ok(port)

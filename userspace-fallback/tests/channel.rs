@@ -15,7 +15,7 @@ use ovpn_dco::{
 };
 use ovpn_test_support::netns::NetNs;
 use ovpn_userspace::peer::Opened;
-use ovpn_userspace::{Options, TunDevice, TunOptions, UserspaceDataChannel, message};
+use ovpn_userspace::{Extras, Options, TunDevice, TunOptions, UserspaceDataChannel, message};
 use tokio::time::timeout;
 
 const SOON: Duration = Duration::from_secs(5);
@@ -32,14 +32,16 @@ fn framed(packet: &[u8]) -> Vec<u8> {
 }
 
 /// A channel whose far end is a plain TCP stream.
-async fn over_tcp(residue: Vec<u8>) -> (NetNs, UserspaceDataChannel, ControlPort, TcpStream) {
+async fn over_tcp(read_ahead: Vec<u8>) -> (NetNs, UserspaceDataChannel, ControlPort, TcpStream) {
     let namespace = NetNs::new("datac");
     let listener = namespace.run(|| TcpListener::bind("127.0.0.1:0").unwrap());
     let address = listener.local_addr().unwrap();
     let own = namespace.run(|| TcpStream::connect(address).unwrap());
     let far = listener.accept().unwrap().0;
     let mut channel = channel(&namespace);
-    let port = channel.new_peer(config(TransportSocket::Tcp(own.into())), residue).await.unwrap();
+    let extras = Extras { read_ahead, ..Extras::default() };
+    let config = config(TransportSocket::Tcp(own.into()));
+    let port = channel.new_peer_with(config, extras).await.unwrap();
     channel.install(key(CIPHER, 0, false)).await.unwrap();
     (namespace, channel, port, far)
 }
@@ -55,11 +57,11 @@ async fn no_event(channel: &mut UserspaceDataChannel) {
 }
 
 #[tokio::test]
-async fn residue_comes_first() {
+async fn what_was_read_ahead_comes_first() {
     // One whole control packet and the beginning of another.
-    let mut residue = framed(&[0x20; 50]);
-    residue.extend_from_slice(&framed(&[0x28; 60])[..30]);
-    let (_namespace, mut channel, port, mut far) = over_tcp(residue).await;
+    let mut read_ahead = framed(&[0x20; 50]);
+    read_ahead.extend_from_slice(&framed(&[0x28; 60])[..30]);
+    let (_namespace, mut channel, port, mut far) = over_tcp(read_ahead).await;
     let ControlPort::Channel { mut incoming, .. } = port else { panic!("no channel") };
     assert_eq!(timeout(SOON, incoming.recv()).await.unwrap().unwrap(), [0x20; 50]);
     far.write_all(&framed(&[0x28; 60])[30..]).unwrap();
@@ -158,7 +160,7 @@ async fn last_words() {
     let far = UdpSocket::from(far);
     far.set_read_timeout(Some(SOON)).unwrap();
     let mut channel = channel(&namespaces[0]);
-    let port = channel.new_peer(config(socket), Vec::new()).await.unwrap();
+    let port = channel.new_peer(config(socket)).await.unwrap();
     let ControlPort::Channel { outgoing, .. } = port else { panic!("no channel") };
     for n in 0..10 {
         outgoing.send(vec![0x20; 100 + n]).await.unwrap();
@@ -177,7 +179,7 @@ async fn a_refused_connection_is_ignored() {
     let [(socket, far_address), (far, own_address)] = common::udp_pair(&namespaces);
     drop(far);
     let mut channel = channel(&namespaces[0]);
-    let port = channel.new_peer(config(socket), Vec::new()).await.unwrap();
+    let port = channel.new_peer(config(socket)).await.unwrap();
     let ControlPort::Channel { mut incoming, outgoing } = port else { panic!("no channel") };
     for _ in 0..20 {
         outgoing.send(vec![0x38; 14]).await.unwrap();
@@ -228,12 +230,9 @@ async fn recursive_routing_is_no_loop() {
                 socket
             })
         });
-        let peer = PeerConfig {
-            remote: server,
-            allow_recursive_routing: allowed,
-            ..config(TransportSocket::Udp(own.into()))
-        };
-        channel.new_peer(peer, Vec::new()).await.unwrap();
+        let peer = PeerConfig { remote: server, ..config(TransportSocket::Udp(own.into())) };
+        let extras = Extras { allow_recursive_routing: allowed, ..Extras::default() };
+        channel.new_peer_with(peer, extras).await.unwrap();
         channel.install(key(CIPHER, 0, false)).await.unwrap();
         for _ in 0..10 {
             inside.send(b"round and round").unwrap();
@@ -310,7 +309,7 @@ async fn idle_costs_nothing() {
     let [(socket, _), _far] = common::udp_pair(&namespaces);
     let keepalive = Keepalive { interval: 60, timeout: 120 };
     let config = PeerConfig { keepalive, ..config(socket) };
-    let _port = channel.new_peer(config, Vec::new()).await.unwrap();
+    let _port = channel.new_peer(config).await.unwrap();
     channel.install(key(CIPHER, 0, false)).await.unwrap();
     let switches = || -> u64 {
         let task = std::fs::read_dir("/proc/self/task").unwrap().find_map(|task| {
@@ -340,7 +339,7 @@ async fn pings_go_out_under_a_one_way_download() {
     far.set_nonblocking(true).unwrap();
     let keepalive = Keepalive { interval: 1, timeout: 60 };
     let config = PeerConfig { keepalive, remote, ..config(socket) };
-    let _port = channel.new_peer(config, Vec::new()).await.unwrap();
+    let _port = channel.new_peer(config).await.unwrap();
     channel.install(key(CIPHER, 0, false)).await.unwrap();
     let mut peer = far_peer();
     let (mut pings, mut buffer) = (0, [0; 2048]);

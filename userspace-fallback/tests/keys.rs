@@ -77,7 +77,7 @@ impl Bench {
             setsockopt(socket, RcvBufForce, &(16 << 20)).unwrap();
         }
         let mut channel = UserspaceDataChannel::new(device, Options::default()).unwrap();
-        let _ = channel.new_peer(config(socket), Vec::new()).await.unwrap();
+        let _ = channel.new_peer(config(socket)).await.unwrap();
         channel.install(key(CIPHER, 0, false)).await.unwrap();
         Self {
             channel,

@@ -58,7 +58,7 @@ impl Bench {
         setsockopt(&server, SndBufForce, &(16 << 20)).unwrap();
         let mut channel = UserspaceDataChannel::new(device, Options::default()).unwrap();
         let socket = TransportSocket::Udp(own.into());
-        let port = channel.new_peer(config(socket), Vec::new()).await.unwrap();
+        let port = channel.new_peer(config(socket)).await.unwrap();
         let ControlPort::Channel { incoming, outgoing } = port else { panic!("no channel") };
         channel.install(key(CIPHER, 0, false)).await.unwrap();
         Self { channel, incoming, outgoing, application, server, flow, _namespace: namespace }

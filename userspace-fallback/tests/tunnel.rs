@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Setup, Tunnel, key, namespaces, udp};
-use ovpn_dco::{Cipher, DataChannel, Framing, KeyId, MssClamp};
-use ovpn_userspace::{Options, TunDevice, TunOptions};
+use ovpn_dco::{Cipher, DataChannel, Framing, KeyId};
+use ovpn_userspace::{MssClamp, Options, TunDevice, TunOptions};
 
 const MEGABYTE: usize = 1_000_000;
 

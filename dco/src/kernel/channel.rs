@@ -19,7 +19,7 @@ use crate::data_channel::{ControlPort, DataChannel, DataEvent, Interface, PeerDe
 use crate::error::{Error, NotInstalled};
 use crate::slots::Slots;
 use crate::types::{
-    Framing, Keepalive, KeyConfig, KeyId, KeySlot, PeerConfig, PeerId, PeerStats, TransportSocket,
+    Keepalive, KeyConfig, KeyId, KeySlot, PeerConfig, PeerId, PeerStats, TransportSocket,
 };
 
 /// `ovpn-dco-v2` tells about a deletion, then waits for the packets in flight and gives the socket
@@ -473,13 +473,7 @@ impl DataChannel for KernelDataChannel {
         &self.interface
     }
 
-    async fn new_peer(&mut self, peer: PeerConfig, residue: Vec<u8>) -> Result<ControlPort, Error> {
-        if !residue.is_empty() {
-            return Err(unsupported(self.api, "TCP data read ahead of the hand-over"));
-        }
-        if peer.framing != Framing::None {
-            return Err(unsupported(self.api, "compression framing"));
-        }
+    async fn new_peer(&mut self, peer: PeerConfig) -> Result<ControlPort, Error> {
         match self.del_peer().await {
             Ok(_) | Err(Error::NoSuchPeer) => {}
             Err(error) => tracing::debug!(%error, "deleting the peer that is replaced"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ovpn_dco::kernel::{Api, Device, Family, KernelDataChannel, LinkName, Links};
 use ovpn_dco::{
-    Cipher, DataChannel, DataEvent, Error, Framing, Keepalive, KeyId, PeerDeletedReason, PeerId,
+    Cipher, DataChannel, DataEvent, Error, Keepalive, KeyId, PeerDeletedReason, PeerId,
     TransportSocket,
 };
 
@@ -52,12 +52,8 @@ fn what_the_kernel_cannot_do() {
         let channel = &mut pair.client.channel;
         let mut v1 = config();
         v1.id = None;
-        let mut framing = config();
-        framing.framing = Framing::Swap;
-        for (config, residue) in [(v1, vec![]), (framing, vec![]), (config(), vec![0])] {
-            let error = channel.new_peer(config, residue).await.unwrap_err();
-            assert!(matches!(error, Error::Unsupported { by, .. } if by == api.name()), "{error}");
-        }
+        let error = channel.new_peer(v1).await.unwrap_err();
+        assert!(matches!(error, Error::Unsupported { by, .. } if by == api.name()), "{error}");
         // An unbound socket would send from port 0.
         if api == Api::Ovpn {
             let mut unbound = config();
@@ -65,7 +61,7 @@ fn what_the_kernel_cannot_do() {
                 socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap()
             });
             unbound.socket = TransportSocket::Udp(socket.into());
-            let error = channel.new_peer(unbound, vec![]).await.unwrap_err();
+            let error = channel.new_peer(unbound).await.unwrap_err();
             assert!(error.to_string().contains("not bound"), "{error}");
         }
         pair.close().await;
@@ -339,11 +335,8 @@ fn two_hundred_cycles() {
                 remote: "10.99.0.1:1194".parse().unwrap(),
                 local: None,
                 keepalive: Keepalive { interval: 10, timeout: 60 },
-                framing: Framing::None,
-                mss: None,
-                allow_recursive_routing: false,
             };
-            channel.new_peer(config, vec![]).await.unwrap();
+            channel.new_peer(config).await.unwrap();
             let (key, _) = keys(Cipher::Aes256Gcm, 0);
             channel.install(key).await.unwrap();
             channel.close().await.unwrap();

@@ -8,8 +8,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use ovpn_dco::{
-    Cipher, DataChannel, DirectionKey, Framing, Keepalive, KeyConfig, KeyId, PeerConfig,
-    TransportSocket,
+    Cipher, DataChannel, DirectionKey, Keepalive, KeyConfig, KeyId, PeerConfig, TransportSocket,
 };
 
 use crate::netns::NetNs;
@@ -82,9 +81,6 @@ fn peer(socket: TransportSocket, remote: SocketAddr) -> PeerConfig {
         remote,
         local: None,
         keepalive: Keepalive { interval: 10, timeout: 60 },
-        framing: Framing::None,
-        mss: None,
-        allow_recursive_routing: false,
     }
 }
 
@@ -132,7 +128,7 @@ fn over_udp() {
                 socket.set_nonblocking(true).unwrap();
                 TransportSocket::Udp(OwnedFd::from(socket))
             });
-            client.channel.new_peer(peer(socket, remote), Vec::new()).await.unwrap();
+            client.channel.new_peer(peer(socket, remote)).await.unwrap();
             client.channel.install(key(1, cipher)).await.unwrap();
             ping(&client.ns, "10.8.0.1");
             ping(&client.ns, "fd08::1");
@@ -170,7 +166,7 @@ fn over_tcp() {
         let stream = until(|| client.ns.run(|| TcpStream::connect(remote)).ok());
         stream.set_nonblocking(true).unwrap();
         let socket = TransportSocket::Tcp(OwnedFd::from(stream.try_clone().unwrap()));
-        client.channel.new_peer(peer(socket, remote), Vec::new()).await.unwrap();
+        client.channel.new_peer(peer(socket, remote)).await.unwrap();
         // It goes on when it has got a packet that is no data.
         let mut control = 1000_u16.to_be_bytes().to_vec();
         control.resize(1002, 0x86);

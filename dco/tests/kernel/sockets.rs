@@ -236,7 +236,7 @@ fn socket_of_another_link() {
         let name = ovpn_dco::kernel::LinkName::from_dev("tun");
         let mut second = crate::support::create(&pair.client.ns, api, name).await;
         let config = sockets.config(false, Keepalive::default());
-        let error = second.new_peer(config, vec![]).await.unwrap_err();
+        let error = second.new_peer(config).await.unwrap_err();
         assert!(
             matches!(error, Error::Kernel { errno: libc::ENOTSOCK | libc::EBUSY, .. }),
             "{error}"
@@ -301,13 +301,13 @@ fn floating() {
         let any: SocketAddr = "0.0.0.0:1195".parse().unwrap();
         let socket = pair.server.ns.run(|| UdpSocket::bind(any).unwrap());
         config.socket = TransportSocket::Udp(socket.into());
-        pair.server.channel.new_peer(config, vec![]).await.unwrap();
+        pair.server.channel.new_peer(config).await.unwrap();
         // The client reaches it there, from a socket that is not tied to an address.
         let mut config = sockets.config(false, Keepalive { interval: 1, timeout: 60 });
         let socket = pair.client.ns.run(|| UdpSocket::bind("0.0.0.0:40001").unwrap());
         config.socket = TransportSocket::Udp(socket.into());
         config.remote = "10.99.0.1:1195".parse().unwrap();
-        pair.client.channel.new_peer(config, vec![]).await.unwrap();
+        pair.client.channel.new_peer(config).await.unwrap();
         pair.key(Cipher::Aes256Gcm, 0).await;
 
         // 10.99.0.2:40000 was what the server was told; the first packet comes from :40001.

@@ -9,8 +9,8 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, setns};
 use ovpn_dco::kernel::{Api, KernelDataChannel, LinkName};
 use ovpn_dco::{
-    Cipher, ControlPort, DataChannel, DataEvent, DirectionKey, Framing, Keepalive, KeyConfig,
-    KeyId, PeerConfig, PeerId, TransportSocket,
+    Cipher, ControlPort, DataChannel, DataEvent, DirectionKey, Keepalive, KeyConfig, KeyId,
+    PeerConfig, PeerId, TransportSocket,
 };
 use tokio::time::timeout;
 
@@ -239,7 +239,7 @@ impl Side {
     ) -> ControlPort {
         let is_server = self.outer.contains(&sockets.server_addr.ip());
         let config = sockets.config(is_server, keepalive);
-        self.channel.new_peer(config, Vec::new()).await.unwrap()
+        self.channel.new_peer(config).await.unwrap()
     }
 }
 
@@ -261,9 +261,6 @@ impl Sockets {
             remote,
             local: None,
             keepalive,
-            framing: Framing::None,
-            mss: None,
-            allow_recursive_routing: false,
         }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use ovpn_dco::kernel::Report;
 use ovpn_dco::recording::{Call, RecordingDataChannel};
-use ovpn_dco::{DataChannel, DataEvent, Keepalive, KeyId, PeerId, PeerStats};
+use ovpn_dco::{DataEvent, Keepalive, KeyId, PeerId, PeerStats};
 use ovpn_test_support::netns::NetNs;
 
 use super::super::connected::Connected;
@@ -120,7 +120,7 @@ fn userspace_that_takes_over_lets_no_packet_to_the_server_in() {
         let Connected { mut tunnel, link, .. } = bench.fall_back(connected, Some(key(1))).await;
         bench.assert_fallen_back(&tunnel);
         let inside = UdpSocket::bind("0.0.0.0:0").unwrap();
-        let device = tunnel.plane().interface().name.clone();
+        let device = tunnel.interface().name.clone();
         socket2::SockRef::from(&inside).bind_device(Some(device.as_bytes())).unwrap();
         inside.send_to(b"round and round", link.transport.remote()).unwrap();
         let caught = async {
@@ -247,7 +247,7 @@ fn a_dead_tunnel_is_not_used_again() {
     within(|| async {
         let (mut bench, Start { link, .. }) = bench(Protocol::Udp, &[]).await;
         let (channel, recorder) = RecordingDataChannel::new("gone0", true);
-        let kept = Tunnel::new(DataPlane::Recording(channel));
+        let kept = Tunnel::new(DataPlane::recording(channel));
         bench.shared.kernel = Report { kernel: String::new(), apis: Vec::new() };
         let connected = bench.bring_up(link, Some(kept)).await;
         assert!(recorder.is_closed());
@@ -264,14 +264,14 @@ fn a_deleted_device_is_made_anew() {
         bench.shared.kernel_failure = Some("test".to_owned());
         let Connected { link, mut tunnel, .. } = bench.bring_up(link, Some(kept)).await;
         tunnel.del_peer().await;
-        let interface = tunnel.plane().interface().clone();
+        let interface = tunnel.interface().clone();
         let deleted = std::process::Command::new("ip")
             .args(["link", "del", &interface.name])
             .status()
             .unwrap();
         assert!(deleted.success());
         let connected = bench.bring_up(link, Some(tunnel)).await;
-        assert_ne!(connected.tunnel.plane().interface().index, interface.index);
+        assert_ne!(connected.tunnel.interface().index, interface.index);
     });
 }
 

@@ -4,13 +4,12 @@
 use std::time::Instant;
 
 use ovpn_dco::{
-    Cipher, DataFormat, DataHeader, DirectionKey, Framing, KeyConfig, KeyId, MssClamp, PeerId,
-    is_data_packet,
+    Cipher, DataFormat, DataHeader, DirectionKey, Framing, KeyConfig, KeyId, PeerId, is_data_packet,
 };
 use ovpn_userspace::crypto::Sealer;
 use ovpn_userspace::inflate::{Inflated, NotInflated};
 use ovpn_userspace::message::Payload;
-use ovpn_userspace::mss;
+use ovpn_userspace::mss::{self, MssClamp};
 use ovpn_userspace::peer::{Opened, Peer};
 
 const SEAL: usize = DataFormat::Aead.front();

@@ -12,12 +12,12 @@ use std::time::Duration;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::RcvBufForce;
 use ovpn_dco::{
-    Cipher, ControlPort, DataChannel, DirectionKey, Framing, Keepalive, KeyConfig, KeyId, MssClamp,
+    Cipher, ControlPort, DataChannel, DirectionKey, Framing, Keepalive, KeyConfig, KeyId,
     PeerConfig, PeerId, TransportSocket,
 };
 use ovpn_test_support::netns::{NetNs, connect};
 use ovpn_userspace::peer::Peer;
-use ovpn_userspace::{Options, TunDevice, TunOptions, UserspaceDataChannel};
+use ovpn_userspace::{Extras, MssClamp, Options, TunDevice, TunOptions, UserspaceDataChannel};
 
 /// How a test's tunnel is made. Both ends are the same, except for options.
 #[derive(Clone, Copy, Debug)]
@@ -85,9 +85,6 @@ pub(crate) fn config(socket: TransportSocket) -> PeerConfig {
         remote: "127.0.0.1:1".parse().unwrap(),
         local: None,
         keepalive: Keepalive::default(),
-        framing: Framing::None,
-        mss: None,
-        allow_recursive_routing: false,
     }
 }
 
@@ -207,11 +204,9 @@ impl Tunnel {
                 remote,
                 local: None,
                 keepalive: Keepalive::default(),
-                framing: setup.framing,
-                mss: setup.mss,
-                allow_recursive_routing: false,
             };
-            ports.push(channel.new_peer(config, Vec::new()).await.unwrap());
+            let extras = Extras { framing: setup.framing, mss: setup.mss, ..Extras::default() };
+            ports.push(channel.new_peer_with(config, extras).await.unwrap());
             channel.install(key(setup.cipher, 0, n == 1)).await.unwrap();
         }
         let ports = ports.try_into().unwrap_or_else(|_| panic!("two ports"));
