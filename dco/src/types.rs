@@ -261,15 +261,4 @@ pub struct PeerStats {
     pub link_tx_bytes: u64,
     pub link_rx_packets: u64,
     pub link_tx_packets: u64,
-    /// Packets that failed authentication (userspace only; the kernels do not tell).
-    pub decrypt_errors: u64,
-    /// Packets refused by the replay window (userspace only).
-    pub replay_errors: u64,
-    /// Packets that are framed or compressed in another way than agreed (userspace only).
-    pub compress_errors: u64,
-    /// Packets that the transport socket refused for good (userspace only).
-    pub send_errors: u64,
-    /// Packets of the transport itself that came back through the tunnel and were dropped
-    /// (userspace only).
-    pub recursive_packets: u64,
 }

@@ -15,17 +15,12 @@ pub(super) fn of_peer(peer: &PeerStats) -> Counters {
         (Counter::TunBytesOut, peer.vpn_rx_bytes),
         (Counter::TunPacketsIn, peer.vpn_tx_packets),
         (Counter::TunPacketsOut, peer.vpn_rx_packets),
-        (Counter::DecryptError, peer.decrypt_errors),
-        (Counter::ReplayError, peer.replay_errors),
-        (Counter::CompressError, peer.compress_errors),
-        (Counter::NetworkSendError, peer.send_errors),
-        (Counter::RecursiveRouting, peer.recursive_packets),
     ]
     .into_iter()
     .collect()
 }
 
-/// Of the user space worker, whatever peers it has had. What its peers count is left out.
+/// Of the user space worker, whatever peers it has had. What the contract counts of each is left out.
 pub(super) fn of_worker(worker: &ovpn_userspace::Counters) -> Counters {
     [
         (Counter::TunReads, worker.tun_reads),
@@ -42,6 +37,11 @@ pub(super) fn of_worker(worker: &ovpn_userspace::Counters) -> Counters {
         (Counter::SendBlocked, worker.send_blocked),
         (Counter::ReceiveCut, worker.receive_cut),
         (Counter::ControlDropped, worker.control_dropped),
+        (Counter::NetworkSendError, worker.send_dropped),
+        (Counter::DecryptError, worker.faults.decrypt_errors),
+        (Counter::ReplayError, worker.faults.replay_errors),
+        (Counter::CompressError, worker.faults.compress_errors),
+        (Counter::RecursiveRouting, worker.faults.recursive_packets),
     ]
     .into_iter()
     .collect()

@@ -67,5 +67,5 @@ mod worker;
 pub use channel::UserspaceDataChannel;
 pub use mss::MssClamp;
 pub use options::{Extras, Options};
-pub use stats::Counters;
+pub use stats::{Counters, Faults};
 pub use tun::{TunDevice, TunOptions};

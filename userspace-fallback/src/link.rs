@@ -19,7 +19,7 @@ use crate::offload::split::Plan;
 use crate::options::{Extras, Options};
 use crate::peer::{Opened, Peer};
 use crate::recursion::Guard;
-use crate::stats::Counters;
+use crate::stats::{Counters, Faults};
 use crate::transport::{Gone, Received, Transport};
 
 /// Control packets that wait to be read; more are dropped, and the control channel retransmits.
@@ -90,7 +90,12 @@ impl Link {
 
     /// The peer's counters.
     pub(crate) fn stats(&self) -> PeerStats {
-        PeerStats { recursive_packets: self.recursive, ..self.peer.stats() }
+        self.peer.stats()
+    }
+
+    /// What came to nothing.
+    pub(crate) fn faults(&self) -> Faults {
+        Faults { recursive_packets: self.recursive, ..self.peer.faults() }
     }
 
     /// Whether this packet of the TUN device is one of the transport's own, which must not go into
@@ -178,7 +183,7 @@ impl Link {
         if authentic {
             self.timers.received(now);
         }
-        if self.peer.stats().compress_errors > 0 && !self.compression_told {
+        if self.peer.faults().compress_errors > 0 && !self.compression_told {
             self.tell_compression();
         }
         Ok(received)

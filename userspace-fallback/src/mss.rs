@@ -1,6 +1,9 @@
 //! MSS clamping: the maximum segment size that SYN packets announce is lowered to what fits the
 //! tunnel (`mssfix`), never raised.
 
+use crate::offload::checksum;
+use crate::offload::{IPV4_HEADER, IPV6_HEADER, TCP, TCP_HEADER, be16, put16};
+
 /// Largest TCP segment size that fits the tunnel, for clamping the MSS option of SYN packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct MssClamp {
@@ -9,9 +12,6 @@ pub struct MssClamp {
     /// For TCP over IPv6, bytes.
     pub ipv6: u16,
 }
-
-use crate::offload::checksum;
-use crate::offload::{IPV4_HEADER, IPV6_HEADER, TCP, TCP_HEADER, be16, put16};
 
 const SYN: u8 = 0x02;
 const OPTION_END: u8 = 0;

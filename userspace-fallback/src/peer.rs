@@ -13,6 +13,7 @@ use crate::framing::{self, Framed, UnknownFraming};
 use crate::inflate::Algorithm;
 use crate::message::Payload;
 use crate::mss::{self, MssClamp};
+use crate::stats::Faults;
 
 pub use crate::crypto::NotSealed;
 
@@ -23,6 +24,7 @@ pub struct Peer {
     mss: Option<MssClamp>,
     keys: Slots<Key>,
     stats: PeerStats,
+    faults: Faults,
 }
 
 struct Key {
@@ -82,7 +84,8 @@ impl Peer {
     /// A peer without keys.
     #[must_use]
     pub fn new(id: Option<PeerId>, framing: Framing, mss: Option<MssClamp>) -> Self {
-        Self { id, framing, mss, keys: Slots::default(), stats: PeerStats::default() }
+        let (stats, faults) = (PeerStats::default(), Faults::default());
+        Self { id, framing, mss, keys: Slots::default(), stats, faults }
     }
 
     /// Adds a key, which seals if no other does; its packet ids start at 1.
@@ -132,6 +135,12 @@ impl Peer {
     #[must_use]
     pub fn stats(&self) -> PeerStats {
         self.stats
+    }
+
+    /// What came to nothing; of recursion it knows nothing.
+    #[must_use]
+    pub fn faults(&self) -> Faults {
+        self.faults
     }
 
     /// How an inner packet with this first byte is wrapped.
@@ -202,7 +211,7 @@ impl Peer {
             Ok(body) => body,
             Err(OpenError::Forged) => return self.forged(),
             Err(OpenError::Replay(_)) => {
-                self.stats.replay_errors += 1;
+                self.faults.replay_errors += 1;
                 return Opened::Ignored;
             }
             Err(OpenError::WornOut) => return Opened::Ignored,
@@ -242,7 +251,7 @@ impl Peer {
 
     /// Counts a packet that could not be decompressed.
     pub fn refuse(&mut self) {
-        self.stats.compress_errors += 1;
+        self.faults.compress_errors += 1;
     }
 
     /// Opens a packet that was [`Opened::UnknownKey`] when it came, and was counted then.
@@ -254,7 +263,7 @@ impl Peer {
     }
 
     fn forged(&mut self) -> Opened {
-        self.stats.decrypt_errors += 1;
+        self.faults.decrypt_errors += 1;
         Opened::Forged
     }
 }
@@ -357,7 +366,7 @@ mod tests {
                 assert_eq!(opened(&mut b, &ping), Err(Opened::Consumed));
                 let exit = seal(&mut a, &message::EXIT).unwrap();
                 assert_eq!(opened(&mut b, &exit), Err(Opened::Exit));
-                assert_eq!(b.stats().replay_errors, 3);
+                assert_eq!(b.faults().replay_errors, 3);
             }
         }
     }
@@ -418,7 +427,8 @@ mod tests {
         let received = b.stats();
         assert_eq!((received.vpn_rx_packets, received.vpn_rx_bytes), (1, 100));
         assert_eq!((received.link_rx_packets, received.link_rx_bytes), (7, 2 * 124 + 40 + 49));
-        assert_eq!((received.decrypt_errors, received.replay_errors), (5, 0));
+        let refused = b.faults();
+        assert_eq!((refused.decrypt_errors, refused.replay_errors), (5, 0));
     }
 
     #[test]

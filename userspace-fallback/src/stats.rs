@@ -4,6 +4,28 @@ use std::sync::{Mutex, PoisonError};
 
 use ovpn_dco::PeerStats;
 
+/// Packets that came to nothing, by reason.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Faults {
+    /// Failed authentication.
+    pub decrypt_errors: u64,
+    /// Refused by the replay window.
+    pub replay_errors: u64,
+    /// Framed or compressed in another way than agreed.
+    pub compress_errors: u64,
+    /// The transport's own, which came back through the tunnel.
+    pub recursive_packets: u64,
+}
+
+impl std::ops::AddAssign for Faults {
+    fn add_assign(&mut self, more: Self) {
+        self.decrypt_errors += more.decrypt_errors;
+        self.replay_errors += more.replay_errors;
+        self.compress_errors += more.compress_errors;
+        self.recursive_packets += more.recursive_packets;
+    }
+}
+
 /// How the data path works: calls, packets per call, and everything that did not go the usual way.
 /// Counts since the channel was created.
 ///
@@ -45,6 +67,8 @@ pub struct Counters {
     pub receive_cut: u64,
     /// Control packets dropped because nobody read them.
     pub control_dropped: u64,
+    /// Of all peers.
+    pub faults: Faults,
 }
 
 /// What the worker tells everybody, once per batch.

@@ -44,13 +44,11 @@ pub(crate) struct Worker {
     link: Option<Box<Link>>,
     /// Of the last peer that there was.
     generation: Generation,
-    /// What a peer had counted that went by itself, until somebody asks.
+    /// What a peer had moved that went by itself, until somebody asks.
     departed: Option<PeerStats>,
     coalescer: Coalescer,
     uplink: Uplink,
     counters: Counters,
-    /// What `counters.send_dropped` was when the peer came.
-    dropped_before: u64,
     now: Instant,
     pacer: Pacer,
     tun_readable: bool,
@@ -101,7 +99,6 @@ impl Worker {
             coalescer: Coalescer::new(config),
             uplink: Uplink { buffer: vec![0; READ_BUFFER].into(), pending: None },
             counters: Counters::default(),
-            dropped_before: 0,
             now: Instant::now(),
             pacer: Pacer::new(Instant::now()),
             tun_readable: false,
@@ -115,8 +112,7 @@ impl Worker {
         sys::precise_sleeps();
         if let Err(error) = self.serve() {
             tracing::error!(interface = %self.tun.interface().name, %error, "data path failed");
-            self.link = None;
-            self.publish();
+            self.forget_link();
             let what = format!("interface {}: {error}", self.tun.interface().name);
             self.event(DataEvent::Failed(what));
         }
@@ -190,22 +186,19 @@ impl Worker {
             Err(Gone(reason)) => {
                 // The server may have said why before it went.
                 link.read_last_words(&mut self.counters);
-                self.departed = Some(self.stats(&link));
-                drop(link);
+                self.departed = Some(link.stats());
+                self.link = Some(link);
                 self.forget_link();
                 self.event(DataEvent::PeerDeleted(reason));
             }
         }
     }
 
-    fn stats(&self, link: &Link) -> PeerStats {
-        let send_errors = self.counters.send_dropped - self.dropped_before;
-        PeerStats { send_errors, ..link.stats() }
-    }
-
     /// Drops the peer and everything that belonged to it.
     fn forget_link(&mut self) {
-        self.link = None;
+        if let Some(link) = self.link.take() {
+            self.counters.faults += link.faults();
+        }
         self.coalescer.clear();
         self.uplink.pending = None;
         self.socket_readable = false;
@@ -219,8 +212,12 @@ impl Worker {
     }
 
     fn publish(&self) {
-        let peer = self.link.as_ref().map(|link| self.stats(link));
-        self.published.set(Snapshot { peer, counters: self.counters });
+        let (mut peer, mut counters) = (None, self.counters);
+        if let Some(link) = &self.link {
+            peer = Some(link.stats());
+            counters.faults += link.faults();
+        }
+        self.published.set(Snapshot { peer, counters });
     }
 
     /// One batch from the socket to the TUN device.
@@ -401,7 +398,6 @@ impl Worker {
         self.departed = None;
         let (link, port) = Link::new(config, extras, &self.options, self.now)?;
         self.link = Some(Box::new(link));
-        self.dropped_before = self.counters.send_dropped;
         // What was read ahead may hold whole packets although nothing more arrives.
         self.socket_readable = true;
         self.publish();
@@ -410,7 +406,7 @@ impl Worker {
 
     /// Deletes the peer, and tells what it has counted; also of one that went by itself, once.
     pub(crate) fn delete_peer(&mut self) -> Result<PeerStats, Error> {
-        let stats = self.link.as_ref().map(|link| self.stats(link));
+        let stats = self.link.as_ref().map(|link| link.stats());
         let stats = stats.or_else(|| self.departed.take());
         self.forget_link();
         stats.ok_or(Error::NoSuchPeer)

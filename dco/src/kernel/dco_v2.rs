@@ -203,7 +203,6 @@ pub fn decode_peer(bytes: &[u8]) -> Result<PeerInfo, Error> {
             link_tx_bytes: bytes64(get_peer::LINK_TX_BYTES, "LINK_TX_BYTES")?,
             link_rx_packets: packets(get_peer::LINK_RX_PACKETS, "LINK_RX_PACKETS")?,
             link_tx_packets: packets(get_peer::LINK_TX_PACKETS, "LINK_TX_PACKETS")?,
-            ..PeerStats::default()
         },
     })
 }

@@ -119,7 +119,6 @@ fn answers() {
         link_tx_bytes: 6,
         link_rx_packets: 7,
         link_tx_packets: 8,
-        ..PeerStats::default()
     };
     assert_eq!(
         info,

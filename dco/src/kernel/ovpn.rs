@@ -194,7 +194,6 @@ pub fn decode_peer(bytes: &[u8]) -> Result<PeerInfo, Error> {
             link_tx_bytes: count(peer::LINK_TX_BYTES, "LINK_TX_BYTES")?,
             link_rx_packets: count(peer::LINK_RX_PACKETS, "LINK_RX_PACKETS")?,
             link_tx_packets: count(peer::LINK_TX_PACKETS, "LINK_TX_PACKETS")?,
-            ..PeerStats::default()
         },
     })
 }

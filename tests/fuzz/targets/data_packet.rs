@@ -92,7 +92,7 @@ fn foreign(setup: &Setup, datagram: &[u8]) {
         Opened::Control => assert!(!is_data_packet(datagram[0])),
         Opened::UnknownKey => assert!(datagram[0] & 7 > 1),
         // Id 0.
-        Opened::Ignored => assert_eq!(peer.stats().replay_errors, 1),
+        Opened::Ignored => assert_eq!(peer.faults().replay_errors, 1),
         Opened::Forged => {}
         Opened::Packet(_) | Opened::Compressed(..) | Opened::Consumed | Opened::Exit => {
             panic!("forged: {opened:?}")
