@@ -1,5 +1,6 @@
 //! A profile while it is read: what depends on several directives is put together at the end.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -417,6 +418,7 @@ fn defaults() -> Options {
             key: None,
             key_passphrase: None,
             crl: None,
+            revoked_serials: BTreeSet::new(),
             version_min: TlsVersion::V1_2,
             version_max: TlsVersion::V1_3,
             cert_profile: CertProfile::Legacy,

@@ -96,6 +96,11 @@ impl FileSource for Noting<'_> {
         self.path.replace(Some(path.to_owned()));
         self.files.read(path)
     }
+
+    fn names(&self, path: &str) -> Result<Vec<String>, String> {
+        self.path.replace(Some(path.to_owned()));
+        self.files.names(path)
+    }
 }
 
 struct Reader<'a> {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,11 +12,16 @@ use crate::secret::Secret;
 
 /// Largest file that a profile may refer to, in bytes.
 const MAX_FILE_SIZE: u64 = 1 << 20;
+/// Most files of a directory that a profile may refer to.
+const MAX_NAMES: usize = 1 << 16;
 
 /// Reads files that a profile refers to by name.
 pub trait FileSource {
     /// The whole file, or why it cannot be had (the text follows the file's name in a message).
     fn read(&self, path: &str) -> Result<Secret<Vec<u8>>, String>;
+
+    /// The names of everything in a directory, or why they cannot be had.
+    fn names(&self, path: &str) -> Result<Vec<String>, String>;
 }
 
 /// For profiles that must hold everything themselves (from a configuration manager).
@@ -25,6 +31,10 @@ pub struct NoFiles;
 impl FileSource for NoFiles {
     fn read(&self, _path: &str) -> Result<Secret<Vec<u8>>, String> {
         Err("files are not read for this profile, it must hold its content inline".to_owned())
+    }
+
+    fn names(&self, path: &str) -> Result<Vec<String>, String> {
+        self.read(path).map(|_| Vec::new())
     }
 }
 
@@ -60,6 +70,11 @@ impl FileSource for DirFiles {
             .and_then(|file| read_limited(file, MAX_FILE_SIZE))
             .map_err(|e| e.to_string())
     }
+
+    fn names(&self, path: &str) -> Result<Vec<String>, String> {
+        let directory = self.open(&self.locate(path)).map_err(|e| e.to_string())?;
+        names(&directory).map_err(|e| e.to_string())
+    }
 }
 
 impl DirFiles {
@@ -80,6 +95,20 @@ impl DirFiles {
     pub fn open(&self, path: &Path) -> io::Result<File> {
         self.opener.open(path)
     }
+}
+
+/// Names that are no text are left out. The directory is the one that was opened, whatever has become
+/// of its path.
+fn names(directory: &File) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/self/fd/{}", directory.as_raw_fd()))? {
+        if names.len() == MAX_NAMES {
+            let reason = format!("the directory holds more than {MAX_NAMES} files");
+            return Err(io::Error::new(ErrorKind::FileTooLarge, reason));
+        }
+        names.extend(entry?.file_name().into_string());
+    }
+    Ok(names)
 }
 
 fn read_limited(file: File, limit: u64) -> io::Result<Secret<Vec<u8>>> {
@@ -146,6 +175,10 @@ mod tests {
         assert_eq!(files.read("ca.crt").unwrap().expose(), b"x");
         assert!(files.read("none").unwrap_err().contains("No such file"));
         assert!(NoFiles.read("ca.crt").is_err());
+        assert_eq!(files.names(".").unwrap(), ["ca.crt"]);
+        assert!(files.names("none").unwrap_err().contains("No such file"));
+        assert!(files.names("ca.crt").unwrap_err().contains("Not a directory"));
+        assert!(NoFiles.names(".").unwrap_err().contains("inline"));
     }
 
     #[test]

@@ -321,3 +321,41 @@ proptest::proptest! {
         let _ = parse(&format!("{}remote a\n{name}{words}\n<{name}>\n{inline}\n</{name}>\n", base()));
     }
 }
+
+/// `crl-verify`: a list as text or as DER, or a directory with a file for each serial number.
+#[test]
+fn revocation_as_list_and_as_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let put = |name: &str, content: &[u8]| {
+        std::fs::write(directory.path().join(name), content).unwrap();
+    };
+    let text = "-----BEGIN X509 CRL-----\nMIICWDCC\n-----END X509 CRL-----\n";
+    put("list.pem", text.as_bytes());
+    put("list.crl", &pem::parse(text).unwrap().into_contents());
+    std::fs::create_dir(directory.path().join("revoked")).unwrap();
+    for name in ["revoked/17", "revoked/20240001", "revoked/README", "revoked/0x11"] {
+        put(name, b"");
+    }
+    let files = DirFiles::new(directory.path().to_owned(), std::sync::Arc::new(OwnRights));
+    let parsed = |line: &str| {
+        let fingerprint = ["00"; 32].join(":");
+        let text =
+            format!("client\nremote a\nauth-user-pass\npeer-fingerprint {fingerprint}\n{line}\n");
+        Profile::parse(&text, "test", &files)
+    };
+    for line in ["crl-verify list.pem", "crl-verify list.crl"] {
+        let list = parsed(line).unwrap().options.tls.crl.unwrap();
+        assert_eq!(list.replace('\r', ""), text, "{line}");
+    }
+    let tls = parsed("crl-verify list.pem\ncrl-verify revoked dir").unwrap().options.tls;
+    assert_eq!(tls.crl, None, "the last one counts");
+    assert_eq!(tls.revoked_serials.into_iter().collect::<Vec<_>>(), ["17", "20240001"]);
+    for (line, words) in [
+        ("crl-verify none dir", "cannot read the directory 'none': No such file"),
+        ("crl-verify list.pem dir", "Not a directory"),
+        ("crl-verify list.pem folder", "'folder' is not one of dir"),
+    ] {
+        let error = parsed(line).unwrap_err().to_string();
+        assert!(error.contains("crl-verify") && error.contains(words), "{error}");
+    }
+}

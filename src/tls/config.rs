@@ -80,7 +80,8 @@ impl TlsConfig {
             Identity::load(options, passphrase, signing.as_ref().map(|(signer, _)| signer))?;
         let certificate_doubt = identity.key.warning();
         warnings.extend(certificate_doubt.clone());
-        let verifier = Arc::new(ServerVerifier::new(options, &identity.ca, &identity.extra)?);
+        let verifier = ServerVerifier::new(options, &identity.ca, &identity.extra, &mut warnings)?;
+        let verifier = Arc::new(verifier);
 
         let mut provider = rustls::crypto::aws_lc_rs::default_provider();
         provider.cipher_suites = offer.suites;

@@ -1,5 +1,7 @@
 //! TLS: certificates, keys, and the rules a server certificate must keep.
 
+use std::collections::BTreeSet;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
@@ -32,16 +34,7 @@ pub(super) const TABLE: &[Entry] = &[
     Entry::apply("key", 1, 1, key),
     Entry::apply("pkcs12", 1, 1, pkcs12),
     Entry::apply("askpass", 0, 1, askpass),
-    Entry::apply("crl-verify", 1, 2, |d, c| {
-        if c.get(1) == Some("dir") {
-            return Err(Problem::with_hint(
-                "a directory of revoked serial numbers is not supported",
-                "use a CRL file: 'crl-verify FILE'",
-            ));
-        }
-        d.options.tls.crl = Some(pem_text(c, "X509 CRL")?);
-        Ok(Done::Taken)
-    }),
+    Entry::apply("crl-verify", 1, 2, crl_verify),
     Entry::apply("tls-version-min", 1, 2, |d, c| {
         let version = match c.word(0)? {
             "or-highest" => TlsVersion::V1_3,
@@ -114,6 +107,45 @@ pub(super) const TABLE: &[Entry] = &[
         Ok(Done::Taken)
     }),
 ];
+
+/// Lists, or a directory with a file for each revoked certificate, named by its serial number in
+/// decimal; what is in the files does not matter (OpenVPN 2, manual).
+fn crl_verify(draft: &mut Draft, call: &Call<'_>) -> Outcome {
+    let tls = &mut draft.options.tls;
+    match call.get(1) {
+        None => {
+            (tls.crl, tls.revoked_serials) = (Some(crl_text(call)?), BTreeSet::new());
+            Ok(Done::Taken)
+        }
+        Some("dir") => {
+            let path = call.word(0)?;
+            let names = call.files.names(path).map_err(|why| {
+                Problem::with_hint(
+                    format!("cannot read the directory '{path}': {why}"),
+                    "put the directory next to the profile, or use a list: 'crl-verify FILE'",
+                )
+            })?;
+            let is_serial = |name: &String| name.bytes().all(|b| b.is_ascii_digit());
+            (tls.crl, tls.revoked_serials) = (None, names.into_iter().filter(is_serial).collect());
+            Ok(Done::Noted("the directory is read once, when the profile is".to_owned()))
+        }
+        Some(other) => Err(one_of(other, "dir")),
+    }
+}
+
+/// PEM text of revocation lists, which may be one list in DER.
+fn crl_text(call: &Call<'_>) -> Result<String, Problem> {
+    const TAG: &str = "X509 CRL";
+    /// `SEQUENCE`, with which no text begins.
+    const DER: u8 = 0x30;
+    let bytes = call.bytes()?;
+    match bytes.expose().as_slice() {
+        der @ [DER, second, ..] if !second.is_ascii_graphic() => {
+            Ok(pem::encode(&pem::Pem::new(TAG, der)))
+        }
+        _ => pem_text(call, TAG),
+    }
+}
 
 /// The PEM text of a file or block that must hold at least one `tag`.
 fn pem_text(call: &Call<'_>, tag: &str) -> Result<String, Problem> {

@@ -1,5 +1,6 @@
 //! TLS: certificates, keys, and the rules a server certificate must keep.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use rustls::sign::SigningKey;
@@ -20,8 +21,10 @@ pub struct TlsOptions {
     pub key: Option<KeySource>,
     /// `askpass FILE`: passphrase of the private key.
     pub key_passphrase: Option<Secret<String>>,
-    /// `crl-verify`: PEM text.
+    /// `crl-verify FILE`: PEM text.
     pub crl: Option<String>,
+    /// `crl-verify DIR dir`: serial numbers of revoked certificates, in decimal without leading zeros.
+    pub revoked_serials: BTreeSet<String>,
     /// `tls-version-min` (default 1.2).
     pub version_min: TlsVersion,
     /// `tls-version-max`

@@ -5,6 +5,8 @@ use rcgen::{
     RevokedCertParams, SerialNumber,
 };
 
+use rcgen::SigningKey as _;
+
 use super::support::*;
 use crate::profile::TlsOptions;
 use crate::tls::{TlsConfig, TlsErrorKind};
@@ -168,6 +170,85 @@ fn a_list_without_a_ca_is_an_error() {
     options.peer_fingerprints = vec![numbered(&ca, 7).fingerprint()];
     let error = TlsConfig::new(&options, None).unwrap_err();
     check(&error, TlsErrorKind::Config, &["crl-verify", "peer-fingerprint", "add the ca"]);
+}
+
+/// DER of one element.
+fn der(tag: u8, content: &[&[u8]]) -> Vec<u8> {
+    let content = content.concat();
+    let length = u16::try_from(content.len()).unwrap().to_be_bytes();
+    [&[tag, 0x82], &length[..], &content].concat()
+}
+
+/// What a large provider's list looks like: the dates of its entries end without `Z`.
+fn list_without_zones(ca: &Ca, serial: u8, this_update: &str) -> String {
+    const ECDSA_SHA256: &[u8] = &[0x30, 0x0a, 6, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2];
+    let (_, certificate) = x509_parser::parse_x509_certificate(ca.certificate.der()).unwrap();
+    let date = |text: &str| der(0x17, &[text.as_bytes()]);
+    let entry = der(0x30, &[&[2, 1, serial], &date("160708190046")]);
+    let signed = der(
+        0x30,
+        &[
+            ECDSA_SHA256,
+            certificate.subject().as_raw(),
+            &date(this_update),
+            &date("490703190046Z"),
+            &der(0x30, &[&entry]),
+        ],
+    );
+    let signature = ca.issuer.key().sign(&signed).unwrap();
+    let list = der(0x30, &[&signed, ECDSA_SHA256, &der(3, &[&[0], &signature])]);
+    pem::encode(&pem::Pem::new("X509 CRL", list))
+}
+
+/// As OpenSSL 3.0 reads them, which OpenVPN 3 Linux brings along.
+#[test]
+fn dates_without_a_zone_are_read_with_a_warning() {
+    let ca = Ca::new("CA");
+    for this_update in ["160708190046Z", "160708190046"] {
+        let options = with_crl(&ca.pem(), &list_without_zones(&ca, 7, this_update));
+        accepted(&options, &numbered(&ca, 5));
+        refused(&options, &numbered(&ca, 7), &["crl-verify", "CN=server", "revoked"]);
+        let warnings = TlsConfig::new(&options, None).unwrap().warnings().join("\n");
+        assert!(warnings.contains("list 1 has dates without a time zone"), "{warnings}");
+    }
+    let sound = TlsConfig::new(&with_crl(&ca.pem(), &list(&ca, &[7], 2999)), None).unwrap();
+    assert_eq!(sound.warnings(), [""; 0]);
+    // Signed is the list as it came.
+    let (forger, other) = (Ca::new("CA"), Ca::new("Other"));
+    let forged = with_crl(&ca.pem(), &list_without_zones(&forger, 7, "160708190046Z"));
+    refused(&forged, &numbered(&ca, 5), &["crl-verify", "not signed by that CA"]);
+    let elsewhere = with_crl(&ca.pem(), &list_without_zones(&other, 7, "160708190046Z"));
+    accepted(&elsewhere, &numbered(&ca, 7));
+    let wrong = with_crl(&ca.pem(), &list_without_zones(&ca, 7, "16070819"));
+    let error = TlsConfig::new(&wrong, None).unwrap_err();
+    check(&error, TlsErrorKind::Config, &["crl-verify", "list 1 cannot be read"]);
+}
+
+/// `crl-verify DIR dir`: of every certificate of the chain, and without any list.
+#[test]
+fn serial_numbers_of_a_directory() {
+    let root = Ca::new("Root");
+    let mut params = ca_params("Middle");
+    params.serial_number = Some(SerialNumber::from(vec![1, 0, 0, 0, 0, 0, 0, 0, 9]));
+    let middle = root.intermediate(params);
+    let mut server = numbered(&middle, 700);
+    server.chain.push(middle.der());
+    let with_serials = |serials: &[&str]| {
+        let mut options = options(&root.pem());
+        options.revoked_serials = serials.iter().map(|serial| (*serial).to_owned()).collect();
+        options
+    };
+    accepted(&with_serials(&["70", "7000", "0700"]), &server);
+    refused(&with_serials(&["700"]), &server, &["crl-verify", "CN=server", "is revoked"]);
+    let words = ["crl-verify", "CN=Middle", "revoked"];
+    refused(&with_serials(&["18446744073709551625"]), &server, &words);
+    // It needs no CA.
+    let mut by_fingerprint = with_serials(&["700"]);
+    by_fingerprint.ca = None;
+    by_fingerprint.peer_fingerprints = vec![server.fingerprint()];
+    refused(&by_fingerprint, &server, &["crl-verify", "is revoked"]);
+    by_fingerprint.revoked_serials.clear();
+    accepted(&by_fingerprint, &server);
 }
 
 #[test]

@@ -129,6 +129,7 @@ pub(super) fn options(ca: &str) -> TlsOptions {
         key: None,
         key_passphrase: None,
         crl: None,
+        revoked_serials: Default::default(),
         version_min: TlsVersion::V1_2,
         version_max: TlsVersion::V1_3,
         cert_profile: CertProfile::Legacy,

@@ -45,6 +45,8 @@ pub(super) struct Certificate {
     pub(super) subject_raw: Vec<u8>,
     pub(super) issuer_raw: Vec<u8>,
     pub(super) serial: Vec<u8>,
+    /// The same as a decimal number.
+    pub(super) serial_number: String,
     pub(super) not_before: ASN1Time,
     pub(super) not_after: ASN1Time,
     /// Versions 1 and 2 know no extensions.
@@ -136,6 +138,7 @@ impl Certificate {
             subject_raw: x509.subject().as_raw().to_vec(),
             issuer_raw: x509.issuer().as_raw().to_vec(),
             serial: x509.raw_serial().to_vec(),
+            serial_number: x509.serial.to_string(),
             not_before: x509.validity().not_before,
             not_after: x509.validity().not_after,
             version3: x509.version() == x509_parser::x509::X509Version::V3,

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 
 use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::UnixTime;
+use x509_parser::der_parser::asn1_rs::{Any, Tag};
 use x509_parser::prelude::{ASN1Time, CertificateRevocationList, FromDer};
 
 use super::certificate::{Certificate, Signed};
@@ -15,6 +16,9 @@ use crate::tls::session::{TlsError, TlsErrorKind};
 /// Extensions that do not narrow what a list covers: CRL number, authority key identifier,
 /// issuer's alternative name.
 const HARMLESS: [&str; 3] = ["2.5.29.20", "2.5.29.35", "2.5.29.18"];
+
+/// How deep the parts of a list are in each other, at most: times are at depth 5.
+const MAX_DEPTH: usize = 16;
 
 /// All lists of a profile.
 pub(super) struct RevocationLists(Vec<RevocationList>);
@@ -29,24 +33,30 @@ struct RevocationList {
 }
 
 impl RevocationLists {
-    /// Reads PEM text.
-    pub(super) fn parse(text: &str) -> Result<Self, TlsError> {
-        let lists: Result<_, _> = pem::crls(text)?
-            .iter()
-            .enumerate()
-            .map(|(position, der)| {
-                RevocationList::parse(der).map_err(|why| {
-                    TlsError::new(
-                        TlsErrorKind::Config,
-                        format!(
-                            "crl-verify: revocation list {} {why}; get a new one from the CA",
-                            position + 1
-                        ),
-                    )
-                })
-            })
-            .collect();
-        lists.map(Self)
+    /// Reads PEM text. What is passed over is told in `warnings`.
+    pub(super) fn parse(text: &str, warnings: &mut Vec<String>) -> Result<Self, TlsError> {
+        let mut lists = Vec::new();
+        for (der, number) in pem::crls(text)?.iter().zip(1..) {
+            let list = RevocationList::parse(der).or_else(|why| {
+                let mended = with_time_zones(der).ok_or_else(|| why.clone())?;
+                let list = RevocationList::parse(&mended).map_err(|_| why)?;
+                warnings.push(format!(
+                    "crl-verify: revocation list {number} has dates without a time zone (RFC 5280, \
+                     5.1.2, wants a 'Z' at their end); they are taken for UTC"
+                ));
+                // What was signed is the list as it came.
+                Ok(RevocationList { signed: Signed::parse(der).ok_or(Defect::Signature)?, ..list })
+            });
+            lists.push(list.map_err(|why: Defect| {
+                TlsError::new(
+                    TlsErrorKind::Config,
+                    format!(
+                        "crl-verify: revocation list {number} {why}; get a new one from the CA"
+                    ),
+                )
+            })?);
+        }
+        Ok(Self(lists))
     }
 
     /// Checks `chain`, leaf first, each signed by the next, the last by itself.
@@ -76,18 +86,7 @@ impl RevocationLists {
                     }
                 }
                 if list.serials.contains(&certificate.serial) {
-                    return Err(super::refused_by(
-                        "crl-verify",
-                        leaf,
-                        if position == 0 {
-                            "is revoked; the server needs a new certificate".to_owned()
-                        } else {
-                            format!(
-                                "was issued under \"{}\", which is revoked",
-                                certificate.subject
-                            )
-                        },
-                    ));
+                    return Err(revoked(leaf, chain, position));
                 }
             }
             if let (false, Some(why)) = (current, stale) {
@@ -103,6 +102,67 @@ impl RevocationLists {
             }
         }
         Ok(())
+    }
+}
+
+/// The refusal of `leaf`, since the certificate at this place of its chain is revoked.
+pub(super) fn revoked(leaf: &Certificate, chain: &[Certificate], position: usize) -> TlsError {
+    let why = match chain.get(position) {
+        Some(issuer) if position > 0 => {
+            format!("was issued under \"{}\", which is revoked", issuer.subject)
+        }
+        _ => "is revoked; the server needs a new certificate".to_owned(),
+    };
+    super::refused_by("crl-verify", leaf, why)
+}
+
+/// The same DER with a `Z` behind each time that lacks it. `None`: there is none such, or this is no
+/// DER.
+fn with_time_zones(der: &[u8]) -> Option<Vec<u8>> {
+    let mut mended = false;
+    let whole = mend_times(der, MAX_DEPTH, &mut mended)?;
+    mended.then_some(whole)
+}
+
+fn mend_times(mut der: &[u8], depth: usize, mended: &mut bool) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(der.len());
+    while !der.is_empty() {
+        let (rest, element) = Any::from_der(der).ok()?;
+        let whole = der.get(..der.len() - rest.len())?;
+        der = rest;
+        let is_time = matches!(element.header.tag(), Tag::UtcTime | Tag::GeneralizedTime);
+        let content = if element.header.is_constructed() {
+            mend_times(element.data, depth.checked_sub(1)?, mended)?
+        } else if is_time && element.data.iter().all(u8::is_ascii_digit) {
+            *mended = true;
+            [element.data, b"Z"].concat()
+        } else {
+            out.extend_from_slice(whole);
+            continue;
+        };
+        let tag = *whole.first()?;
+        if tag & 0x1f == 0x1f {
+            // Its tag goes on in the next byte: nothing in a list does.
+            return None;
+        }
+        out.push(tag);
+        push_length(&mut out, content.len());
+        out.extend_from_slice(&content);
+    }
+    Some(out)
+}
+
+/// X.690, 8.1.3
+fn push_length(out: &mut Vec<u8>, length: usize) {
+    let bytes = length.to_be_bytes();
+    let bytes: Vec<u8> = bytes.into_iter().skip_while(|byte| *byte == 0).collect();
+    match bytes.as_slice() {
+        [] => out.push(0),
+        [short] if *short < 0x80 => out.push(*short),
+        long => {
+            out.push(0x80 | long.len() as u8);
+            out.extend_from_slice(long);
+        }
     }
 }
 

@@ -7,6 +7,7 @@ mod crl;
 mod defect;
 mod rules;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -36,6 +37,7 @@ struct Policy {
     /// `None`: `peer-fingerprint` without CA.
     store: Option<TrustStore>,
     crls: Option<RevocationLists>,
+    revoked_serials: BTreeSet<String>,
     rules: Rules,
     profile: CertProfile,
 }
@@ -52,11 +54,13 @@ struct Chain {
 }
 
 impl ServerVerifier {
-    /// Reads the certificate options. `ca` is what the profile trusts (from `ca` or `pkcs12`).
+    /// Reads the certificate options. `ca` is what the profile trusts (from `ca` or `pkcs12`). What is
+    /// passed over is told in `warnings`.
     pub(super) fn new(
         options: &TlsOptions,
         ca: &[CertificateDer<'static>],
         extra: &[CertificateDer<'static>],
+        warnings: &mut Vec<String>,
     ) -> Result<Self, TlsError> {
         let config = |message: &str| Err(TlsError::new(TlsErrorKind::Config, message));
         if ca.is_empty() && options.peer_fingerprints.is_empty() {
@@ -80,7 +84,11 @@ impl ServerVerifier {
         };
         let policy = Policy {
             store,
-            crls: options.crl.as_deref().map(RevocationLists::parse).transpose()?,
+            crls: match &options.crl {
+                Some(text) => Some(RevocationLists::parse(text, warnings)?),
+                None => None,
+            },
+            revoked_serials: options.revoked_serials.clone(),
             rules: Rules::new(options)?,
             profile: options.cert_profile,
         };
@@ -124,6 +132,10 @@ impl ServerVerifier {
         self.policy.rules.check(&leaf, &chain)?;
         if let Some(crls) = &self.policy.crls {
             crls.check(&chain, self.allowed(), now)?;
+        }
+        let serials = &self.policy.revoked_serials;
+        if let Some(position) = chain.iter().position(|c| serials.contains(&c.serial_number)) {
+            return Err(crl::revoked(&leaf, &chain, position));
         }
         let path: Path = chain.iter().map(Certificate::fingerprint).collect();
         let mut chain = self.chain.lock().unwrap_or_else(PoisonError::into_inner);
@@ -308,7 +320,8 @@ mod tests {
         let (certificate, list) = samples();
         assert!(Certificate::parse(&certificate).is_ok());
         let read = |list: &[u8]| {
-            RevocationLists::parse(&::pem::encode(&::pem::Pem::new("X509 CRL", list)))
+            let text = ::pem::encode(&::pem::Pem::new("X509 CRL", list));
+            RevocationLists::parse(&text, &mut Vec::new())
         };
         assert!(read(&list).is_ok());
         for length in 0..certificate.len() {
