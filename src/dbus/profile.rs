@@ -9,7 +9,7 @@ use zbus::{Connection, OwnedVariant, Variant};
 use super::{CONFIGURATION, PROPERTIES, residue};
 use crate::profile::{
     DnsScope, NoFiles, Options, OverrideError, OverrideValue, Overrides, Profile, ProfileErrors,
-    VerdictKind,
+    VerdictKind, restore_blocks,
 };
 use crate::secret::Secret;
 use crate::text::excerpt;
@@ -155,6 +155,7 @@ fn misdirection(unusable: &[OverrideError]) -> Option<String> {
 /// A configuration manager drops comments, and with them the note that the private key is
 /// external. So a certificate that only lacks its key means just that, as in OpenVPN 3.
 fn parse_without_comments(text: &Secret<String>, name: &str) -> Result<Profile, ProfileErrors> {
+    let text = &restore_blocks(text.expose());
     // It holds everything itself.
     Profile::parse(text.expose(), name, &NoFiles).or_else(|errors| {
         let external =
