@@ -128,7 +128,7 @@ impl ControlChannel {
         let event = match message {
             ServerMessage::PushReply(text) => return self.handle_push_reply(&text),
             ServerMessage::AuthPending { timeout } => {
-                self.extend_push_deadline(timeout);
+                self.wait_for_authentication(timeout);
                 Event::AuthPending { timeout }
             }
             ServerMessage::AuthFailed(failed) => Event::AuthFailed(failed),
@@ -198,15 +198,22 @@ impl ControlChannel {
         }
     }
 
-    /// AUTH_PENDING: as long as the server says, but not longer than half a key's life.
-    fn extend_push_deadline(&mut self, timeout: Option<Duration>) {
+    /// AUTH_PENDING: as long as the server says, but not longer than half a key's life. A server takes
+    /// nothing that a later key has encrypted before it is satisfied, and does not tell when it is: the
+    /// key before goes on sending.
+    fn wait_for_authentication(&mut self, timeout: Option<Duration>) {
         let hand_window = self.options.hand_window;
-        let most = self.options.reneg.map_or(Duration::MAX, |r| (r / 2).max(hand_window));
-        if let Phase::Requesting(push) = &mut self.phase {
-            push.limit = timeout.unwrap_or(hand_window).min(most);
-            // A server's number may be beyond what the clock can hold.
-            push.deadline = push.since.checked_add(push.limit).unwrap_or(push.deadline);
-            push.requests.slow_down();
+        let most = self.reneg_interval().map_or(Duration::MAX, |r| (r / 2).max(hand_window));
+        let limit = timeout.unwrap_or(hand_window).min(most);
+        match &mut self.phase {
+            Phase::Requesting(push) => {
+                push.limit = limit;
+                // A server's number may be beyond what the clock can hold.
+                push.deadline = push.since.checked_add(push.limit).unwrap_or(push.deadline);
+                push.requests.slow_down();
+            }
+            Phase::Up(_) => self.slots.defer_next(limit.min(self.options.tran_window / 2)),
+            Phase::Connecting | Phase::Applying | Phase::Closed => {}
         }
     }
 

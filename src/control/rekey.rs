@@ -183,7 +183,7 @@ impl ControlChannel {
         (life / 2).min(self.options.hand_window)
     }
 
-    fn reneg_interval(&self) -> Option<Duration> {
+    pub(super) fn reneg_interval(&self) -> Option<Duration> {
         match &self.phase {
             Phase::Up(up) => up.parameters.reneg,
             _ => self.options.reneg,

@@ -80,6 +80,17 @@ impl KeySlots {
         }
     }
 
+    /// Has a key that waits for its turn take over no sooner than this long after its negotiation
+    /// started.
+    pub(super) fn defer_next(&mut self, least: Duration) {
+        if let Some(Secondary { role: Role::Next { promote_at, started }, .. }) =
+            &mut self.secondary
+            && let Some(at) = started.checked_add(least)
+        {
+            *promote_at = at.max(*promote_at);
+        }
+    }
+
     /// Lets a key that waits for its turn take over now.
     pub(super) fn promote_next(&mut self, transition: Duration) -> Option<SlotChange> {
         let Some(Secondary { key_id, role: Role::Next { started, .. } }) = self.secondary else {
@@ -126,6 +137,26 @@ mod tests {
         assert_eq!(slots.deadline(), Some(at(3700)));
         assert_eq!(slots.due(at(3700), TRANSITION), Some(SlotChange::Retire(key(0))));
         assert_eq!(slots.deadline(), None);
+    }
+
+    #[test]
+    fn a_key_that_the_server_does_not_take_yet_waits_longer() {
+        let start = Instant::now();
+        let at = |s| start + Duration::from_secs(s);
+        let mut slots = KeySlots::default();
+        slots.defer_next(DEFER);
+        slots.install(key(0), start, DEFER);
+        slots.defer_next(DEFER);
+        assert_eq!(slots.deadline(), None);
+        slots.install(key(1), at(100), DEFER);
+        slots.defer_next(Duration::from_secs(300));
+        assert_eq!(slots.deadline(), Some(at(400)));
+        slots.defer_next(Duration::from_secs(30));
+        assert_eq!(slots.deadline(), Some(at(400)), "never sooner");
+        slots.defer_next(Duration::MAX);
+        assert_eq!(slots.due(at(400), TRANSITION), Some(SlotChange::Promote(key(1))));
+        slots.defer_next(DEFER);
+        assert_eq!(slots.deadline(), Some(at(3700)), "it sends already");
     }
 
     #[test]
