@@ -161,7 +161,8 @@ impl fmt::Debug for PushedOptions {
 /// Flags of RESTART (and HALT).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RestartFlags {
-    /// `P`: keep cached credentials and token.
+    /// `P`: keep cached credentials and token. Without it OpenVPN 2 keeps the token, too, and OpenVPN 3
+    /// does not.
     pub preserve: bool,
     /// `N`: go to the next remote.
     pub next_remote: bool,

@@ -77,8 +77,8 @@ pub enum SessionEvent {
     State(SessionState),
     /// The server wants something from the user; the connection waits.
     PendingAuth(PendingAuth),
-    /// A renegotiation needs credentials that were forgotten (`auth-nocache`); the connection goes
-    /// on meanwhile. Answer with [`super::Command::LogIn`].
+    /// A renegotiation needs credentials that were forgotten (`auth-nocache`) or are used up (one-time
+    /// password); the connection goes on meanwhile. Answer with [`super::Command::LogIn`].
     CredentialsNeeded,
     /// A text from the server for the user.
     Info(String),
@@ -109,7 +109,8 @@ pub enum Outcome {
     Disconnected,
     /// The server refused the credentials, or challenges.
     AuthFailed(AuthFailed),
-    /// New credentials are needed (`auth-nocache`, expired token).
+    /// New credentials are needed: the token has expired, or there is none, and the password is not
+    /// kept (`auth-nocache`) or used up.
     NeedCredentials,
     /// The HTTP proxy wants credentials.
     NeedProxyCredentials,

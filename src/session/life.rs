@@ -89,6 +89,10 @@ async fn live(shared: &mut Shared) -> Outcome {
 impl Opening {
     async fn run(self, shared: &mut Shared) -> Result<Negotiating, State> {
         if !shared.login.begin() {
+            tracing::warn!(
+                "another connection needs a login, and the password is not kept (auth-nocache, or good \
+                 for one login)"
+            );
             let Self { kept } = self;
             return Err(State::Ended(Ended { outcome: Outcome::NeedCredentials, kept }));
         }

@@ -162,11 +162,7 @@ impl Link {
 
     /// Lends the key exchange that waits what it has to send. False: there is nothing.
     pub(super) fn log_in(&mut self, login: &mut Login) -> bool {
-        let credentials = match &self.username {
-            None => login.for_connection(),
-            Some(_) => login.for_renegotiation(),
-        };
-        let Some(credentials) = credentials else { return false };
+        let Some(credentials) = login.next() else { return false };
         let username = credentials.username.clone();
         if self.control.log_in(credentials, Instant::now()) {
             self.username.get_or_insert(username);

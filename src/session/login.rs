@@ -12,39 +12,33 @@ pub(super) struct Login {
     sent: bool,
     /// `auth-nocache`
     forget: bool,
-    /// The present connection, or the attempt at one, began with the token.
-    began_with_token: bool,
+    /// What the present connection, or the attempt at one, has sent last is the token.
+    token_sent: bool,
 }
 
 impl Login {
     /// `one_time`: see [`super::SessionConfig::one_time_password`]. `forget`: `auth-nocache`.
     pub(super) const fn new(own: Credentials, one_time: bool, forget: bool) -> Self {
-        Self { own: Some(own), token: None, one_time, sent: false, forget, began_with_token: false }
+        Self { own: Some(own), token: None, one_time, sent: false, forget, token_sent: false }
     }
 
     /// A new connection begins. False: the user must be asked first.
     pub(super) fn begin(&mut self) -> bool {
-        self.began_with_token = self.token.is_some();
-        self.for_connection().is_some()
+        self.token_sent = false;
+        self.next().is_some()
     }
 
-    /// What a new connection begins with; `None`: the user must be asked.
-    pub(super) fn for_connection(&self) -> Option<&Credentials> {
+    /// What the next key is negotiated with, of this connection or a new one; `None`: the user must be
+    /// asked. A password that is good for one login is not sent for a second key either.
+    pub(super) fn next(&self) -> Option<&Credentials> {
         let own = || self.own.as_ref().filter(|_| self.can_repeat() || !self.sent);
         self.token.as_ref().or_else(own)
     }
 
-    /// What a later key of a connection is negotiated with; `None`: the user must be asked.
-    pub(super) const fn for_renegotiation(&self) -> Option<&Credentials> {
-        match &self.token {
-            Some(token) => Some(token),
-            None => self.own.as_ref(),
-        }
-    }
-
-    /// What the present connection began with, if it has logged in, is the token.
-    pub(super) const fn began_with_token(&self) -> bool {
-        self.began_with_token
+    /// A server that refuses now refuses the token: it is what the present connection has sent last,
+    /// for whichever of its keys.
+    pub(super) const fn token_sent(&self) -> bool {
+        self.token_sent
     }
 
     pub(super) const fn can_repeat(&self) -> bool {
@@ -60,9 +54,8 @@ impl Login {
 
     /// A key exchange has sent what it was lent.
     pub(super) fn sent(&mut self) {
-        if self.token.is_none() {
-            self.sent = true;
-        }
+        self.token_sent = self.token.is_some();
+        self.sent |= self.token.is_none();
         if self.forget {
             self.forget_own();
         }
@@ -119,14 +112,13 @@ mod tests {
     fn typed_credentials_are_forgotten_once_sent() {
         let mut kept = typed(false);
         kept.sent();
-        assert!(kept.for_connection().is_some() && kept.can_repeat());
+        assert!(kept.next().is_some() && kept.can_repeat());
         let mut forgotten = typed(true);
-        assert!(forgotten.for_connection().is_some());
+        assert!(forgotten.next().is_some());
         forgotten.sent();
-        assert!(forgotten.for_connection().is_none() && !forgotten.can_repeat());
-        assert!(forgotten.for_renegotiation().is_none());
+        assert!(forgotten.next().is_none() && !forgotten.can_repeat());
         kept.forget_once_sent();
-        assert!(kept.for_renegotiation().is_none(), "as the server wants it");
+        assert!(kept.next().is_none(), "as the server wants it");
     }
 
     #[test]
@@ -134,9 +126,9 @@ mod tests {
         let mut login = typed(true);
         login.sent();
         login.renew(joe("again"), false);
-        assert_eq!(shown(login.for_renegotiation()), Some(("joe", "again")));
+        assert_eq!(shown(login.next()), Some(("joe", "again")));
         login.sent();
-        assert_eq!(shown(login.for_renegotiation()), None);
+        assert_eq!(shown(login.next()), None);
     }
 
     #[test]
@@ -144,18 +136,19 @@ mod tests {
         let mut login = typed(true);
         login.sent();
         login.renew(joe("again"), true);
-        assert_eq!(login.for_connection(), Some(&joe("again")));
+        assert_eq!(login.next(), Some(&joe("again")));
         login.sent();
-        assert_eq!(login.for_connection(), None);
+        assert_eq!(login.next(), None);
     }
 
     #[test]
-    fn a_one_time_password_lasts_as_long_as_its_connection() {
+    fn a_one_time_password_is_sent_once() {
         let mut login = Login::new(joe("123456"), true, false);
-        assert_eq!(shown(login.for_connection()), Some(("joe", "123456")));
+        assert_eq!(shown(login.next()), Some(("joe", "123456")));
         login.sent();
-        assert_eq!(login.for_connection(), None);
-        assert_eq!(shown(login.for_renegotiation()), Some(("joe", "123456")));
+        assert_eq!(login.next(), None);
+        login.renew(joe("654321"), true);
+        assert_eq!(shown(login.next()), Some(("joe", "654321")));
     }
 
     #[test]
@@ -163,7 +156,7 @@ mod tests {
         let mut login = Login::new(Credentials::default(), false, true);
         login.sent();
         login.sent();
-        assert_eq!(login.for_connection(), Some(&Credentials::default()));
+        assert_eq!(login.next(), Some(&Credentials::default()));
     }
 
     #[test]
@@ -172,23 +165,42 @@ mod tests {
         login.sent();
         login.accept_token("SESS_ID_1".into(), None, "joe");
         login.sent();
-        assert_eq!(shown(login.for_connection()), Some(("joe", "SESS_ID_1")));
+        assert_eq!(shown(login.next()), Some(("joe", "SESS_ID_1")));
         login.accept_token("SESS_ID_2".into(), Some("cr1".to_owned()), "joe");
-        assert_eq!(shown(login.for_renegotiation()), Some(("cr1", "SESS_ID_2")));
+        assert_eq!(shown(login.next()), Some(("cr1", "SESS_ID_2")));
         login.accept_token("SESS_ID_3".into(), None, "joe");
-        assert_eq!(shown(login.for_renegotiation()), Some(("cr1", "SESS_ID_3")));
+        assert_eq!(shown(login.next()), Some(("cr1", "SESS_ID_3")));
         login.drop_token();
-        assert_eq!(login.for_connection(), None);
+        assert_eq!(login.next(), None);
     }
 
     #[test]
     fn a_token_that_is_gone_gives_way_to_the_password() {
         let mut login = typed(false);
+        assert!(login.begin());
         login.sent();
         login.accept_token("SESS_ID_1".into(), None, "joe");
-        assert!(login.begin() && login.began_with_token());
+        assert!(!login.token_sent(), "the server has been sent the password");
+        assert!(login.begin() && !login.token_sent());
+        login.sent();
+        assert!(login.token_sent());
         login.drop_token();
-        assert!(login.begin() && !login.began_with_token());
-        assert_eq!(login.for_connection(), Some(&joe("secret")));
+        assert!(login.begin() && !login.token_sent());
+        assert_eq!(login.next(), Some(&joe("secret")));
+    }
+
+    /// The connection began with the password; a later key sends the token.
+    #[test]
+    fn what_a_later_key_sends_is_what_is_refused() {
+        let mut login = typed(true);
+        assert!(login.begin());
+        login.sent();
+        login.accept_token("SESS_ID_1".into(), None, "joe");
+        login.sent();
+        assert!(login.token_sent() && !login.can_repeat());
+        login.drop_token();
+        login.renew(joe("again"), false);
+        login.sent();
+        assert!(!login.token_sent());
     }
 }

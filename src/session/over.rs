@@ -118,7 +118,7 @@ async fn recover(
     let situation = Situation {
         connected,
         ever_connected: shared.ever_connected,
-        token_used: shared.login.began_with_token(),
+        token_sent: shared.login.token_sent(),
         can_repeat_login: shared.login.can_repeat(),
         auth_fail_retry: shared.config.auth_fail_retry,
         rounds: shared.remotes.rounds(),
@@ -128,7 +128,15 @@ async fn recover(
     let options = Arc::clone(&shared.config.options);
     let retry = &options.retry;
     let (advance, delay, reason) = match decide(ending, situation, retry) {
-        Decision::End(outcome) => return State::Ended(Ended { outcome, kept }),
+        Decision::End(outcome) => {
+            if outcome == Outcome::NeedCredentials {
+                tracing::warn!(
+                    "the server takes the session token no longer, and the password is not kept \
+                     (auth-nocache, or good for one login)"
+                );
+            }
+            return State::Ended(Ended { outcome, kept });
+        }
         Decision::Retry { advance, delay, drop_token, reason } => {
             if drop_token {
                 shared.login.drop_token();

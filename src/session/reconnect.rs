@@ -65,8 +65,8 @@ pub(super) struct Situation {
     pub(super) connected: bool,
     /// Some attempt of this session did.
     pub(super) ever_connected: bool,
-    /// The credentials sent were an auth-token.
-    pub(super) token_used: bool,
+    /// What was sent last, for whichever key, was an auth-token.
+    pub(super) token_sent: bool,
     /// The user's own credentials are still there and may be sent again.
     pub(super) can_repeat_login: bool,
     /// Override `auth-fail-retry`.
@@ -146,7 +146,9 @@ pub(super) fn decide(ending: Ending, situation: Situation, retry: &Retry) -> Dec
         Ending::ServerRestart(reason, flags) => Decision::Retry {
             advance: if flags.next_remote { Advance::Remote } else { situation.stay() },
             delay: pause,
-            drop_token: !flags.preserve,
+            // `[P]` or not, as OpenVPN 2: a server that has forgotten it refuses it, and a password
+            // with a one-time code in it would be refused for good.
+            drop_token: false,
             reason: with_reason("the server restarts", &reason),
         },
         Ending::Halted(reason) => Decision::End(Outcome::Halted { reason }),
@@ -241,15 +243,14 @@ fn auth_failed(
             drop_token: false,
             reason: with_reason("the server cannot authenticate now", &message),
         },
-        failed if situation.token_used => {
-            let text = "the session token has expired";
+        failed if situation.token_sent => {
             if situation.can_repeat_login {
                 Decision::Retry {
                     // The login has not been tried yet.
                     advance: Advance::Again,
                     delay: Duration::ZERO,
                     drop_token: true,
-                    reason: text.to_owned(),
+                    reason: token_refused(&failed),
                 }
             } else if let AuthFailed::Challenge { .. } = failed {
                 Decision::End(Outcome::AuthFailed(failed))
@@ -272,6 +273,14 @@ fn auth_failed(
     }
 }
 
+fn token_refused(failed: &AuthFailed) -> String {
+    let what = "the server takes the session token no longer";
+    match failed {
+        AuthFailed::Permanent { reason } => with_reason(what, reason),
+        AuthFailed::Temporary { .. } | AuthFailed::Challenge { .. } => what.to_owned(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -291,7 +300,7 @@ mod tests {
         Situation {
             connected: false,
             ever_connected: false,
-            token_used: false,
+            token_sent: false,
             can_repeat_login: true,
             auth_fail_retry: false,
             rounds: 0,
@@ -398,7 +407,7 @@ mod tests {
 
     #[test]
     fn an_expired_token_gives_way_to_the_login() {
-        let situation = Situation { token_used: true, ..first_attempt() };
+        let situation = Situation { token_sent: true, ..first_attempt() };
         let decision = decide(refused(), situation, &retry());
         assert_eq!(retried(&decision), (Advance::Again, Duration::ZERO, true));
         let forgotten = Situation { can_repeat_login: false, ..situation };
@@ -460,14 +469,14 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_without_p_forgets_the_token() {
-        for (flags, forgets, advance) in [
-            (RestartFlags { preserve: false, next_remote: false }, true, Advance::Stay),
-            (RestartFlags { preserve: true, next_remote: true }, false, Advance::Remote),
+    fn a_restart_keeps_the_token() {
+        for (flags, advance) in [
+            (RestartFlags { preserve: false, next_remote: false }, Advance::Stay),
+            (RestartFlags { preserve: true, next_remote: true }, Advance::Remote),
         ] {
             let decision =
                 decide(Ending::ServerRestart(String::new(), flags), first_attempt(), &retry());
-            assert_eq!((retried(&decision).2, retried(&decision).0), (forgets, advance));
+            assert_eq!((retried(&decision).2, retried(&decision).0), (false, advance));
         }
     }
 }

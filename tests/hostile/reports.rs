@@ -20,17 +20,13 @@ fn idle(run: &mut Run<'_>, duration: Duration) -> (usize, Duration) {
     (run.client.count("") - lines, run.usage().time - time)
 }
 
-/// A server that restarts says whether its tokens are still good. OpenVPN issue #1099. Without a word
-/// about it the password is sent again, as long as there is one.
+/// A server that restarts says nothing about its tokens, mostly, and they may still be good. OpenVPN
+/// issue #1099: OpenVPN 2.7.8 begins with the token then, whatever the flags; a user who has logged in
+/// on a web page would have to do so again.
 #[test]
-fn a_token_outlives_a_restart_if_the_server_says_so() {
-    let cases = [
-        ("RESTART", "right one"),
-        ("RESTART,[N]:maintenance", "right one"),
-        ("RESTART,[P]", TOKEN),
-        ("RESTART,[P]:maintenance", TOKEN),
-    ];
-    for (restart, next) in cases {
+fn a_token_outlives_a_restart() {
+    for restart in ["RESTART", "RESTART,[N]:maintenance", "RESTART,[P]", "RESTART,[P]:maintenance"]
+    {
         let host = Host::new();
         let scenario = Scenario::new(&format!("auth-token {TOKEN},")).tick(move |peer| {
             if peer.number == 0 && peer.once("restart", Duration::from_millis(300)) {
@@ -42,7 +38,7 @@ fn a_token_outlives_a_restart_if_the_server_says_so() {
         run.connected();
         run.end(Signal::SIGTERM);
         let passwords: Vec<_> = server.logins().into_iter().map(|login| login.password).collect();
-        assert_eq!(passwords, ["right one", next], "{restart}");
+        assert_eq!(passwords, ["right one", TOKEN], "{restart}");
     }
 }
 
