@@ -54,7 +54,8 @@ fn renew_login(queue: &mut Queue, auth: &AuthOptions, dialect: Dialect) {
     queue.renew(AttentionGroup::UserPassword, dialect, username.into_iter().chain(password));
 }
 
-fn ask_static_challenge(queue: &mut Queue, auth: &AuthOptions, dialect: Dialect) {
+/// Asks for the answer to the profile's challenge, if it has one.
+pub(super) fn ask_static_challenge(queue: &mut Queue, auth: &AuthOptions, dialect: Dialect) {
     if let Some(challenge) = &auth.static_challenge {
         let question = Question::new("static_challenge", &*challenge.text, !challenge.echo);
         queue.renew(AttentionGroup::ChallengeStatic, dialect, [question]);
@@ -76,8 +77,8 @@ pub(super) fn ask_proxy(queue: &mut Queue, dialect: Dialect) {
     queue.renew(AttentionGroup::HttpProxyCreds, dialect, questions);
 }
 
-/// Takes the answers for one attempt. The answer to a dynamic challenge is used up by it, and with
-/// `auth-nocache` every answer is.
+/// Takes the answers for one attempt. Answers to challenges are used up by it, and with `auth-nocache`
+/// every answer is.
 pub(super) fn login(
     queue: &mut Queue,
     options: &Options,
@@ -120,8 +121,8 @@ pub(super) fn login(
     };
     if auth.nocache {
         queue.spend(AttentionGroup::UserPassword);
-        queue.spend(AttentionGroup::ChallengeStatic);
     }
+    queue.spend(AttentionGroup::ChallengeStatic);
     Login { credentials: Credentials { username, password }, one_time }
 }
 

@@ -157,7 +157,8 @@ impl Machine {
         let State::Running(run) = &mut self.state else { return };
         match pending {
             PendingAuth::OpenUrl { url, flags } => {
-                run.web_auth = true;
+                // In a renegotiation nothing tells when it is done.
+                run.web_auth = run.phase != Phase::Connected;
                 let url = url.to_string();
                 debug!("Web authentication, flags: {}", printable(&flags.join(",")));
                 self.ask(AttentionGroup::OpenUrl, &url);
@@ -168,12 +169,16 @@ impl Machine {
                 });
             }
             PendingAuth::Challenge { echo, response_required: true, text } => {
+                let connecting = run.phase != Phase::Connected;
                 let text = printable(&text);
                 let group = AttentionGroup::ChallengeAuthPending;
                 let question = Question::new("auth_pending", &*text, !echo);
                 self.queue.renew(group, dialect, [question]);
                 self.ask(group, &text);
-                self.say(StatusMinor::CfgRequireUser, text);
+                // A renegotiation asks, too: the tunnel goes on working meanwhile.
+                if connecting {
+                    self.say(StatusMinor::CfgRequireUser, text);
+                }
             }
             PendingAuth::Challenge { response_required: false, text, .. } => {
                 info!("Message from the server: {}", printable(&text));

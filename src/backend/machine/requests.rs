@@ -153,9 +153,8 @@ impl Machine {
             State::Idle | State::AuthFailed { .. } | State::NeedsInput | State::Failed { .. } => {}
         }
         self.say_config_ok();
-        if self.challenge.is_none() && self.queue.is_spent(AttentionGroup::UserPassword) {
-            self.ask_login_again();
-            self.ask_for_login();
+        if self.challenge.is_none() {
+            self.ask_for_what_was_used_up();
         }
         if self.queue.is_spent(AttentionGroup::PkPassphrase) {
             let dialect = self.dialect();
@@ -202,6 +201,22 @@ impl Machine {
             }
         }
         Ok(())
+    }
+
+    /// Before another attempt: what `auth-nocache` has had forgotten, and the answer to a challenge,
+    /// which is good for one login.
+    fn ask_for_what_was_used_up(&mut self) {
+        if self.queue.is_spent(AttentionGroup::UserPassword) {
+            self.ask_login_again();
+        } else if self.queue.is_spent(AttentionGroup::ChallengeStatic) {
+            let dialect = self.dialect();
+            if let Some(Registration { profile: Ok(options), .. }) = &self.registration {
+                credentials::ask_static_challenge(&mut self.queue, &options.auth, dialect);
+            }
+        } else {
+            return;
+        }
+        self.ask_for_login();
     }
 
     fn pause(&mut self, reason: &str) -> Result<(), Error> {

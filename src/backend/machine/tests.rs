@@ -508,6 +508,43 @@ fn the_next_attempt_asks_for_what_was_not_kept() {
     assert_eq!(request(&mut machine, Request::Connect), [CFG, "S 2,6", "start joe:pw"]);
 }
 
+/// The answer to a challenge is good for one login; the password next to it is kept.
+#[test]
+fn the_next_attempt_asks_for_another_answer_to_the_challenge() {
+    let mut machine = registered("auth-user-pass\nstatic-challenge PIN 1\n");
+    for (group, id, value) in [(1, 0, "joe"), (1, 1, "pw"), (4, 0, "42")] {
+        machine.provide_input((1, group), id, value).unwrap();
+    }
+    said(&mut machine);
+    let started = request(&mut machine, Request::Connect);
+    assert_eq!(started, [CFG, "S 2,6", "start joe:SCRV1:cHc=:NDI= once"]);
+    ended(&mut machine, Outcome::Unreachable { message: "no answer".to_owned() });
+    assert_eq!(refused(&mut machine, Request::Connect), "Required user input not provided");
+    assert_eq!(machine.type_groups(), [(1, 4)]);
+    machine.provide_input((1, 4), 0, "43").unwrap();
+    said(&mut machine);
+    let started = request(&mut machine, Request::Connect);
+    assert_eq!(started, [CFG, "S 2,6", "start joe:SCRV1:cHc=:NDM= once"]);
+}
+
+/// A renegotiation that takes a second factor: the tunnel works on, so the status stays.
+#[test]
+fn a_renegotiation_asks_for_a_second_factor() {
+    let mut machine = connected();
+    let text = "Code?".to_owned();
+    let code = PendingAuth::Challenge { echo: true, response_required: true, text };
+    machine.event(SessionEvent::PendingAuth(code));
+    assert_eq!(said(&mut machine), ["A 1,6 Code?"]);
+    machine.provide_input((1, 6), 0, "42").unwrap();
+    assert_eq!(said(&mut machine), ["respond 42"]);
+    assert_eq!(machine.status().codes(), (2, 7));
+    let url = "https://login.example/".parse().unwrap();
+    machine.event(SessionEvent::PendingAuth(PendingAuth::OpenUrl { url, flags: Vec::new() }));
+    said(&mut machine);
+    // Nothing tells when that is done.
+    machine.request(Request::Ready).unwrap();
+}
+
 #[test]
 fn a_passphrase_is_kept_unless_auth_nocache_says_otherwise() {
     for (nocache, asked) in [("", false), ("auth-nocache", true)] {
