@@ -376,3 +376,78 @@ fn with_auth_nocache_a_login_from_a_file_stays_in_the_file() {
     assert_eq!(terminal.end().0.code(), Some(0));
     assert_eq!(server.end().len(), 2, "it was given twice");
 }
+
+/// A password that is not kept, or the answer to a challenge, which is good for one login: once the
+/// token has expired, only the user can help.
+#[test]
+fn what_an_expired_token_stood_for_is_asked_for_again() {
+    const CODE: &str = "Your PIN: ";
+    for (extra, code) in [("auth-nocache", false), ("static-challenge \"Your PIN\" 1", true)] {
+        let namespace = NetNs::new("term");
+        let server = RunningServer::pushing(&namespace, ",auth-token SESS_ID_1");
+        let mut terminal = Terminal::connect(&namespace, server.address, extra);
+        let log_in = |terminal: &mut Terminal, password: &str, answer: &str| {
+            terminal.type_login("joe", password);
+            if code {
+                terminal.expect(CODE);
+                terminal.type_text(&format!("{answer}\n"));
+            }
+            terminal.expect("Connected: joe@127.0.0.1");
+        };
+        log_in(&mut terminal, "first", "11");
+        server.renegotiate();
+        terminal.expect("TLS for key 1");
+        server.say("AUTH_FAILED,SESSION: token expired");
+        terminal.expect("takes the session token no longer");
+        log_in(&mut terminal, "second", "22");
+        terminal.interrupt();
+        let (status, shown) = terminal.end();
+        assert_eq!(status.code(), Some(0), "{shown}");
+        // "first" and "11", "second" and "22"
+        let expected = if code {
+            ["SCRV1:Zmlyc3Q=:MTE=", "SESS_ID_1", "SCRV1:c2Vjb25k:MjI="]
+        } else {
+            ["first", "SESS_ID_1", "second"]
+        };
+        assert_eq!(server.end(), expected.map(|sent| ("joe".to_owned(), sent.to_owned())));
+    }
+}
+
+/// A server that gives no token: the answer to a challenge is not sent for a second key.
+#[test]
+fn a_challenge_is_answered_anew_for_each_key() {
+    const CODE: &str = "Your PIN: ";
+    let namespace = NetNs::new("term");
+    let server = RunningServer::start(&namespace);
+    let challenge = "static-challenge \"Your PIN\" 1 concat";
+    let mut terminal = Terminal::connect(&namespace, server.address, challenge);
+    for (answer, done) in [("11", "Connected: joe@127.0.0.1"), ("22", "TLS for key 1")] {
+        terminal.type_login("joe", "word");
+        terminal.expect(CODE);
+        terminal.type_text(&format!("{answer}\n"));
+        terminal.expect(done);
+        if answer == "11" {
+            server.renegotiate();
+        }
+    }
+    terminal.interrupt();
+    let (status, shown) = terminal.end();
+    assert_eq!(status.code(), Some(0), "{shown}");
+    assert_eq!(server.end(), ["word11", "word22"].map(|sent| ("joe".to_owned(), sent.to_owned())));
+}
+
+/// The token outlives a restart of the server where it is all that there is. OpenVPN issue #1099.
+#[test]
+fn a_restart_asks_nobody_while_there_is_a_token() {
+    let namespace = NetNs::new("term");
+    let server = RunningServer::pushing(&namespace, ",auth-token SESS_ID_1");
+    let mut terminal = Terminal::connect(&namespace, server.address, "auth-nocache");
+    terminal.answer("joe", "first");
+    terminal.expect("Connected: joe@127.0.0.1");
+    server.say("RESTART");
+    terminal.expect("Connected: joe@127.0.0.1");
+    terminal.interrupt();
+    assert_eq!(terminal.end().0.code(), Some(0));
+    let sent = [("joe", "first"), ("joe", "SESS_ID_1")];
+    assert_eq!(server.end(), sent.map(|(u, p)| (u.to_owned(), p.to_owned())));
+}
