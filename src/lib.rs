@@ -34,6 +34,7 @@ pub mod data_path;
 pub mod dbus;
 #[cfg(feature = "session")]
 mod ending;
+pub mod fault;
 #[cfg(feature = "dbus")]
 mod line_writer;
 #[cfg(feature = "dbus")]

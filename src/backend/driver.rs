@@ -13,7 +13,9 @@ use super::Error;
 use super::allowance::Allowances;
 use super::machine::{Attempt, Effect, Machine, Registration, Request, Signal};
 use crate::posture::DevicePosture;
-use crate::session::{Command, NetworkMode, Outcome, Running, SessionConfig, SessionEvent, Wish};
+use crate::session::{
+    Command, Ending, NetworkMode, Outcome, Running, SessionConfig, SessionEvent, Wish,
+};
 use crate::text::printable;
 
 /// Starts a session; [`super::Threads::starter`] outside of tests.
@@ -251,8 +253,8 @@ enum Question<T> {
 async fn next_event(running: &mut Option<Running>) -> SessionEvent {
     match running {
         Some(running) => running.events.recv().await.unwrap_or_else(|| {
-            let message = "the session ended without a word (internal error)".to_owned();
-            SessionEvent::Ended(Outcome::Failed { message })
+            let ending = Ending::Disorder("the session ended without a word");
+            SessionEvent::Ended(Outcome::Failed(ending))
         }),
         None => std::future::pending().await,
     }

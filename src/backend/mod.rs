@@ -20,7 +20,7 @@ mod threads;
 pub use attention::{AttentionGroup, AttentionType, Dialect};
 pub use driver::{Backend, Settings, StartSession};
 pub use error::{Domain, Error};
-pub use machine::{Machine, Registration, Request, Signal};
+pub use machine::{Machine, Registration, Request, Signal, UnusableProfile};
 pub use queue::Slot;
 pub use status::{Status, StatusMajor, StatusMinor};
 pub use threads::Threads;

@@ -2,7 +2,7 @@
 
 use crate::control::AuthFailed;
 use crate::session::Outcome;
-use crate::tls::TlsErrorKind;
+use crate::tls::{TlsError, TlsErrorKind};
 
 /// What the end of a session means for the machine.
 #[derive(Debug)]
@@ -49,11 +49,7 @@ pub(super) fn verdict(outcome: Outcome) -> Verdict {
         ) => Verdict::AuthFailed(with_detail("Authentication failed", &reason)),
         Outcome::NeedCredentials => Verdict::NeedCredentials,
         Outcome::NeedProxyCredentials => Verdict::NeedProxyCredentials,
-        Outcome::Tls { kind: TlsErrorKind::PassphraseNeeded, .. } => Verdict::NeedPassphrase,
-        Outcome::Tls { kind: TlsErrorKind::WrongPassphrase, message } => {
-            Verdict::WrongPassphrase(marked(message, "{PEM_PASSWORD_FAIL}"))
-        }
-        Outcome::Tls { kind, message } => Verdict::Failed(tls_failure(kind, &message)),
+        Outcome::Tls(error) => tls_failed(&error),
         Outcome::Inactive => Verdict::Inactive,
         Outcome::SessionTimeout => {
             Verdict::Failed("The session's time limit (session-timeout) was reached".to_owned())
@@ -64,23 +60,30 @@ pub(super) fn verdict(outcome: Outcome) -> Verdict {
         Outcome::Halted { reason } => {
             Verdict::Halted(with_detail("Client disconnected by server", &reason))
         }
-        Outcome::Privilege { message } => Verdict::Failed(marked(message, "{TUN_SETUP_FAILED}")),
-        Outcome::Unreachable { message } | Outcome::Failed { message } => Verdict::Failed(message),
+        Outcome::Privilege(ending) => {
+            Verdict::Failed(marked(ending.to_string(), "{TUN_SETUP_FAILED}"))
+        }
+        Outcome::Unreachable(ending) | Outcome::Failed(ending) => {
+            Verdict::Failed(ending.to_string())
+        }
     }
 }
 
-fn tls_failure(kind: TlsErrorKind, message: &str) -> String {
-    match kind {
-        TlsErrorKind::CertVerify => with_detail("Certificate verification failed", message),
-        TlsErrorKind::Version => with_detail("TLS version too low", message),
-        TlsErrorKind::Config => format!("ssl_context_error: {message}"),
-        TlsErrorKind::ExternalSign => marked(message.to_owned(), "{EPKI_SIGN_ERROR}"),
-        TlsErrorKind::PassphraseNeeded
-        | TlsErrorKind::WrongPassphrase
-        | TlsErrorKind::Alert
-        | TlsErrorKind::Protocol
-        | TlsErrorKind::Host => with_detail("TLS error during connection setup", message),
-    }
+fn tls_failed(error: &TlsError) -> Verdict {
+    let text = error.to_string();
+    Verdict::Failed(match error.kind {
+        TlsErrorKind::PassphraseNeeded => return Verdict::NeedPassphrase,
+        TlsErrorKind::WrongPassphrase => {
+            return Verdict::WrongPassphrase(marked(text, "{PEM_PASSWORD_FAIL}"));
+        }
+        TlsErrorKind::CertVerify => with_detail("Certificate verification failed", &text),
+        TlsErrorKind::Version => with_detail("TLS version too low", &text),
+        TlsErrorKind::Config => format!("ssl_context_error: {text}"),
+        TlsErrorKind::ExternalSign => marked(text, "{EPKI_SIGN_ERROR}"),
+        TlsErrorKind::Alert | TlsErrorKind::Protocol | TlsErrorKind::Host => {
+            with_detail("TLS error during connection setup", &text)
+        }
+    })
 }
 
 fn marked(message: String, marker: &str) -> String {

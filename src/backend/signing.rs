@@ -15,7 +15,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::session::SignatureRequest;
+use crate::session::{NoSignature, SignatureRequest};
 
 /// Name of the slot.
 pub(super) const SLOT: &str = "pkcs11_sign";
@@ -31,11 +31,11 @@ pub(super) fn encode(request: &SignatureRequest) -> String {
     text
 }
 
-pub(super) fn decode(answer: &str) -> Result<Vec<u8>, String> {
+pub(super) fn decode(answer: &str) -> Result<Vec<u8>, NoSignature> {
     if let Some(reason) = answer.strip_prefix(REFUSE) {
-        return Err(reason.to_owned());
+        return Err(NoSignature::Refused(reason.to_owned()));
     }
-    STANDARD.decode(answer.trim()).map_err(|e| format!("the signature is not base64: {e}"))
+    Ok(STANDARD.decode(answer.trim())?)
 }
 
 #[cfg(test)]
@@ -55,7 +55,7 @@ mod tests {
         let pure = SignatureRequest { digest: None, ..request };
         assert_eq!(encode(&pure), "ECDSA-P256-SHA256:YWJj");
         assert_eq!(decode("AQID"), Ok(vec![1, 2, 3]));
-        assert_eq!(decode("refuse:no card"), Err("no card".to_owned()));
-        assert!(decode("???").unwrap_err().contains("base64"));
+        assert_eq!(decode("refuse:no card").unwrap_err().to_string(), "no card");
+        assert!(decode("???").unwrap_err().to_string().contains("base64"));
     }
 }

@@ -17,7 +17,8 @@ use super::driver::StartSession;
 use super::last_resort::{self, Traces};
 use crate::ending;
 use crate::session::{
-    self, COMMANDS, Command, NetworkMode, Outcome, Running, SessionConfig, SessionEvent, Teller,
+    self, COMMANDS, Command, NetworkMode, Outcome, Running, SessionConfig, SessionEvent,
+    SetUpError, Teller,
 };
 
 /// Of the sessions' thread, in bytes: as much as a main thread has. A debug build takes more than
@@ -138,7 +139,8 @@ fn start_session(config: SessionConfig, watch: Watch, body: Body) -> Running {
         if let NetworkMode::Netcfg(netcfg) = &config.network
             && let Err(error) = netcfg.start_service().await
         {
-            teller.tell(SessionEvent::Ended(Outcome::Privilege { message: error.to_string() }));
+            let ending = SetUpError::from(error).into();
+            teller.tell(SessionEvent::Ended(Outcome::Privilege(ending)));
             return;
         }
         // A panic ends that task only.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::key_schedule::KeyScheduleError;
 use super::wrap::WrapKeyError;
+use crate::fault::Fault;
 use crate::tls::TlsError;
 
 /// Why a control channel ended by itself.
@@ -40,6 +41,22 @@ pub enum ControlError {
     /// This machine's cryptography failed.
     #[error(transparent)]
     Host(#[from] HostFailure),
+}
+
+impl ControlError {
+    /// Whose fault it is.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::HandshakeTimeout(_) | Self::NoPushReply(_) | Self::PeerMisbehaved(_) => {
+                Fault::Peer
+            }
+            Self::NoLogin(_) | Self::Misuse(_) => Fault::Misuse,
+            Self::LimitReached(_) => Fault::Limit,
+            Self::Host(_) => Fault::Host,
+            Self::KeyExpired(error) => error.fault(),
+            Self::Tls(error) => error.fault(),
+        }
+    }
 }
 
 /// What the server did that the protocol does not allow.

@@ -7,6 +7,7 @@ use tracing::{debug, error, trace, warn};
 use zbus::{Connection, OwnedVariant, Variant};
 
 use super::{CONFIGURATION, PROPERTIES, residue};
+use crate::backend::UnusableProfile;
 use crate::profile::{
     DnsScope, NoFiles, Options, OverrideError, OverrideValue, Overrides, Profile, ProfileErrors,
     VerdictKind, restore_blocks,
@@ -47,7 +48,7 @@ pub(super) struct Fetched {
     /// Verbosity that the profile or its overrides ask for.
     pub(super) log_level: Option<u32>,
     pub(super) passphrase_needed: bool,
-    pub(super) profile: Result<Arc<Options>, String>,
+    pub(super) profile: Result<Arc<Options>, UnusableProfile>,
 }
 
 /// Reads name, `dco` and overrides, and the profile itself last: a single-use profile is gone
@@ -103,7 +104,7 @@ impl Fetched {
             dns_scope: overrides.dns_scope,
             log_level: overrides.log_level.map(u32::from),
             passphrase_needed: false,
-            profile: Err(String::new()),
+            profile: Err(UnusableProfile::Overrides(Vec::new())),
             name,
         };
         fetched.profile = match parsed {
@@ -129,7 +130,7 @@ impl Fetched {
                 fetched.passphrase_needed = key_needs_passphrase(&options.tls);
                 Ok(Arc::new(options))
             }
-            Err(errors) => Err(errors.to_string().replace('\n', "; ")),
+            Err(errors) => Err(UnusableProfile::Profile(errors)),
         };
         for error in unusable.iter().take(MAX_TOLD) {
             error!("{error}");
@@ -146,10 +147,9 @@ impl Fetched {
 }
 
 /// Why no connection may be made although the profile itself is fine.
-fn misdirection(unusable: &[OverrideError]) -> Option<String> {
-    let reasons: Vec<_> =
-        unusable.iter().filter(|error| error.misdirects).map(ToString::to_string).collect();
-    (!reasons.is_empty()).then(|| reasons.join("; "))
+fn misdirection(unusable: &[OverrideError]) -> Option<UnusableProfile> {
+    let reasons: Vec<_> = unusable.iter().filter(|error| error.misdirects).cloned().collect();
+    (!reasons.is_empty()).then_some(UnusableProfile::Overrides(reasons))
 }
 
 /// A configuration manager drops comments, and with them the note that the private key is

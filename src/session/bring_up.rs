@@ -8,11 +8,11 @@ use ovpn_dco::{DataChannel, Error as DataError, Keepalive, PeerConfig};
 use ovpn_userspace::{Extras, TunDevice, TunOptions, UserspaceDataChannel};
 
 use super::SessionConfig;
+use super::ending::{DataPathError, Ending, Loss, SetUpError};
 use super::link::Link;
 use super::mtu::{Outer, link_mtu, mss_clamp};
-use super::network::{Network, Wanted, netcfg_failed};
+use super::network::{Network, Wanted};
 use super::plane::DataPlane;
-use super::reconnect::Ending;
 use super::shared::Shared;
 use super::tunnel::Tunnel;
 use crate::data_path::{self, Decision, Inputs};
@@ -26,11 +26,7 @@ const HANDOVER_LIMIT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) enum Failure {
     /// This data path could not; another one may.
-    DataPath {
-        why: String,
-        /// Without another one.
-        ending: Ending,
-    },
+    DataPath(DataPathError),
     /// No data path will help.
     Ending(Ending),
 }
@@ -49,14 +45,15 @@ impl<T: Into<Failure>> From<T> for Unmade {
     }
 }
 
+impl From<DataPathError> for Failure {
+    fn from(error: DataPathError) -> Self {
+        Self::DataPath(error)
+    }
+}
+
 impl From<DataError> for Failure {
     fn from(error: DataError) -> Self {
-        let why = error.to_string();
-        let ending = match error {
-            DataError::NotPermitted { .. } => Ending::Privilege(why.clone()),
-            _ => Ending::Unusable(format!("cannot set up the tunnel: {why}")),
-        };
-        Self::DataPath { why, ending }
+        Self::DataPath(error.into())
     }
 }
 
@@ -66,10 +63,23 @@ impl From<Ending> for Failure {
     }
 }
 
+impl From<Loss> for Failure {
+    fn from(loss: Loss) -> Self {
+        Self::Ending(loss.into())
+    }
+}
+
+impl From<SetUpError> for Failure {
+    fn from(error: SetUpError) -> Self {
+        Self::Ending(error.into())
+    }
+}
+
 impl From<Failure> for Ending {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::DataPath { ending, .. } | Failure::Ending(ending) => ending,
+            Failure::DataPath(error) => error.into(),
+            Failure::Ending(ending) => ending,
         }
     }
 }
@@ -87,7 +97,7 @@ impl Shared {
         let mut decision = self.decide(&link.remote, Some(options));
         if let Decision::Kernel(api) = decision {
             match self.with_kernel(link, options, kept.take(), api).await {
-                Err(Unmade { failure: Failure::DataPath { why, .. }, left }) => {
+                Err(Unmade { failure: Failure::DataPath(why), left }) => {
                     self.kernel_failed(link, left, &why).await;
                     decision = self.decide(&link.remote, Some(options));
                 }
@@ -176,11 +186,8 @@ impl Shared {
             .unless_wished(&self.statistics, arrival)
             .await
             .ok_or_else(interrupted)?
-            .map_err(|_| {
-                // Userspace can go on in the middle of a packet.
-                let why = "the TCP stream does not come to a packet's end".to_owned();
-                Failure::DataPath { ending: Ending::Lost(why.clone()), why }
-            })??;
+            // Userspace can go on in the middle of a packet.
+            .map_err(|_| DataPathError::NoBoundary)??;
         self.add_peer(link, options, tunnel).await
     }
 
@@ -225,9 +232,9 @@ impl Shared {
                 let name = &self.config.options.device.name;
                 let opened = self.commands.while_busy(&self.statistics, open_tun()).await;
                 let created = TunDevice::create_with(|| opened, name, TunOptions::default());
-                userspace(created.map_err(|e| match e {
-                    DataError::NotPermitted { .. } => Failure::from(e),
-                    e => Ending::Unusable(format!("cannot create the device {name}: {e}")).into(),
+                userspace(created.map_err(|source| match source {
+                    DataError::NotPermitted { .. } => Failure::from(source),
+                    source => SetUpError::Device { name: name.clone(), source }.into(),
                 })?)?
             }
         };
@@ -248,7 +255,7 @@ impl Shared {
             .unless_wished(&self.statistics, written)
             .await
             .ok_or_else(interrupted)?
-            .map_err(|_| Ending::Lost("the TCP stream stands still".to_owned()))??;
+            .map_err(|_| Loss::Stalled)??;
         self.add_peer(link, options, tunnel).await
     }
 
@@ -339,7 +346,7 @@ pub(super) fn wanted<'a>(
 
 /// A wish came before the stream was ready. It is next.
 fn interrupted() -> Failure {
-    Ending::Lost("interrupted".to_owned()).into()
+    Loss::Interrupted.into()
 }
 
 fn userspace(device: TunDevice) -> Result<Tunnel, DataError> {
@@ -362,7 +369,7 @@ async fn netcfg_device(
     ) {
         Ok(plan) => plan,
         Err(e) => {
-            return Err(Unmade { failure: Ending::Unusable(e.to_string()).into(), left: kept });
+            return Err(Unmade { failure: SetUpError::from(e).into(), left: kept });
         }
     };
     if let Some(tunnel) = kept {
@@ -374,7 +381,7 @@ async fn netcfg_device(
     for note in plan.notes() {
         tracing::warn!("{note}");
     }
-    let made = netcfg.establish(&plan).await.map_err(netcfg_failed)?;
+    let made = netcfg.establish(&plan).await.map_err(SetUpError::from)?;
     for warning in made.warnings {
         tracing::warn!("{warning}");
     }

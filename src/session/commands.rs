@@ -27,13 +27,24 @@ pub enum Command {
         /// The request's.
         id: u32,
         /// ECDSA: DER, or `r || s` as PKCS#11 has it. Or why there is none.
-        signature: Result<Vec<u8>, String>,
+        signature: Result<Vec<u8>, NoSignature>,
     },
     /// Asks for the counters since the session started, over all reconnects. A session that is over
     /// does not answer.
     Statistics(oneshot::Sender<Counters>),
     /// Answered at once, as long as the session's own event loop runs.
     Ping(oneshot::Sender<()>),
+}
+
+/// Why there is no signature.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum NoSignature {
+    /// Whoever has the key refuses, in these words.
+    #[error("{0}")]
+    Refused(String),
+    /// What came is none.
+    #[error("the signature is not base64: {0}")]
+    Encoding(#[from] base64::DecodeError),
 }
 
 impl Command {

@@ -7,6 +7,7 @@ use ovpn_dco::{
     DataChannel, DataEvent, Error as DataError, KeyConfig, KeyId, NotInstalled, PeerDeletedReason,
 };
 
+use super::ending::{DataPathError, Ending, Loss};
 use super::event::{ConnectionInfo, SessionState};
 use super::fall_back::Broken;
 use super::heard::{Heard, Pushed, TunnelEvent};
@@ -14,14 +15,13 @@ use super::inactivity::{Inactivity, traffic};
 use super::link::Link;
 use super::negotiating::{Negotiating, until};
 use super::over::{End, Over};
-use super::reconnect::Ending;
 use super::roaming::index;
 use super::shared::Shared;
 use super::tunnel::Tunnel;
 use crate::control::{Event, NegotiatedParameters, PushedOptions};
 use crate::counters::Counter;
 use crate::ending;
-use crate::profile::{Protocol, PushError, SessionOptions, loggable};
+use crate::profile::{Protocol, SessionOptions, loggable};
 
 /// Between one exit notification that nobody acknowledges and the next.
 const EXIT_INTERVAL: Duration = Duration::from_millis(100);
@@ -172,8 +172,7 @@ impl Connected {
             }
             Heard::Tunnel(TunnelEvent::RenegotiationFailed(reason)) => {
                 if !self.tunnel.can_send().await {
-                    let why = format!("there is no key to send with: {reason}");
-                    return Err(Ending::Lost(why).into());
+                    return Err(Loss::NoKey(reason).into());
                 }
                 tracing::warn!("renegotiation failed, the old key stays in use: {reason}");
             }
@@ -186,8 +185,7 @@ impl Connected {
 
     /// Another push reply while the connection works: it may bring a new token.
     fn pushed_later(&self, shared: &mut Shared, pushed: &PushedOptions) -> Result<(), Ending> {
-        let token = SessionOptions::token_from_push(&shared.config.options, pushed)
-            .map_err(unusable_push)?;
+        let token = SessionOptions::token_from_push(&shared.config.options, pushed)?;
         if let Some(pushed) = token {
             shared.login.accept_token(pushed.token, pushed.username, self.link.username());
         }
@@ -273,13 +271,10 @@ impl Connected {
             }
             DataEvent::PeerDeleted(
                 PeerDeletedReason::TransportError | PeerDeletedReason::TransportDisconnect,
-            ) => Err(Ending::Lost("the data channel's transport broke".to_owned()).into()),
+            ) => Err(Loss::Transport.into()),
             DataEvent::PeerDeleted(
                 reason @ (PeerDeletedReason::Teardown | PeerDeletedReason::Userspace),
-            ) => {
-                let why = format!("something else deleted the data channel's peer ({reason})");
-                Err(Ending::Lost(why).into())
-            }
+            ) => Err(Loss::PeerDeleted(reason).into()),
             DataEvent::KeyExhausted(key) => {
                 tracing::info!("key {key} is nearly used up: renegotiating");
                 shared.statistics.count(Counter::KeyLimitRenegotiations);
@@ -291,7 +286,9 @@ impl Connected {
                 Ok(())
             }
             DataEvent::PeerExit => Err(Ending::ServerExit.into()),
-            DataEvent::Failed(why) => Err(Stop::DataPath(Broken { why, key: None })),
+            DataEvent::Failed(why) => {
+                Err(Stop::DataPath(Broken { why: DataPathError::Failed(why), key: None }))
+            }
         }
     }
 
@@ -321,19 +318,14 @@ impl Connected {
     /// A key operation failed.
     fn repair(&mut self, shared: &mut Shared, failed: NotInstalled) -> Result<(), Stop> {
         match failed.error {
-            DataError::NoSuchPeer => {
-                Err(Ending::Lost("the data channel's peer has disappeared".to_owned()).into())
-            }
+            DataError::NoSuchPeer => Err(Loss::NoPeer.into()),
             DataError::NoSuchKey(key) => {
                 tracing::warn!("the data channel has lost key {key}: renegotiating");
                 shared.statistics.count(Counter::KeyStateError);
                 self.link.control.renegotiate(Instant::now());
                 Ok(())
             }
-            error => {
-                let key = failed.key.map(|key| *key);
-                Err(Stop::DataPath(Broken { why: error.to_string(), key }))
-            }
+            error => Err(Stop::DataPath(Broken { why: error.into(), key: failed.key })),
         }
     }
 
@@ -357,8 +349,7 @@ fn accept(shared: &mut Shared, username: &str, pushed: &Pushed) -> Result<Sessio
         tracing::debug!("pushed: {}", loggable(option));
     }
     let (profile, server_occ) = (&shared.config.options, &pushed.server_occ);
-    let mut options =
-        SessionOptions::from_push(profile, &pushed.options, server_occ).map_err(unusable_push)?;
+    let mut options = SessionOptions::from_push(profile, &pushed.options, server_occ)?;
     for ignored in &options.ignored {
         tracing::info!("pushed option ignored: {ignored}");
     }
@@ -369,13 +360,6 @@ fn accept(shared: &mut Shared, username: &str, pushed: &Pushed) -> Result<Sessio
         shared.login.forget_once_sent();
     }
     Ok(options)
-}
-
-fn unusable_push(error: PushError) -> Ending {
-    match error {
-        PushError::Rejected { .. } => Ending::PushRejected(error.to_string()),
-        error => Ending::Unusable(error.to_string()),
-    }
 }
 
 /// Over the data channel, where nothing is acknowledged.

@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 
+use super::ending::Ending;
 use crate::control::{AuthFailed, PendingAuth};
 use crate::data_path::DataPath;
 use crate::profile::Protocol;
-use crate::tls::{SignAlgorithm, TlsErrorKind};
+use crate::tls::{SignAlgorithm, TlsError};
 
 /// Where a session stands. Each change is told once.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -71,7 +72,7 @@ pub struct ConnectionInfo {
 }
 
 /// What a session tells.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub enum SessionEvent {
     /// A new state.
     State(SessionState),
@@ -103,7 +104,7 @@ pub struct SignatureRequest {
 }
 
 /// How a session ended.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub enum Outcome {
     /// As asked.
     Disconnected,
@@ -115,12 +116,7 @@ pub enum Outcome {
     /// The HTTP proxy wants credentials.
     NeedProxyCredentials,
     /// TLS ended it for good.
-    Tls {
-        /// Which kind.
-        kind: TlsErrorKind,
-        /// For people.
-        message: String,
-    },
+    Tls(TlsError),
     /// `inactive`
     Inactive,
     /// `session-timeout`
@@ -132,19 +128,10 @@ pub enum Outcome {
         /// Its text.
         reason: String,
     },
-    /// No remote could be reached within the limits.
-    Unreachable {
-        /// For people.
-        message: String,
-    },
+    /// No remote could be reached within the limits: how the last attempt ended.
+    Unreachable(Ending),
     /// Missing privilege or device.
-    Privilege {
-        /// For people.
-        message: String,
-    },
+    Privilege(Ending),
     /// The push could not be applied, or anything else that a retry does not help.
-    Failed {
-        /// For people.
-        message: String,
-    },
+    Failed(Ending),
 }

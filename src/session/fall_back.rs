@@ -6,9 +6,9 @@ use ovpn_dco::{DataChannel, KeyConfig};
 
 use super::bring_up::{Failure, Unmade};
 use super::connected::{Connected, Stage};
+use super::ending::{DataPathError, Ending, Loss};
 use super::link::Link;
 use super::over::{End, Over};
-use super::reconnect::Ending;
 use super::shared::Shared;
 use super::tunnel::Tunnel;
 use crate::counters::Counter;
@@ -17,9 +17,9 @@ use crate::profile::{Protocol, SessionOptions};
 /// A data path that is no good any more.
 #[derive(Debug)]
 pub(super) struct Broken {
-    pub(super) why: String,
+    pub(super) why: DataPathError,
     /// One that it has never had.
-    pub(super) key: Option<KeyConfig>,
+    pub(super) key: Option<Box<KeyConfig>>,
 }
 
 impl Connected {
@@ -28,7 +28,7 @@ impl Connected {
     /// tunnel goes.
     pub(super) async fn fall_back(self, shared: &mut Shared, broken: Broken) -> Result<Self, Over> {
         let Self { mut link, tunnel, options, stage, inactivity, ends_at } = self;
-        let mut tunnel = match shared.take_over(&mut link, &options, tunnel, &broken.why).await {
+        let mut tunnel = match shared.take_over(&mut link, &options, tunnel, broken.why).await {
             Ok(tunnel) => tunnel,
             Err(Unmade { failure, left }) => {
                 let connected = stage == Stage::Working;
@@ -36,7 +36,7 @@ impl Connected {
             }
         };
         let installed = match broken.key {
-            Some(key) => tunnel.channel().install(key).await,
+            Some(key) => tunnel.channel().install(*key).await,
             None => {
                 link.control.renegotiate(Instant::now());
                 Ok(())
@@ -62,19 +62,18 @@ impl Shared {
         link: &mut Link,
         options: &SessionOptions,
         mut broken: Tunnel,
-        why: &str,
+        why: DataPathError,
     ) -> Result<Tunnel, Unmade> {
-        let lost = || Unmade::from(Ending::Lost(format!("the data path failed: {why}")));
         if !broken.plane().is_kernel() {
             self.statistics.add_all(&broken.del_peer().await);
             self.release(broken).await;
-            return Err(lost());
+            return Err(Loss::DataPath(why).into());
         }
-        self.kernel_failed(link, Some(broken), why).await;
+        self.kernel_failed(link, Some(broken), &why).await;
         // The kernel may have left a TCP stream in the middle of a packet, in either direction, and
         // nothing tells: only a new connection is sure to be in step.
         if link.transport.protocol() != Protocol::Udp {
-            return self.settle(Err(lost())).await;
+            return self.settle(Err(Loss::DataPath(why).into())).await;
         }
         let why_not_kernel = self.decide(&link.remote, Some(options)).why_not_kernel();
         let made = self.with_userspace(link, options, None, why_not_kernel).await;
@@ -86,11 +85,11 @@ impl Shared {
         &mut self,
         link: &mut Link,
         broken: Option<Tunnel>,
-        why: &str,
+        why: &DataPathError,
     ) {
         tracing::warn!("kernel offload failed: {why}; going on in userspace");
         self.statistics.count(Counter::TunError);
-        self.kernel_failure = Some(why.to_owned());
+        self.kernel_failure = Some(why.to_string());
         if let Some(mut broken) = broken {
             self.statistics.add_all(&broken.del_peer().await);
             self.replace(broken).await;

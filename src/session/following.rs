@@ -9,9 +9,9 @@ use socket2::SockRef;
 
 use super::bring_up::{route_query, wanted};
 use super::connected::{Connected, Stage};
+use super::ending::{Ending, Loss, NetworkChange};
 use super::negotiating::Negotiating;
 use super::network::Kept;
-use super::reconnect::Ending;
 use super::roaming::{Change, index};
 use super::shared::Shared;
 use crate::network::{News, Response, Roaming as Kind};
@@ -30,8 +30,7 @@ impl Negotiating {
         change: Change,
     ) -> Result<(), Ending> {
         if let Change::Awake(_) = change {
-            let why = "the machine slept in the middle of it";
-            return Err(Ending::NetworkChanged(why.to_owned()));
+            return Err(NetworkChange::Slept.into());
         }
         let start = Instant::now();
         let outside = shared.roaming.outside(index(self.kept.as_ref())).await;
@@ -51,7 +50,7 @@ impl Negotiating {
             Response::Announce => self.is_unanswered(),
         };
         if over && shared.roaming.may_give_up() {
-            return Err(Ending::NetworkChanged(verdict.reason()));
+            return Err(verdict.reason().into());
         }
         Ok(())
     }
@@ -77,8 +76,7 @@ impl Connected {
                 Ok(())
             }
             Change::ProofDue if self.link.control.has_unacknowledged() => {
-                let why = "the server does not know us any more, or is out of reach";
-                Err(Ending::NetworkChanged(why.to_owned()))
+                Err(NetworkChange::Forgotten.into())
             }
             Change::ProofDue => Ok(()),
         }
@@ -113,7 +111,7 @@ impl Connected {
             Response::Stay | Response::Wait => {}
             Response::Reconnect => {
                 if shared.roaming.may_give_up() {
-                    return Err(Ending::NetworkChanged(verdict.reason()));
+                    return Err(verdict.reason().into());
                 }
             }
             Response::Announce => self.announce_way(false).await?,
@@ -156,10 +154,7 @@ impl Connected {
             Kept::Gone => {
                 let interface = self.tunnel.interface();
                 if news.moved.contains(&interface.index) {
-                    return Err(Ending::Lost(format!(
-                        "the interface {} was moved to another network namespace",
-                        interface.name
-                    )));
+                    return Err(Loss::Moved(interface.name.clone()).into());
                 }
                 // The data path tells so itself.
                 Ok(())
@@ -180,8 +175,7 @@ impl Connected {
                 }
             }
             Err(error @ DataError::Unsupported { .. }) if moved => {
-                let why = format!("the local address has changed, and {error}");
-                return Err(Ending::NetworkChanged(why));
+                return Err(NetworkChange::FixedSource(error).into());
             }
             Err(error) => tracing::debug!("telling the server where we are: {error}"),
         }

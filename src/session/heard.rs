@@ -3,9 +3,9 @@
 
 use ovpn_dco::{KeyConfig, KeyId};
 
+use super::ending::Ending;
 use super::event::SessionEvent;
 use super::link::Link;
-use super::reconnect::Ending;
 use super::shared::Shared;
 use crate::control::{AppMessage, ControlError, Event, PendingAuth, PushedOptions};
 

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep_until;
 
+use super::ending::{Ending, Loss};
 use super::heard::Heard;
 use super::login::Login;
-use super::reconnect::Ending;
 use super::shared::Shared;
 use crate::control::{Allowance, ControlChannel, Event, Output};
 use crate::counters::{Counter, Counters};
@@ -62,10 +62,7 @@ impl Link {
             let room = self.transport.has_room().then_some(&mut self.packet);
             match self.control.poll_output(Instant::now(), room) {
                 Output::Event(event) => return Ok(Some(event)),
-                Output::Transmit => self
-                    .transport
-                    .send(&self.packet)
-                    .map_err(|e| Ending::Lost(format!("cannot send to the server: {e}")))?,
+                Output::Transmit => self.transport.send(&self.packet).map_err(Loss::Send)?,
                 Output::Wait(until) => {
                     self.until = until;
                     return Ok(None);
@@ -188,5 +185,5 @@ impl Link {
 }
 
 fn broke(error: std::io::Error) -> Ending {
-    Ending::Lost(format!("the connection to the server broke: {error}"))
+    Loss::Receive(error).into()
 }

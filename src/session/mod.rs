@@ -55,6 +55,7 @@ mod bring_up;
 mod commands;
 mod connected;
 mod data_counters;
+mod ending;
 mod event;
 mod events;
 mod extension;
@@ -89,7 +90,8 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-pub use commands::{Command, Wish};
+pub use commands::{Command, NoSignature, Wish};
+pub use ending::{DataPathError, Ending, Loss, NetworkChange, ResolveError, SetUpError};
 pub use event::{ConnectionInfo, Outcome, SessionEvent, SessionState, SignatureRequest};
 pub use events::{Events, Teller, events};
 #[cfg(feature = "internals")]

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use super::connected::Connected;
+use super::ending::Ending;
 use super::event::SessionState;
 use super::heard::{Heard, Negotiation, Pushed};
 use super::link::Link;
 use super::over::{End, Over};
-use super::reconnect::Ending;
 use super::roaming::index;
 use super::shared::Shared;
 use super::tunnel::Tunnel;

@@ -9,12 +9,12 @@ use ovpn_dco::Interface;
 use socket2::Socket;
 
 use super::bring_up::Failure;
+use super::ending::{DataPathError, SetUpError};
 use super::event::Outcome;
-use super::reconnect::Ending;
 use super::tunnel::Tunnel;
 use crate::network::{
-    DirectNetwork, Gateways, NetcfgConfig, NetcfgError, NetcfgNetwork, NetworkError, NetworkPlan,
-    PlanError, PlanInput, RemotePath, RouteQuery, Step, Way,
+    DirectNetwork, Gateways, NetcfgConfig, NetcfgNetwork, NetworkError, NetworkPlan, PlanError,
+    PlanInput, RemotePath, RouteQuery, Step, Way,
 };
 use crate::profile::{DnsScope, NetworkOptions};
 use crate::transport::{Protect, TransportError};
@@ -56,7 +56,7 @@ impl Network {
     ) -> Result<Self, Outcome> {
         let direct = DirectNetwork::open(runtime_dir)
             .await
-            .map_err(|e| Outcome::Privilege { message: e.to_string() })?;
+            .map_err(|e| Outcome::Privilege(SetUpError::from(e).into()))?;
         Ok(Self::Direct(Box::new(match dns_service {
             Some(service) => direct.with_dns_service(service),
             None => direct,
@@ -112,10 +112,7 @@ impl Network {
     ) -> Result<(), Failure> {
         match self {
             Self::Direct(direct) => configure_directly(direct, tunnel, wanted).await,
-            Self::Netcfg(_) => {
-                let why = "only the netcfg service can make the device".to_owned();
-                Err(Failure::DataPath { ending: Ending::Unusable(why.clone()), why })
-            }
+            Self::Netcfg(_) => Err(DataPathError::NotNetcfg.into()),
         }
     }
 
@@ -222,7 +219,7 @@ async fn configure_directly(
     wanted: Wanted<'_>,
 ) -> Result<(), Failure> {
     let gateways = direct.lookup(wanted.query).await.map_err(failed)?;
-    let plan = plan(wanted, &gateways).map_err(|e| Ending::Unusable(e.to_string()))?;
+    let plan = plan(wanted, &gateways).map_err(SetUpError::from)?;
     let applied = direct.apply(tunnel.interface(), &plan).await.map_err(failed)?;
     for warning in applied.warnings {
         tracing::warn!("{warning}");
@@ -265,26 +262,9 @@ async fn keep_directly(
 
 /// What the kernel refuses it may have against this interface only.
 fn failed(error: NetworkError) -> Failure {
-    let why = error.to_string();
     match error {
-        NetworkError::Netlink { source, .. }
-            if source.kind() == std::io::ErrorKind::PermissionDenied =>
-        {
-            Failure::DataPath { ending: Ending::Privilege(why.clone()), why }
-        }
-        NetworkError::Netlink { .. } => {
-            Failure::DataPath { ending: Ending::Unusable(why.clone()), why }
-        }
-        _ => Failure::Ending(Ending::Unusable(why)),
-    }
-}
-
-/// The service said no.
-pub(super) fn netcfg_failed(error: NetcfgError) -> Ending {
-    match error {
-        NetcfgError::Unavailable { startable: false, .. } => Ending::Privilege(error.to_string()),
-        NetcfgError::Unavailable { startable: true, .. } => Ending::Network(error.to_string()),
-        error => Ending::Unusable(error.to_string()),
+        NetworkError::Netlink { .. } => DataPathError::Network(error).into(),
+        error => SetUpError::from(error).into(),
     }
 }
 

@@ -6,12 +6,12 @@ use std::time::{Instant, SystemTime};
 
 use rand::RngExt;
 
+use super::ending::{Ending, SetUpError};
 use super::event::SessionState;
 use super::host;
 use super::life::Opening;
 use super::link::Link;
 use super::over::End;
-use super::reconnect::Ending;
 use super::resolve::{self, Outside};
 use super::roaming::index;
 use super::shared::Shared;
@@ -30,7 +30,7 @@ impl Opening {
         shared.commands.or_wish(&shared.statistics, shared.extensions.prepare()).await?;
         shared.roaming.begin(index(self.kept.as_ref())).await;
         let Some(remote) = shared.remotes.current().cloned() else {
-            return Err(Ending::Unusable("the profile has no remote".to_owned()).into());
+            return Err(Ending::from(SetUpError::NoRemote).into());
         };
         shared.enter(SessionState::Resolving { host: remote.host.clone() });
         let address = self.address(shared, &remote).await?;
@@ -67,14 +67,11 @@ impl Opening {
             Err(reason) if shared.remotes.recall() => {
                 tracing::warn!("cannot resolve {host}: {reason}; trying the address it had before");
             }
-            Err(reason) => {
-                return Err(Ending::Resolve(format!("cannot resolve {host}: {reason}")).into());
+            Err(source) => {
+                return Err(Ending::Resolve { host: host.clone(), source }.into());
             }
         }
-        shared
-            .remotes
-            .address()
-            .ok_or_else(|| Ending::Resolve(format!("{host} has no usable address")).into())
+        shared.remotes.address().ok_or_else(|| Ending::NoAddress(host.clone()).into())
     }
 }
 

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::commands::Wish;
+use super::ending::Ending;
 use super::event::{Outcome, SessionState};
 use super::life::{Ended, Opening, Paused, State, Waiting};
 use super::link::Link;
-use super::reconnect::{Decision, Ending, Situation, decide};
+use super::reconnect::{Decision, Situation, decide};
 use super::remotes::Advance;
 use super::shared::Shared;
 use super::tunnel::Tunnel;
@@ -30,9 +31,9 @@ impl From<Wish> for End {
     }
 }
 
-impl From<Ending> for End {
-    fn from(ending: Ending) -> Self {
-        Self::Ending(ending)
+impl<T: Into<Ending>> From<T> for End {
+    fn from(ending: T) -> Self {
+        Self::Ending(ending.into())
     }
 }
 
@@ -115,6 +116,7 @@ async fn recover(
         }
         _ => None,
     };
+    tracing::debug!("at fault: {}", ending.fault());
     let situation = Situation {
         connected,
         ever_connected: shared.ever_connected,
@@ -129,7 +131,7 @@ async fn recover(
     let retry = &options.retry;
     let (advance, delay, reason) = match decide(ending, situation, retry) {
         Decision::End(outcome) => {
-            if outcome == Outcome::NeedCredentials {
+            if matches!(outcome, Outcome::NeedCredentials) {
                 tracing::warn!(
                     "the server takes the session token no longer, and the password is not kept \
                      (auth-nocache, or good for one login)"
@@ -142,7 +144,9 @@ async fn recover(
                 shared.login.drop_token();
             }
             let reason = match doubt {
-                Some(doubt) => format!("{doubt}; the server fell silent: {reason}"),
+                Some(doubt) => {
+                    Ending::Silence { doubt: doubt.to_owned(), source: Box::new(reason) }
+                }
                 None => reason,
             };
             (advance, delay, reason)
@@ -151,7 +155,7 @@ async fn recover(
     if connected {
         shared.statistics.count(Counter::Reconnects);
         tracing::warn!("connection lost: {reason}");
-        shared.enter(SessionState::Reconnecting { reason: reason.clone() });
+        shared.enter(SessionState::Reconnecting { reason: reason.to_string() });
     } else {
         tracing::warn!("connection attempt failed: {reason}");
         // Routes into a tunnel that does not come back would keep name resolution, and every other
@@ -164,7 +168,7 @@ async fn recover(
         && !connected
         && retry.rounds.is_some_and(|limit| shared.remotes.rounds() >= limit)
     {
-        return State::Ended(Ended { outcome: Outcome::Unreachable { message: reason }, kept });
+        return State::Ended(Ended { outcome: Outcome::Unreachable(reason), kept });
     }
     if delay > Duration::ZERO {
         tracing::info!("next attempt in {} s", delay.as_secs());
@@ -187,11 +191,12 @@ fn counter(ending: &Ending) -> Option<Counter> {
     use crate::tls::TlsErrorKind;
     use crate::transport::TransportError;
     Some(match ending {
-        Ending::Resolve(_) => Counter::ResolveError,
+        Ending::Resolve { .. } | Ending::NoAddress(_) => Counter::ResolveError,
         Ending::Transport(TransportError::Proxy(_)) => Counter::ProxyError,
         Ending::Transport(TransportError::Protect { .. }) => Counter::SocketProtectError,
         Ending::Transport(TransportError::Io { .. }) => Counter::TransportError,
         Ending::NoAnswer(_) => Counter::ConnectionTimeout,
+        Ending::Silence { source, .. } => return counter(source),
         Ending::Control(ControlError::HandshakeTimeout(_)) => Counter::HandshakeTimeout,
         Ending::Control(ControlError::Tls(error)) => match error.kind {
             TlsErrorKind::CertVerify => Counter::CertVerifyFail,
@@ -201,16 +206,13 @@ fn counter(ending: &Ending) -> Option<Counter> {
         },
         Ending::Control(ControlError::KeyExpired(_)) => Counter::PrimaryExpire,
         Ending::Control(_) | Ending::Disorder(_) => Counter::ControlChannelError,
-        Ending::AuthFailed(_) => Counter::AuthFailed,
+        Ending::AuthFailed(_) | Ending::TokenRefused(_) => Counter::AuthFailed,
         Ending::ServerRestart(..) | Ending::ServerExit => Counter::ClientRestart,
         Ending::Halted(_) => Counter::ClientHalt,
         Ending::PingTimeout { .. } => Counter::KeepaliveTimeout,
         Ending::Lost(_) => Counter::NetworkEof,
         Ending::Inactive => Counter::InactiveTimeout,
         Ending::SessionTimeout | Ending::NetworkChanged(_) => return None,
-        Ending::PushRejected(_)
-        | Ending::Network(_)
-        | Ending::Unusable(_)
-        | Ending::Privilege(_) => Counter::TunSetupFailed,
+        Ending::Push(_) | Ending::SetUp(_) => Counter::TunSetupFailed,
     })
 }

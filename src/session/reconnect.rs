@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use super::ending::{Consequence, Ending};
 use super::event::Outcome;
 use super::remotes::Advance;
-use crate::control::{AuthFailed, ControlError, RestartFlags};
-use crate::profile::{AuthRetry, Retry};
+use crate::control::{AuthFailed, ControlError};
+use crate::profile::{AuthRetry, PushError, Retry};
 use crate::tls::{TlsError, TlsErrorKind};
 use crate::transport::{ProxyError, TransportError};
 
@@ -13,50 +14,6 @@ use crate::transport::{ProxyError, TransportError};
 const AUTH_RETRY_DELAY: Duration = Duration::from_secs(10);
 /// Rounds over all remotes before the pause starts to double.
 const PATIENT_ROUNDS: u32 = 5;
-
-/// How an attempt ended by itself.
-#[derive(Debug)]
-pub(super) enum Ending {
-    /// The server's name could not be resolved.
-    Resolve(String),
-    /// No socket or connection.
-    Transport(TransportError),
-    /// The server did not answer at all.
-    NoAnswer(Duration),
-    /// The control channel gave up.
-    Control(ControlError),
-    /// AUTH_FAILED
-    AuthFailed(AuthFailed),
-    /// RESTART
-    ServerRestart(String, RestartFlags),
-    /// HALT
-    Halted(String),
-    /// EXIT, or OCC EXIT.
-    ServerExit,
-    /// Nothing received for the keepalive timeout.
-    PingTimeout {
-        /// `ping-exit`
-        exit: bool,
-    },
-    /// The transport broke.
-    Lost(String),
-    /// The network is another one, and the connection cannot go on over it.
-    NetworkChanged(String),
-    /// `inactive`
-    Inactive,
-    /// `session-timeout`
-    SessionTimeout,
-    /// A pull-filter rejected a pushed option.
-    PushRejected(String),
-    /// The push cannot be used, or the network not be configured.
-    Unusable(String),
-    /// The network cannot be configured now.
-    Network(String),
-    /// Privilege or device missing.
-    Privilege(String),
-    /// The control channel told something out of its order: a fault of this program's.
-    Disorder(&'static str),
-}
 
 /// What to know about the session to decide.
 #[derive(Clone, Copy, Debug)]
@@ -95,7 +52,7 @@ impl Situation {
 }
 
 /// What to do next.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Decision {
     /// Another attempt.
     Retry {
@@ -103,7 +60,7 @@ pub(super) enum Decision {
         delay: Duration,
         /// Forget the token first.
         drop_token: bool,
-        reason: String,
+        reason: Ending,
     },
     /// The session is over.
     End(Outcome),
@@ -119,57 +76,47 @@ pub(super) fn decide(ending: Ending, situation: Situation, retry: &Retry) -> Dec
         reason,
     };
     match ending {
-        Ending::Resolve(reason) => again(Advance::Remote, pause, reason),
         Ending::Transport(TransportError::Proxy(error)) => {
             proxy(error, situation, retry, pause, again)
         }
-        Ending::Transport(error @ TransportError::Protect { lasting: true, .. }) => {
-            Decision::End(Outcome::Privilege { message: error.to_string() })
+        Ending::Transport(TransportError::Protect { lasting: true, .. }) => {
+            Decision::End(Outcome::Privilege(ending))
         }
-        Ending::Transport(error) => again(Advance::Address, pause, error.to_string()),
-        Ending::NoAnswer(after) => again(
-            Advance::Address,
-            Duration::ZERO,
-            format!(
-                "no answer within {} s (wrong address or port, a firewall, or a tls-auth, \
-                 tls-crypt or tls-crypt-v2 key that is not the server's)",
-                after.as_secs()
-            ),
-        ),
         Ending::Control(ControlError::Tls(error)) => tls(error, situation, retry, pause, again),
         // Another attempt would end the same way.
-        Ending::Control(error @ ControlError::Misuse(_)) => {
-            Decision::End(Outcome::Failed { message: error.to_string() })
-        }
-        Ending::Control(error) => again(Advance::Address, pause, error.to_string()),
+        Ending::Control(ControlError::Misuse(_)) => Decision::End(Outcome::Failed(ending)),
         Ending::AuthFailed(failed) => auth_failed(failed, situation, retry, pause),
-        Ending::ServerRestart(reason, flags) => Decision::Retry {
+        Ending::ServerRestart(_, flags) => Decision::Retry {
             advance: if flags.next_remote { Advance::Remote } else { situation.stay() },
             delay: pause,
             // `[P]` or not, as OpenVPN 2: a server that has forgotten it refuses it, and a password
             // with a one-time code in it would be refused for good.
             drop_token: false,
-            reason: with_reason("the server restarts", &reason),
+            reason: ending,
         },
         Ending::Halted(reason) => Decision::End(Outcome::Halted { reason }),
-        Ending::ServerExit => again(Advance::Stay, pause, "the server exits".to_owned()),
         Ending::PingTimeout { exit: true } => Decision::End(Outcome::PingExit),
-        Ending::PingTimeout { exit: false } => again(
-            Advance::Stay,
-            Duration::ZERO,
-            "nothing received for the keepalive timeout".to_owned(),
-        ),
-        Ending::Lost(reason) => again(Advance::Address, pause, reason),
-        Ending::NetworkChanged(reason) => again(Advance::Again, Duration::ZERO, reason),
         Ending::Inactive => Decision::End(Outcome::Inactive),
         Ending::SessionTimeout => Decision::End(Outcome::SessionTimeout),
-        Ending::PushRejected(reason) => again(Advance::Remote, pause, reason),
-        Ending::Network(reason) => again(Advance::Stay, pause, reason),
-        Ending::Disorder(what) => {
-            again(Advance::Address, pause, format!("{what} (internal error)"))
-        }
-        Ending::Unusable(message) => Decision::End(Outcome::Failed { message }),
-        Ending::Privilege(message) => Decision::End(Outcome::Privilege { message }),
+        Ending::Push(PushError::Rejected { .. })
+        | Ending::Resolve { .. }
+        | Ending::NoAddress(_) => again(Advance::Remote, pause, ending),
+        Ending::Push(_) => Decision::End(Outcome::Failed(ending)),
+        Ending::SetUp(ref error) => match error.consequence() {
+            Consequence::Privilege => Decision::End(Outcome::Privilege(ending)),
+            Consequence::Later => again(Advance::Stay, pause, ending),
+            Consequence::Unusable => Decision::End(Outcome::Failed(ending)),
+        },
+        Ending::PingTimeout { exit: false } => again(Advance::Stay, Duration::ZERO, ending),
+        Ending::ServerExit => again(Advance::Stay, pause, ending),
+        Ending::NetworkChanged(_) => again(Advance::Again, Duration::ZERO, ending),
+        Ending::NoAnswer(_) => again(Advance::Address, Duration::ZERO, ending),
+        Ending::Transport(_)
+        | Ending::Control(_)
+        | Ending::Lost(_)
+        | Ending::Silence { .. }
+        | Ending::TokenRefused(_)
+        | Ending::Disorder(_) => again(Advance::Address, pause, ending),
     }
 }
 
@@ -180,25 +127,21 @@ fn delay(retry: &Retry, rounds: u32) -> Duration {
     retry.initial.saturating_mul(1 << doublings).min(retry.max.max(retry.initial))
 }
 
-fn with_reason(what: &str, reason: &str) -> String {
-    if reason.is_empty() { what.to_owned() } else { format!("{what}: {reason}") }
-}
-
 fn proxy(
     error: ProxyError,
     situation: Situation,
     retry: &Retry,
     pause: Duration,
-    again: impl Fn(Advance, Duration, String) -> Decision,
+    again: impl Fn(Advance, Duration, Ending) -> Decision,
 ) -> Decision {
     match error {
         ProxyError::NeedCredentials { .. } | ProxyError::BadCredentials { .. } => {
             Decision::End(Outcome::NeedProxyCredentials)
         }
         error if error.is_transient() || !situation.believes(retry) => {
-            again(Advance::Address, pause, error.to_string())
+            again(Advance::Address, pause, TransportError::from(error).into())
         }
-        error => Decision::End(Outcome::Failed { message: error.to_string() }),
+        error => Decision::End(Outcome::Failed(TransportError::from(error).into())),
     }
 }
 
@@ -207,7 +150,7 @@ fn tls(
     situation: Situation,
     retry: &Retry,
     pause: Duration,
-    again: impl Fn(Advance, Duration, String) -> Decision,
+    again: impl Fn(Advance, Duration, Ending) -> Decision,
 ) -> Decision {
     let ends = match error.kind {
         TlsErrorKind::Config
@@ -220,9 +163,9 @@ fn tls(
         TlsErrorKind::Protocol | TlsErrorKind::Host => false,
     };
     if ends {
-        Decision::End(Outcome::Tls { kind: error.kind, message: error.message })
+        Decision::End(Outcome::Tls(error))
     } else {
-        again(Advance::Address, pause, error.message)
+        again(Advance::Address, pause, ControlError::from(error).into())
     }
 }
 
@@ -233,7 +176,7 @@ fn auth_failed(
     pause: Duration,
 ) -> Decision {
     match failed {
-        AuthFailed::Temporary { backoff, advance, message } => Decision::Retry {
+        AuthFailed::Temporary { backoff, advance, .. } => Decision::Retry {
             advance: match advance {
                 Some(crate::control::Advance::Remote) => Advance::Remote,
                 Some(crate::control::Advance::Address) => Advance::Address,
@@ -241,7 +184,7 @@ fn auth_failed(
             },
             delay: pause.max(backoff.unwrap_or_default().min(retry.max)),
             drop_token: false,
-            reason: with_reason("the server cannot authenticate now", &message),
+            reason: Ending::AuthFailed(failed),
         },
         failed if situation.token_sent => {
             if situation.can_repeat_login {
@@ -250,7 +193,7 @@ fn auth_failed(
                     advance: Advance::Again,
                     delay: Duration::ZERO,
                     drop_token: true,
-                    reason: token_refused(&failed),
+                    reason: Ending::TokenRefused(failed),
                 }
             } else if let AuthFailed::Challenge { .. } = failed {
                 Decision::End(Outcome::AuthFailed(failed))
@@ -258,7 +201,7 @@ fn auth_failed(
                 Decision::End(Outcome::NeedCredentials)
             }
         }
-        AuthFailed::Permanent { reason }
+        AuthFailed::Permanent { .. }
             if situation.can_repeat_login
                 && (retry.auth_retry == AuthRetry::NoInteract || situation.auth_fail_retry) =>
         {
@@ -266,25 +209,19 @@ fn auth_failed(
                 advance: situation.stay(),
                 delay: pause.max(AUTH_RETRY_DELAY),
                 drop_token: false,
-                reason: with_reason("authentication failed", &reason),
+                reason: Ending::AuthFailed(failed),
             }
         }
         failed => Decision::End(Outcome::AuthFailed(failed)),
     }
 }
 
-fn token_refused(failed: &AuthFailed) -> String {
-    let what = "the server takes the session token no longer";
-    match failed {
-        AuthFailed::Permanent { reason } => with_reason(what, reason),
-        AuthFailed::Temporary { .. } | AuthFailed::Challenge { .. } => what.to_owned(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::ApiMisuse;
+    use crate::control::{ApiMisuse, RestartFlags};
+    use crate::network::NetcfgError;
+    use crate::session::ending::{Loss, SetUpError};
 
     fn retry() -> Retry {
         Retry {
@@ -338,25 +275,32 @@ mod tests {
         };
         let connected = Situation { connected: true, ever_connected: true, ..first_attempt() };
         for situation in [first_attempt(), connected] {
-            let Decision::End(Outcome::Privilege { message }) =
+            let Decision::End(Outcome::Privilege(ending)) =
                 decide(unprotected(true), situation, &retry())
             else {
                 panic!("goes on");
             };
-            assert!(message.contains("no service"), "{message}");
+            assert!(ending.to_string().contains("no service"), "{ending}");
             let later = retried(&decide(unprotected(false), situation, &retry()));
             assert_eq!(later.1, Duration::from_secs(1));
         }
-        let later = decide(Ending::Network("x".to_owned()), first_attempt(), &retry());
+        let unavailable = |startable| {
+            SetUpError::from(NetcfgError::Unavailable { reason: "x".to_owned(), startable })
+        };
+        let later = decide(unavailable(true).into(), first_attempt(), &retry());
         assert_eq!(retried(&later), (Advance::Stay, Duration::from_secs(1), false));
+        let never = decide(unavailable(false).into(), first_attempt(), &retry());
+        assert!(matches!(never, Decision::End(Outcome::Privilege(_))), "{never:?}");
     }
 
     #[test]
     fn what_no_attempt_can_mend_ends_it() {
-        let message = "the password contains a NUL character".to_owned();
         let misuse = Ending::Control(ApiMisuse::Nul("the password").into());
-        let decision = decide(misuse, first_attempt(), &retry());
-        assert_eq!(decision, Decision::End(Outcome::Failed { message }));
+        let Decision::End(Outcome::Failed(ending)) = decide(misuse, first_attempt(), &retry())
+        else {
+            panic!("goes on");
+        };
+        assert_eq!(ending.to_string(), "the password contains a NUL character");
     }
 
     #[test]
@@ -368,7 +312,7 @@ mod tests {
     #[test]
     fn after_a_working_connection_the_same_server_comes_first() {
         let situation = Situation { connected: true, ever_connected: true, ..first_attempt() };
-        let decision = decide(Ending::Lost("eof".to_owned()), situation, &retry());
+        let decision = decide(Loss::Stalled.into(), situation, &retry());
         assert_eq!(retried(&decision).0, Advance::Again);
         let restart = || Ending::ServerRestart(String::new(), RestartFlags::default());
         assert_eq!(retried(&decide(restart(), situation, &retry())).0, Advance::Again);
@@ -411,7 +355,10 @@ mod tests {
         let decision = decide(refused(), situation, &retry());
         assert_eq!(retried(&decision), (Advance::Again, Duration::ZERO, true));
         let forgotten = Situation { can_repeat_login: false, ..situation };
-        assert_eq!(decide(refused(), forgotten, &retry()), Decision::End(Outcome::NeedCredentials));
+        assert!(matches!(
+            decide(refused(), forgotten, &retry()),
+            Decision::End(Outcome::NeedCredentials)
+        ));
     }
 
     #[test]
@@ -429,7 +376,7 @@ mod tests {
     fn certificates_end_a_first_attempt_only() {
         assert!(matches!(
             decide(tls_error(TlsErrorKind::CertVerify), first_attempt(), &retry()),
-            Decision::End(Outcome::Tls { kind: TlsErrorKind::CertVerify, .. })
+            Decision::End(Outcome::Tls(TlsError { kind: TlsErrorKind::CertVerify, .. }))
         ));
         let later = Situation { ever_connected: true, ..first_attempt() };
         retried(&decide(tls_error(TlsErrorKind::CertVerify), later, &retry()));

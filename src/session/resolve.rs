@@ -10,6 +10,7 @@ use rand::RngExt;
 use socket2::{Domain, Socket, Type};
 use tokio::net::UdpSocket;
 
+use super::ending::ResolveError;
 use super::name_query::{Kind, Query};
 use crate::network::device_towards;
 use crate::profile::Family;
@@ -127,7 +128,7 @@ pub(super) async fn look_up(
     name: Name<'_>,
     behind: Option<&Outside>,
     hurry: bool,
-) -> Result<Vec<SocketAddr>, String> {
+) -> Result<Vec<SocketAddr>, ResolveError> {
     if let Some(outside) = behind
         && let Some(found) = outside.look_up(name).await
     {
@@ -136,8 +137,7 @@ pub(super) async fn look_up(
     let limit = if hurry && behind.is_some() { SHORT_LIMIT } else { LIMIT };
     let found = tokio::time::timeout(limit, tokio::net::lookup_host((name.host, name.port)))
         .await
-        .map_err(|_| "no answer from the name server".to_owned())?
-        .map_err(|e| e.to_string())?;
+        .map_err(|_| ResolveError::NoAnswer)??;
     let mut addresses = Vec::new();
     for address in found {
         let wanted = match name.family {
@@ -150,7 +150,7 @@ pub(super) async fn look_up(
         }
     }
     if addresses.is_empty() {
-        return Err(format!("no address of the wanted family ({})", name.family));
+        return Err(ResolveError::Family(name.family));
     }
     Ok(addresses)
 }

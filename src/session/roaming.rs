@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::absence::Absence;
 use super::commands::Wish;
+use super::ending::{Ending, NetworkChange};
 use super::network::Network;
-use super::reconnect::Ending;
 use super::shared::Shared;
 use super::tunnel::Tunnel;
 use crate::network::{NetworkWatch, News, Outlook, Outside, Response, Roaming as Kind, respond};
@@ -45,12 +45,10 @@ pub(super) struct Verdict {
 
 impl Verdict {
     /// Why a connection is given up.
-    pub(super) fn reason(&self) -> String {
+    pub(super) fn reason(&self) -> NetworkChange {
         match self.source {
-            Some(source) if source != self.present => {
-                format!("packets to the server would come from {source} now, not {}", self.present)
-            }
-            _ => "there is a way to the server again".to_owned(),
+            Some(now) if now != self.present => NetworkChange::Source { now, before: self.present },
+            _ => NetworkChange::WayAgain,
         }
     }
 }
@@ -134,9 +132,7 @@ impl Roaming {
         tokio::select! {
             biased;
             result = future => Ok(result),
-            () = self.improves(tunnel, None) => {
-                Err(Ending::NetworkChanged("the network has changed".to_owned()))
-            }
+            () = self.improves(tunnel, None) => Err(NetworkChange::Other.into()),
         }
     }
 

@@ -7,6 +7,7 @@ use ovpn_dco::kernel::Report;
 use tokio::sync::{mpsc, oneshot};
 
 use super::commands::{Command, Commands, Wish};
+use super::ending::SetUpError;
 use super::event::{Outcome, SessionEvent, SessionState};
 use super::events::Teller;
 use super::extension::{Extensions, Step};
@@ -60,14 +61,14 @@ impl Shared {
             // It has done its work then.
             None => TlsConfig::new(&config.options.tls, config.key_passphrase.take().as_ref()),
         };
-        let tls = tls.map_err(|e| Outcome::Tls { kind: e.kind, message: e.message })?;
+        let tls = tls.map_err(Outcome::Tls)?;
         for warning in tls.warnings() {
             tracing::warn!("{warning}");
         }
         // Asking may load a module: not on this thread.
         let kernel = tokio::task::spawn_blocking(ovpn_dco::kernel::probe)
             .await
-            .map_err(|e| Outcome::Failed { message: e.to_string() })?;
+            .map_err(|e| Outcome::Failed(SetUpError::from(e).into()))?;
         let network = match &config.network {
             NetworkMode::Direct => Network::direct(&config.runtime_dir, None).await?,
             NetworkMode::DirectWith(service) => {

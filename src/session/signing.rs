@@ -8,7 +8,7 @@ use std::time::Instant;
 use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, mpsc};
 
-use super::commands::Command;
+use super::commands::{Command, NoSignature};
 use super::event::{SessionEvent, SignatureRequest};
 use super::extension::{Extension, Step};
 use crate::tls::{ExternalSigner, SignReply, SignRequest, Waker};
@@ -73,11 +73,11 @@ impl Signing {
     }
 
     /// Passes an answer on; false if nothing waits for it.
-    fn answer(&mut self, id: u32, signature: Result<Vec<u8>, String>) -> bool {
+    fn answer(&mut self, id: u32, signature: Result<Vec<u8>, NoSignature>) -> bool {
         let Some(reply) = self.waiting.remove(&id) else { return false };
         match signature {
             Ok(signature) => reply.answer(signature),
-            Err(reason) => reply.refuse(&reason),
+            Err(reason) => reply.refuse(&reason.to_string()),
         }
         true
     }

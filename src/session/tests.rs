@@ -23,11 +23,12 @@ use tokio::sync::mpsc;
 
 use super::commands::Command;
 use super::connected::{Connected, Stage, Stop};
+use super::ending::DataPathError;
+use super::ending::Ending;
 use super::fall_back::Broken;
 use super::link::Link;
 use super::over::{End, Over};
 use super::plane::DataPlane;
-use super::reconnect::Ending;
 use super::shared::Shared;
 use super::tunnel::Tunnel;
 use super::{ConnectionInfo, Events, SessionConfig, events};
@@ -275,7 +276,8 @@ impl Bench {
     }
 
     async fn fall_back(&mut self, connected: Connected, key: Option<KeyConfig>) -> Connected {
-        let broken = Broken { why: "test".to_owned(), key };
+        let (why, key) = (DataPathError::Failed("test".to_owned()), key.map(Box::new));
+        let broken = Broken { why, key };
         connected.fall_back(&mut self.shared, broken).await.unwrap()
     }
 

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::fault::Fault;
+
 /// One TLS client session, without I/O: ciphertext in, ciphertext out.
 ///
 /// No method blocks. With an external private key ([`crate::tls::TlsConfig::with_signer`]) the
@@ -85,6 +87,21 @@ pub enum TlsErrorKind {
 }
 
 impl TlsError {
+    /// Whose fault it is. A certificate that breaks a rule is the server's, whoever wrote the rule.
+    pub const fn fault(&self) -> Fault {
+        match self.kind {
+            TlsErrorKind::Config
+            | TlsErrorKind::PassphraseNeeded
+            | TlsErrorKind::WrongPassphrase
+            | TlsErrorKind::ExternalSign => Fault::Misuse,
+            TlsErrorKind::CertVerify
+            | TlsErrorKind::Version
+            | TlsErrorKind::Alert
+            | TlsErrorKind::Protocol => Fault::Peer,
+            TlsErrorKind::Host => Fault::Host,
+        }
+    }
+
     /// Builds an error.
     pub fn new(kind: TlsErrorKind, message: impl fmt::Display) -> Self {
         Self { kind, message: message.to_string() }

@@ -22,6 +22,7 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 pub use proxy::ProxyError;
 pub use socket::{Protect, SocketOptions};
 
+use crate::fault::Fault;
 use crate::profile::{Protocol, Proxy};
 use crate::secret::Credentials;
 use socket::Dial;
@@ -59,6 +60,25 @@ pub enum TransportError {
         /// No use in trying again.
         lasting: bool,
     },
+}
+
+impl TransportError {
+    /// Whose fault it is. Where the network lies between, the other end's.
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::ConnectionRefused
+                | io::ErrorKind::ConnectionReset
+                | io::ErrorKind::TimedOut => Fault::Peer,
+                _ => Fault::Host,
+            },
+            Self::Proxy(ProxyError::NeedCredentials { .. } | ProxyError::BadCredentials { .. }) => {
+                Fault::Misuse
+            }
+            Self::Proxy(_) => Fault::Peer,
+            Self::Protect { .. } => Fault::Host,
+        }
+    }
 }
 
 /// Packets to and from one server.

@@ -84,8 +84,9 @@ fn what_does_not_stay_ends_the_connection() {
             remover.abort();
             outcome.expect("an end")
         });
-        let Outcome::Failed { message } = &outcome else { panic!("{outcome:?}") };
-        assert!(message.contains("route 192.0.2.0/24 tunnel does not stay"), "{message}");
+        let Outcome::Failed(ending) = &outcome else { panic!("{outcome:?}") };
+        let text = ending.to_string();
+        assert!(text.contains("route 192.0.2.0/24 tunnel does not stay"), "{text}");
         before.assert_same(&lab.client_ns.settled_snapshot());
     }
 }

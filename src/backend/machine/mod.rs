@@ -40,7 +40,7 @@ use super::credentials::{self, DynamicChallenge};
 use super::queue::Queue;
 use super::status::{Status, StatusMinor};
 use crate::ending;
-use crate::profile::{DnsScope, Options};
+use crate::profile::{DnsScope, Options, OverrideError, ProfileErrors};
 use crate::secret::{Credentials, Secret};
 use crate::session::{Command, ConnectionInfo, Wish};
 use crate::text::{excerpt, printable};
@@ -98,6 +98,21 @@ pub enum Signal {
     },
 }
 
+/// Why a profile makes no connection.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum UnusableProfile {
+    /// Its own lines.
+    #[error("{}", .0.to_string().replace('\n', "; "))]
+    Profile(ProfileErrors),
+    /// Overrides without which the connection would be another one.
+    #[error("{}", in_one_line(.0))]
+    Overrides(Vec<OverrideError>),
+}
+
+fn in_one_line(errors: &[OverrideError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
 /// What `RegistrationConfirmation` brought.
 #[derive(Clone, Debug)]
 pub struct Registration {
@@ -109,7 +124,7 @@ pub struct Registration {
     pub config_path: String,
     /// The profile, or why it cannot be used. Registration succeeds all the same: only a failed
     /// connection can tell the user the reason.
-    pub profile: Result<Arc<Options>, String>,
+    pub profile: Result<Arc<Options>, UnusableProfile>,
     /// The private key is encrypted, and the profile has no passphrase for it.
     pub passphrase_needed: bool,
     /// The profile's `dco` wish.

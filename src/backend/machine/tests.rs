@@ -7,9 +7,9 @@ use ovpn_dco::kernel::Api;
 use super::*;
 use crate::control::{AuthFailed, PendingAuth};
 use crate::data_path::DataPath;
-use crate::profile::{NoFiles, Profile, Protocol};
-use crate::session::{Outcome, SessionEvent, SessionState};
-use crate::tls::TlsErrorKind;
+use crate::profile::{NoFiles, Profile, Protocol, PushError};
+use crate::session::{Ending, Outcome, SessionEvent, SessionState};
+use crate::tls::{TlsError, TlsErrorKind};
 
 const PLAIN: &str = "client\nsetenv CLIENT_CERT 0\ndev tun\nremote vpn.example 1194 udp\n\
     peer-fingerprint 00:11:22:33:44:55:66:77:88:99:aa:bb:cc:dd:ee:ff:00:11:22:33:44:55:66:77:88:99:aa:bb:cc:dd:ee:ff\n";
@@ -19,7 +19,7 @@ fn options(extra: &str) -> Arc<Options> {
     Arc::new(profile.options)
 }
 
-fn registration(profile: Result<Arc<Options>, String>, dialect: Dialect) -> Registration {
+fn registration(profile: Result<Arc<Options>, UnusableProfile>, dialect: Dialect) -> Registration {
     Registration {
         dialect,
         session_path: Some("/s".to_owned()),
@@ -94,7 +94,9 @@ fn said(machine: &mut Machine) -> Vec<String> {
 fn shown(command: Command) -> String {
     match command {
         Command::Wish(wish) => format!("{wish:?}").to_lowercase(),
-        Command::Sign { id, signature } => format!("sign {id} {signature:?}"),
+        Command::Sign { id, signature } => {
+            format!("sign {id} {:?}", signature.map_err(|no| no.to_string()))
+        }
         Command::LogIn { credentials, one_time } => format!(
             "log in {}:{}{}",
             credentials.username,
@@ -104,6 +106,11 @@ fn shown(command: Command) -> String {
         Command::Respond(answer) => format!("respond {}", answer.expose()),
         Command::Statistics(_) | Command::Ping(_) => panic!("the driver asks, not the machine"),
     }
+}
+
+/// An end whose text is this.
+fn because(text: &str) -> Ending {
+    PushError::Cipher(text.to_owned()).into()
 }
 
 fn ended(machine: &mut Machine, outcome: Outcome) -> Vec<String> {
@@ -210,10 +217,7 @@ fn an_encrypted_key_asks_for_its_passphrase() {
     );
     machine.provide_input((1, 3), 0, "secret").unwrap();
     request(&mut machine, Request::Connect);
-    let wrong = Outcome::Tls {
-        kind: TlsErrorKind::WrongPassphrase,
-        message: "wrong passphrase".to_owned(),
-    };
+    let wrong = Outcome::Tls(TlsError::new(TlsErrorKind::WrongPassphrase, "wrong passphrase"));
     assert_eq!(
         ended(&mut machine, wrong),
         ["S 2,9 wrong passphrase {PEM_PASSWORD_FAIL}", "timer 3"]
@@ -500,7 +504,7 @@ fn the_next_attempt_asks_for_what_was_not_kept() {
     machine.provide_input((1, 5), 0, "42").unwrap();
     let connected = request(&mut machine, Request::Connect);
     assert_eq!(connected, [CFG, "S 2,6", "start joe:CRV1::id7::42 once"]);
-    ended(&mut machine, Outcome::Unreachable { message: "no answer".to_owned() });
+    ended(&mut machine, Outcome::Unreachable(because("no answer")));
     assert_eq!(refused(&mut machine, Request::Connect), "Required user input not provided");
     let asked = [CFG.to_owned(), format!("A 1,1 {LOGIN}"), format!("S 2,4 {LOGIN}")];
     assert_eq!(said(&mut machine), asked);
@@ -518,7 +522,7 @@ fn the_next_attempt_asks_for_another_answer_to_the_challenge() {
     said(&mut machine);
     let started = request(&mut machine, Request::Connect);
     assert_eq!(started, [CFG, "S 2,6", "start joe:SCRV1:cHc=:NDI= once"]);
-    ended(&mut machine, Outcome::Unreachable { message: "no answer".to_owned() });
+    ended(&mut machine, Outcome::Unreachable(because("no answer")));
     assert_eq!(refused(&mut machine, Request::Connect), "Required user input not provided");
     assert_eq!(machine.type_groups(), [(1, 4)]);
     machine.provide_input((1, 4), 0, "43").unwrap();
@@ -556,10 +560,10 @@ fn a_passphrase_is_kept_unless_auth_nocache_says_otherwise() {
         machine.register(registration).unwrap();
         machine.provide_input((1, 3), 0, "secret").unwrap();
         request(&mut machine, Request::Connect);
-        ended(&mut machine, Outcome::Unreachable { message: "no answer".to_owned() });
+        ended(&mut machine, Outcome::Unreachable(because("no answer")));
         machine.request(Request::Connect).unwrap();
         machine.event(SessionEvent::State(SessionState::Connected(info())));
-        ended(&mut machine, Outcome::Unreachable { message: "no answer".to_owned() });
+        ended(&mut machine, Outcome::Unreachable(because("no answer")));
         assert_eq!(machine.request(Request::Connect).is_err(), asked, "{nocache}");
         assert_eq!(machine.check_input((1, 3)).is_empty(), !asked, "{nocache}");
     }
@@ -611,7 +615,7 @@ fn a_lost_connection_is_told_at_once_and_retries_before_the_first_one_are_not() 
 fn a_failure_before_the_first_connection_is_told_twice() {
     let mut machine = registered("");
     request(&mut machine, Request::Connect);
-    let failed = || Outcome::Unreachable { message: "nobody\nthere".to_owned() };
+    let failed = || Outcome::Unreachable(because("nobody\nthere"));
     assert_eq!(ended(&mut machine, failed()), ["S 2,9 nobodythere", "timer 3"]);
     // A Connect in between starts anew.
     assert_eq!(request(&mut machine, Request::Connect), [CFG, "S 2,6", "start :"]);
@@ -628,7 +632,7 @@ fn a_patient_session_manager_gets_the_failure_at_once() {
     let mut machine = registered("");
     machine.set_delayed_failure(false);
     request(&mut machine, Request::Connect);
-    let failed = Outcome::Tls { kind: TlsErrorKind::CertVerify, message: "expired".to_owned() };
+    let failed = Outcome::Tls(TlsError::new(TlsErrorKind::CertVerify, "expired"));
     assert_eq!(ended(&mut machine, failed), ["S 2,10 Certificate verification failed: expired"]);
 }
 
@@ -645,13 +649,10 @@ fn ends_after_a_connection() {
         ),
         (Outcome::Inactive, &["S 2,16 Inactive tunnel, disconnected"]),
         (
-            Outcome::Failed { message: "Compression is not available".to_owned() },
+            Outcome::Failed(because("Compression is not available")),
             &["S 2,10 Compression is not available"],
         ),
-        (
-            Outcome::Privilege { message: "no tun".to_owned() },
-            &["S 2,10 no tun {TUN_SETUP_FAILED}"],
-        ),
+        (Outcome::Privilege(because("no tun")), &["S 2,10 no tun {TUN_SETUP_FAILED}"]),
     ];
     for (outcome, expected) in cases {
         assert_eq!(ended(&mut connected(), outcome), expected);
@@ -661,13 +662,17 @@ fn ends_after_a_connection() {
 #[test]
 fn an_unusable_profile_registers_and_fails_when_connecting() {
     let mut machine = Machine::new(true);
-    let profile = Err("TAP mode is not supported".to_owned());
+    let text = format!("{PLAIN}dev tap\n");
+    let errors = Profile::parse(&text, "test", &NoFiles).unwrap_err();
+    let reason = errors.to_string();
+    assert!(reason.contains("TAP mode") && !reason.contains('\n'), "{reason}");
+    let profile = Err(UnusableProfile::Profile(errors));
     machine.register(registration(profile, Dialect::Deployed)).unwrap();
     assert_eq!(said(&mut machine), [CFG]);
     assert_eq!(request(&mut machine, Request::Ready), [""; 0]);
     assert_eq!(
         request(&mut machine, Request::Connect),
-        [CFG, "S 2,6", "S 2,9 Configuration parsing failed: TAP mode is not supported", "timer 3"]
+        [CFG, "S 2,6", &format!("S 2,9 Configuration parsing failed: {reason}"), "timer 3"]
     );
 }
 
@@ -772,7 +777,7 @@ fn every_state_answers_every_request_as_the_table_says() {
         machine
     }
     fn failed() -> Machine {
-        after(Outcome::Unreachable { message: "x".to_owned() })
+        after(Outcome::Unreachable(because("x")))
     }
 
     type Answer = Result<&'static [&'static str], &'static str>;

@@ -135,7 +135,8 @@ where
             threads.run(async {
                 let mut running = start(config);
                 let connected = running.events.recv().await;
-                assert_eq!(connected, Some(SessionEvent::State(SessionState::Paused)));
+                let paused = matches!(connected, Some(SessionEvent::State(SessionState::Paused)));
+                assert!(paused, "{connected:?}");
                 calls(running).await;
             });
         }));
@@ -159,7 +160,7 @@ fn a_panic_of_the_session_is_undone_before_it_is_told() {
     leaves_nothing(panicking, |running| async {
         let super::Running { commands, mut events } = running;
         drop(commands);
-        assert_eq!(events.recv().await, None, "not even a last word");
+        assert!(events.recv().await.is_none(), "not even a last word");
     });
 }
 

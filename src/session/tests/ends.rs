@@ -9,9 +9,9 @@ use ovpn_dco::{DataEvent, PeerDeletedReason, TransportSocket};
 
 use super::super::commands::{Command, Wish};
 use super::super::connected::Stage;
+use super::super::ending::Ending;
 use super::super::negotiating::Negotiating;
 use super::super::over::{End, Over};
-use super::super::reconnect::Ending;
 use super::{Far, LONG, Start, bench, connection, key, link, negotiate, within};
 use crate::counters::Counter;
 use crate::profile::Protocol;

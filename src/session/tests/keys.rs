@@ -6,7 +6,7 @@ use ovpn_dco::recording::Call;
 use ovpn_dco::{DataEvent, Error, KeyId, PeerDeletedReason};
 
 use super::super::connected::Stage;
-use super::super::reconnect::Ending;
+use super::super::ending::Ending;
 use super::{A_WHILE, LONG, Start, bench, ending, key, soft_reset, within};
 use crate::control::{ControlError, Event};
 use crate::counters::Counter;

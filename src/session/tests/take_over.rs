@@ -13,8 +13,8 @@ use ovpn_dco::{DataEvent, Keepalive, KeyId, PeerId, PeerStats};
 use ovpn_test_support::netns::NetNs;
 
 use super::super::connected::Connected;
+use super::super::ending::Ending;
 use super::super::plane::DataPlane;
-use super::super::reconnect::Ending;
 use super::super::tunnel::Tunnel;
 use super::super::{SessionEvent, SessionState};
 use super::{LONG, Start, bench, connection, ending, key, refused, soft_reset, within};
