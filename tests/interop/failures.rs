@@ -54,6 +54,19 @@ fn expired_client_certificate() {
     }
 }
 
+/// What a server says of it, if anything, is not always what is wrong.
+#[test]
+fn client_with_a_server_certificate() {
+    for version in Version::ALL {
+        let mut lab = Lab::new();
+        lab.client_identity = lab.authority.server("client.example", Validity::Now);
+        let config = plain(version, Transport::Udp4);
+        let profile = lab.profile(&config, &format!("{ONCE}hand-window 5\n"));
+        let ending = run(&lab, &config, &profile, &[]);
+        ending.assert_failure(1, FAILED, &["not meant for TLS clients"]);
+    }
+}
+
 #[test]
 fn server_with_a_client_certificate() {
     let mut lab = Lab::new();

@@ -47,6 +47,15 @@ impl ClientKey {
                 "cert: the client certificate is not valid before {}",
                 validity.not_before
             ))
+        } else if let Ok(Some(usage)) = leaf.extended_key_usage()
+            && !usage.value.client_auth
+            && !usage.value.any
+        {
+            Some(
+                "cert: the client certificate is not meant for TLS clients (its extended key usage \
+                 lacks clientAuth); get one that is"
+                    .to_owned(),
+            )
         } else {
             None
         }
