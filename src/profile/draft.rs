@@ -1,8 +1,6 @@
 //! A profile while it is read: what depends on several directives is put together at the end.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use ovpn_dco::{Cipher, Framing};
 
@@ -10,7 +8,7 @@ use super::compression::AllowCompression;
 use super::directives::{self, Call, ProxyDraft};
 use super::options::*;
 use super::verdict::{Done, Problem};
-use super::{ciphers, dns, keyfile, network};
+use super::{dns, keyfile, network};
 use crate::secret::Secret;
 
 const DEFAULT_PORT: u16 = 1194;
@@ -111,7 +109,7 @@ pub(super) struct Finished {
 impl Draft {
     pub(super) fn new() -> Self {
         Self {
-            options: defaults(),
+            options: Options::default(),
             client: false,
             tls_client: false,
             pull: false,
@@ -381,90 +379,5 @@ impl Draft {
                 self.hindsight.push((line, Done::Warned(why.to_owned())));
             }
         }
-    }
-}
-
-/// What holds when a profile says nothing. Numbers: protocol defaults of OpenVPN 2 and 3; where
-/// they differ, OpenVPN 3's.
-fn defaults() -> Options {
-    let seconds = Duration::from_secs;
-    Options {
-        remotes: Vec::new(),
-        remote_random: false,
-        remote_random_hostname: false,
-        retry: Retry {
-            initial: seconds(1),
-            max: seconds(300),
-            rounds: None,
-            server_poll_timeout: seconds(10),
-            auth_retry: AuthRetry::None,
-        },
-        control: ControlOptions {
-            retransmit: seconds(1),
-            hand_window: seconds(60),
-            tran_window: seconds(3600),
-            reneg: Some(seconds(3600)),
-            max_packet_size: 1250,
-            replay_window: (64, seconds(15)),
-            ping: None,
-            ping_timeout: None,
-            inactive: None,
-            session_timeout: None,
-        },
-        tls: TlsOptions {
-            ca: None,
-            cert: None,
-            extra_certs: None,
-            key: None,
-            key_passphrase: None,
-            crl: None,
-            revoked_serials: BTreeSet::new(),
-            version_min: TlsVersion::V1_2,
-            version_max: TlsVersion::V1_3,
-            cert_profile: CertProfile::Legacy,
-            ciphers: None,
-            ciphersuites: None,
-            groups: None,
-            remote_cert_tls: None,
-            remote_cert_ku: None,
-            remote_cert_eku: None,
-            ns_cert_type: None,
-            verify_x509_name: None,
-            peer_fingerprints: Vec::new(),
-            verify_hash: None,
-            sni: None,
-        },
-        wrap: WrapOptions::None,
-        auth: AuthOptions::default(),
-        data: DataOptions {
-            ciphers: ciphers::DEFAULT.to_vec(),
-            fallback: None,
-            occ_cipher: None,
-            digest: Digest::Sha1,
-            framing: None,
-            allow_compression: AllowCompression::default(),
-            tun_mtu: 1500,
-            tun_mtu_max: 1600,
-            mssfix: MssFix::Default,
-            disable_dco: false,
-            dco_incompatible: Vec::new(),
-        },
-        device: DeviceOptions {
-            name: "tun".to_owned(),
-            persist: false,
-            allow_recursive_routing: false,
-            tx_queue_len: None,
-            sndbuf: None,
-            rcvbuf: None,
-            mark: None,
-            bind_dev: None,
-        },
-        network: NetworkOptions::default(),
-        pull: PullOptions::default(),
-        peer_info: Vec::new(),
-        enterprise_profile: None,
-        push_peer_info: false,
-        verb: None,
-        friendly_name: None,
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use ovpn_dco::{Cipher, Framing};
 
+use super::ciphers;
 use super::compression::AllowCompression;
 use crate::secret::Secret;
 
@@ -423,4 +424,69 @@ pub enum PullFilterAction {
     Accept,
     Ignore,
     Reject,
+}
+
+/// What holds when a profile says nothing. Numbers: protocol defaults of OpenVPN 2 and 3; where
+/// they differ, OpenVPN 3's.
+impl Default for Options {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            remotes: Vec::new(),
+            remote_random: false,
+            remote_random_hostname: false,
+            retry: Retry {
+                initial: seconds(1),
+                max: seconds(300),
+                rounds: None,
+                server_poll_timeout: seconds(10),
+                auth_retry: AuthRetry::None,
+            },
+            control: ControlOptions {
+                retransmit: seconds(1),
+                hand_window: seconds(60),
+                tran_window: seconds(3600),
+                reneg: Some(seconds(3600)),
+                max_packet_size: 1250,
+                replay_window: (64, seconds(15)),
+                ping: None,
+                ping_timeout: None,
+                inactive: None,
+                session_timeout: None,
+            },
+            tls: TlsOptions::default(),
+            wrap: WrapOptions::None,
+            auth: AuthOptions::default(),
+            data: DataOptions {
+                ciphers: ciphers::DEFAULT.to_vec(),
+                fallback: None,
+                occ_cipher: None,
+                digest: Digest::Sha1,
+                framing: None,
+                allow_compression: AllowCompression::default(),
+                tun_mtu: 1500,
+                tun_mtu_max: 1600,
+                mssfix: MssFix::Default,
+                disable_dco: false,
+                dco_incompatible: Vec::new(),
+            },
+            device: DeviceOptions {
+                name: "tun".to_owned(),
+                persist: false,
+                allow_recursive_routing: false,
+                tx_queue_len: None,
+                sndbuf: None,
+                rcvbuf: None,
+                mark: None,
+                bind_dev: None,
+            },
+            network: NetworkOptions::default(),
+            pull: PullOptions::default(),
+            peer_info: Vec::new(),
+            enterprise_profile: None,
+            push_peer_info: false,
+            verb: None,
+            friendly_name: None,
+        }
+    }
 }

@@ -55,6 +55,35 @@ pub struct TlsOptions {
     pub sni: Option<String>,
 }
 
+/// What holds when a profile says nothing.
+impl Default for TlsOptions {
+    fn default() -> Self {
+        Self {
+            ca: None,
+            cert: None,
+            extra_certs: None,
+            key: None,
+            key_passphrase: None,
+            crl: None,
+            revoked_serials: BTreeSet::new(),
+            version_min: TlsVersion::V1_2,
+            version_max: TlsVersion::V1_3,
+            cert_profile: CertProfile::Legacy,
+            ciphers: None,
+            ciphersuites: None,
+            groups: None,
+            remote_cert_tls: None,
+            remote_cert_ku: None,
+            remote_cert_eku: None,
+            ns_cert_type: None,
+            verify_x509_name: None,
+            peer_fingerprints: Vec::new(),
+            verify_hash: None,
+            sni: None,
+        }
+    }
+}
+
 /// A private key as the TLS library holds it.
 #[derive(Clone, Debug)]
 pub struct OpenedKey(pub Arc<dyn SigningKey>);
