@@ -31,12 +31,12 @@ impl Version {
             Self::V26 => (root("trixie"), "2.6"),
             Self::V27 => (root("sid"), "2.7"),
         };
+        let libraries = root.join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH));
+        let loader = loader(&libraries);
         let prepare = |mut command: Command| {
-            command.arg("--library-path").arg(root.join("usr/lib/x86_64-linux-gnu"));
-            command.arg(root.join("usr/sbin/openvpn"));
+            command.arg("--library-path").arg(&libraries).arg(root.join("usr/sbin/openvpn"));
             command
         };
-        let loader = root.join("lib64/ld-linux-x86-64.so.2");
         let told = prepare(Command::new(&loader)).arg("--version").output().expect("openvpn");
         let told = String::from_utf8_lossy(&told.stdout);
         assert!(
@@ -45,6 +45,17 @@ impl Version {
         );
         prepare(ns.command(&loader))
     }
+}
+
+/// The dynamic loader, which every architecture calls by another name.
+fn loader(libraries: &Path) -> PathBuf {
+    let files = fs::read_dir(libraries)
+        .unwrap_or_else(|error| panic!("no libraries in {}: {error}", libraries.display()));
+    let mut paths = files.filter_map(|file| Some(file.ok()?.path()));
+    let is_loader = |path: &PathBuf| {
+        path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"ld-linux-"))
+    };
+    paths.find(is_loader).unwrap_or_else(|| panic!("no loader in {}", libraries.display()))
 }
 
 /// A Debian root with peers, built by the script if it is not there yet.
