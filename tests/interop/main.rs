@@ -22,6 +22,7 @@ mod readdressed;
 mod recursion;
 mod resilience;
 mod roaming;
+mod sandbox;
 mod tokens;
 
 use ovpn_test_support::lab::{client, server};

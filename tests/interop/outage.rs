@@ -105,8 +105,13 @@ impl Outage {
         let profile = lab.profile(config, "persist-tun\nserver-poll-timeout 3\n");
         let by_name = profile.replace(&format!("remote {HOME} "), &format!("remote {NAME} "));
         assert_ne!(profile, by_name);
-        let mut client =
-            Client::start_with_resolv_conf(&lab.client_ns, lab.directory(), &by_name, &resolv_conf);
+        let mut client = Client::start_with_resolv_conf(
+            &lab.client_ns,
+            lab.directory(),
+            &by_name,
+            &resolv_conf,
+            &[],
+        );
         client.wait(CONNECTED, Duration::from_secs(20)).unwrap();
         lab.ping("192.0.2.1").unwrap();
         let redirected = std::fs::read_to_string(&resolv_conf).unwrap();

@@ -110,11 +110,12 @@ impl Client {
         directory: &Path,
         profile: &str,
         resolv_conf: &str,
+        arguments: &[&str],
     ) -> Self {
         let mut command = ns.command("unshare");
         let replace = "mount --bind \"$0\" /etc/resolv.conf && exec \"$@\"";
         command.args(["--mount", "sh", "-c", replace, resolv_conf]).arg(program());
-        Self::spawn(command, Stdio::null(), directory, profile, &[])
+        Self::spawn(command, Stdio::null(), directory, profile, arguments)
     }
 
     /// The same by this command, which ends with the program's name, and with this standard input.
