@@ -103,6 +103,23 @@ ensure_rust() {
     fi
 }
 
+# ensure_cross ARCHITECTURE: what builds for another processor, by Debian's name for it. Sets $TARGET and
+# $TOOLS: Rust's name, and the prefix of the other programs.
+ensure_cross() {
+    case $1 in
+        arm64) TARGET=aarch64-unknown-linux-gnu TOOLS=aarch64-linux-gnu- ;;
+        *) die "nobody has built this for $1 from another processor" ;;
+    esac
+    apt_install "gcc-${TOOLS%-}" "libc6-dev-$1-cross"
+    if ! [ -d "$(cd "$REPO" && rustc --print target-libdir --target "$TARGET")" ]; then
+        command -v rustup >/dev/null ||
+            die "this Rust has no library for $TARGET and no rustup to fetch it: install Rust with rustup"
+        (cd "$REPO" && rustup target add "$TARGET") >&2 || die "rustup cannot fetch the library for $TARGET"
+    fi
+    # Cargo does not find it by itself; the crates that compile C do.
+    export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=${TOOLS}gcc
+}
+
 # build_programs PROFILE PROGRAM...: builds programs of this workspace into $BUILT, and `testlab`, which
 # makes certificates, and two machines with a wire between them. For tests, one of these is among the
 # targets: cargo then chooses features as `cargo test --workspace` does, and nothing is compiled twice.

@@ -7,7 +7,7 @@
 # shellcheck source=ci/vm/guest.sh
 . "$(dirname "${BASH_SOURCE[0]}")/guest.sh"
 
-QEMU_PACKAGES=(qemu-system-x86)
+QEMU_PACKAGES=(qemu-system-x86 qemu-system-arm)
 
 qemu_program() {
     local dir stamp
@@ -24,7 +24,7 @@ qemu_program() {
         rm -rf "$dir"
         mkdir -p "$dir/debs/partial"
         # No package counts as installed there, so all that they depend on comes, too.
-        apt_of trixie apt-get -qq -y --no-install-recommends --download-only \
+        apt_of trixie/amd64 apt-get -qq -y --no-install-recommends --download-only \
             -o APT::Sandbox::User=root -o "Dir::Cache::archives=$dir/debs" install "${QEMU_PACKAGES[@]}" >&2
         for deb in "$dir"/debs/*.deb; do dpkg-deb -x "$deb" "$dir"; done
         rm -rf "$dir"/debs "$dir"/usr/share/{doc,man,locale}

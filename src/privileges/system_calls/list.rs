@@ -1,6 +1,6 @@
-//! The system calls that are needed, on x86-64 and aarch64: what the tests were seen to make (on x86-64),
-//! and what other C libraries, kernels and programs make for the same. Whatever is in no list does not
-//! exist for the process.
+//! The system calls that are needed, on x86-64 and aarch64: what the tests were seen to make on both, and
+//! what other C libraries, kernels and programs make for the same. Whatever is in no list does not exist
+//! for the process.
 //!
 //! Left out on purpose, although programs may try them: whatever makes namespaces, device nodes and
 //! mounts; other processes' memory; `io_uring`, `bpf`, `perf_event_open`, `userfaultfd`, keys, AIO and
@@ -136,6 +136,7 @@ pub(super) const OWN_HERE: &[c_long] = &[
     libc::SYS_stat,
     libc::SYS_time,
 ];
+/// That kernel never had older ones.
 #[cfg(target_arch = "aarch64")]
 pub(super) const OWN_HERE: &[c_long] = &[];
 
