@@ -12,7 +12,7 @@ use tokio::sync::{broadcast, mpsc};
 use super::browser::Browser;
 use super::login::LoginFile;
 use super::output::{Console, Printer};
-use super::peer::{Backend, News, guid};
+use super::peer::{Backend, News, Question, guid};
 use super::{ConnectArgs, Dco, EXIT_AUTH, EXIT_FAILED, EXIT_PRIVILEGE, Output, prompt};
 use crate::cli::EXIT_USAGE;
 use crate::control::WebAddress;
@@ -380,20 +380,10 @@ async fn answer(
         _ => None,
     };
     if !prompt::possible() {
-        let missing: Vec<_> = questions
-            .iter()
-            .filter(|question| known(&question.name).is_none())
-            .map(|question| question.description.as_str())
-            .collect();
+        let missing: Vec<_> =
+            questions.iter().filter(|question| known(&question.name).is_none()).collect();
         if !missing.is_empty() {
-            return Err(End::failed(
-                format!(
-                    "input is needed and there is no terminal to ask on: {} (user name and \
-                     password can be given with --auth-user-pass FILE)",
-                    missing.join(", ")
-                ),
-                EXIT_USAGE,
-            ));
+            return Err(End::failed(unanswerable(&missing), EXIT_USAGE));
         }
     }
     for question in &questions {
@@ -418,6 +408,27 @@ async fn answer(
     Ok(())
 }
 
+/// What cannot be asked without a terminal, and what can be done about it.
+fn unanswerable(missing: &[&Question]) -> String {
+    let asked: Vec<_> = missing.iter().map(|question| question.description.as_str()).collect();
+    let mut remedies: Vec<_> = missing
+        .iter()
+        .map(|question| match &*question.name {
+            "username" | "password" => {
+                "user name and password can be given with --auth-user-pass FILE"
+            }
+            "pk_passphrase" => "the passphrase can be given by 'askpass FILE' in the profile",
+            _ => "a code that is good for one login can only be typed: run this on a terminal",
+        })
+        .collect();
+    remedies.dedup();
+    format!(
+        "input is needed and there is no terminal to ask on: {} ({})",
+        asked.join(", "),
+        remedies.join("; ")
+    )
+}
+
 /// Exit status of a failed connection; the markers are OpenVPN 3's.
 fn failure_status(message: &str) -> u8 {
     if message.contains("{TUN_SETUP_FAILED}") {
@@ -428,5 +439,29 @@ fn failure_status(message: &str) -> u8 {
         EXIT_USAGE
     } else {
         EXIT_FAILED
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_asked_has_a_remedy_of_its_own() {
+        let question = |name: &str, description: &str| Question {
+            numbers: (1, 1),
+            id: 0,
+            name: name.to_owned(),
+            description: description.to_owned(),
+            hidden: false,
+        };
+        let (user, password) = (question("username", "User"), question("password", "Password"));
+        let code = question("static_challenge", "PIN");
+        let text = unanswerable(&[&user, &password]);
+        assert!(text.contains("User, Password (user name and"), "{text}");
+        assert_eq!(text.matches("--auth-user-pass").count(), 1, "{text}");
+        let text = unanswerable(&[&code]);
+        assert!(text.contains("PIN (a code") && !text.contains("--auth-user-pass"), "{text}");
+        assert!(unanswerable(&[&question("pk_passphrase", "Key")]).contains("askpass FILE"));
     }
 }
