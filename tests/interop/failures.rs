@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::client::{AUTH_FAILED, Client, Ending, FAILED};
+use crate::client::{AUTH_FAILED, CONNECTED, Client, Ending, FAILED};
 use crate::lab::{Lab, plain};
 use crate::pki::{Authority, StaticKeys, Validity};
 use crate::server::{ServerConfig, Transport, Version, Wrapping};
@@ -75,6 +75,34 @@ fn server_with_a_client_certificate() {
     let config = plain(Version::V27, Transport::Udp4);
     let ending = run(&lab, &config, &lab.profile(&config, ONCE), &[]);
     ending.assert_failure(1, FAILED, &["remote-cert-tls", "remote-cert-eku", "key usage"]);
+}
+
+/// By a list in the profile, by one in a file in DER, and by a directory of serial numbers.
+#[test]
+fn revoked_server() {
+    use x509_parser::pem::parse_x509_pem;
+    let lab = Lab::new();
+    let config = plain(Version::V27, Transport::Udp4);
+    let serial = lab.server_identity.serial;
+    let list = lab.authority.revocation_list(&[serial]);
+    let (_, pem) = parse_x509_pem(list.as_bytes()).expect("PEM");
+    std::fs::write(lab.directory().join("list.crl"), &pem.contents).expect("list");
+    let revoked = lab.directory().join("revoked");
+    std::fs::create_dir(&revoked).expect("directory");
+    std::fs::write(revoked.join(serial.to_string()), "").expect("file");
+    let inline = format!("<crl-verify>\n{list}</crl-verify>");
+    for lines in [&*inline, "crl-verify list.crl", "crl-verify revoked dir"] {
+        let profile = lab.profile(&config, &format!("{ONCE}{lines}\n"));
+        let ending = run(&lab, &config, &profile, &[]);
+        ending.assert_failure(1, FAILED, &["crl-verify: the server's certificate"]);
+        assert!(ending.message(FAILED).contains("is revoked"), "{}", ending.transcript);
+    }
+    // Of somebody else.
+    let _server = lab.start_server(&config);
+    let list = lab.authority.revocation_list(&[lab.client_identity.serial]);
+    let lines = format!("<crl-verify>\n{list}</crl-verify>\n");
+    let mut running = lab.start_client(&lab.profile(&config, &lines), &[]);
+    running.wait(CONNECTED, Duration::from_secs(15)).unwrap();
 }
 
 #[test]

@@ -2,11 +2,16 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
-    KeyPair, KeyUsagePurpose, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType,
+    ExtendedKeyUsagePurpose, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
+    date_time_ymd,
 };
+
+/// Of the next certificate.
+static SERIAL: AtomicU64 = AtomicU64::new(1001);
 
 /// A certificate with its key, PEM.
 #[derive(Clone)]
@@ -15,6 +20,8 @@ pub struct Identity {
     pub certificate: String,
     /// Its private key, PKCS#8.
     pub key: String,
+    /// The certificate's serial number.
+    pub serial: u64,
 }
 
 /// A certification authority that signs server and client certificates.
@@ -61,9 +68,30 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![usage];
         params.use_authority_key_identifier_extension = true;
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        params.serial_number = Some(serial.into());
         let key = KeyPair::generate().expect("key");
         let certificate = params.signed_by(&key, &self.issuer).expect("certificate");
-        Identity { certificate: certificate.pem(), key: key.serialize_pem() }
+        Identity { certificate: certificate.pem(), key: key.serialize_pem(), serial }
+    }
+
+    /// Its list of revoked certificates, by their serial numbers; PEM.
+    pub fn revocation_list(&self, serials: &[u64]) -> String {
+        let revoked = |serial: &u64| RevokedCertParams {
+            serial_number: (*serial).into(),
+            revocation_time: date_time_ymd(2021, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2020, 1, 1),
+            next_update: date_time_ymd(2099, 1, 1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).expect("list").pem().expect("PEM")
     }
 }
 

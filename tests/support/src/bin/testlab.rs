@@ -20,8 +20,9 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Writes ca.crt, server.crt, server.key, client.crt and client.key into a directory, and
-    /// other.crt of an authority that has signed neither
+    /// Writes ca.crt, server.crt, server.key, client.crt and client.key into a directory,
+    /// server-revoked.crl and client-revoked.crl, and other.crt of an authority that has signed none
+    /// of it
     Pki {
         /// Made if it is not there
         directory: PathBuf,
@@ -82,6 +83,8 @@ fn pki(directory: &Path) {
     for (name, text, mode) in [
         ("ca.crt", &authority.certificate(), 0o644),
         ("other.crt", &Authority::new("Test other").certificate(), 0o644),
+        ("server-revoked.crl", &authority.revocation_list(&[server.serial]), 0o644),
+        ("client-revoked.crl", &authority.revocation_list(&[client.serial]), 0o644),
         ("server.crt", &server.certificate, 0o644),
         ("server.key", &server.key, 0o600),
         ("client.crt", &client.certificate, 0o644),

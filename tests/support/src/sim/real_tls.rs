@@ -38,7 +38,7 @@ fn pki() -> &'static Pki {
 
 /// What a profile needs for the client's end.
 pub fn identity() -> String {
-    let Pki { ca, client: Identity { certificate: cert, key }, .. } = pki();
+    let Pki { ca, client: Identity { certificate: cert, key, .. }, .. } = pki();
     format!("remote-cert-tls server\n<ca>\n{ca}</ca>\n<cert>\n{cert}</cert>\n<key>\n{key}</key>\n")
 }
 
