@@ -180,8 +180,8 @@ class Session:
     def told(self):
         self.record["signals"] += self.recorder.take()
 
-    def wait(self, code):
-        self.record["user"].append([f"status {code}", self.recorder.wait(code)])
+    def wait(self, code, limit=15.0):
+        self.record["user"].append([f"status {code}", self.recorder.wait(code, limit)])
 
     def end(self):
         self.told()
@@ -400,6 +400,49 @@ def web_auth(recorder):
     session.record["user"].append(["shows the address", "https://login.example/web" in output])
     session.wait("2,7")
     reachable(session, 1196)
+    return session.end()
+
+
+def revocation_list(recorder):
+    """Somebody else is revoked. A configuration manager makes a quoted word of the block."""
+    session = Session(recorder, profile() + f"<crl-verify>\n{read('client-revoked.crl')}</crl-verify>\n")
+    session.start()
+    reachable(session)
+    return session.end()
+
+
+def revoked_server(recorder):
+    session = Session(recorder, profile() + f"<crl-verify>\n{read('server-revoked.crl')}</crl-verify>\n")
+    session.start()
+    session.wait("2,10")
+    return session.end()
+
+
+def fingerprint(name):
+    output = subprocess.check_output(["openssl", "x509", "-noout", "-fingerprint", "-sha256", "-in", f"{HERE}/{name}"],
+                                     text=True)
+    return output.strip().split("=")[1]
+
+
+def peer_fingerprint(recorder):
+    """Of the server's certificate and of another one."""
+    prints = "\n".join(fingerprint(name) for name in ("other.crt", "server.crt"))
+    session = Session(recorder, profile() + f"<peer-fingerprint>\n{prints}\n</peer-fingerprint>\n")
+    session.start()
+    reachable(session)
+    return session.end()
+
+
+EXPIRING_PORT = 1201
+
+
+def expired_token(recorder):
+    """The server's token lasts for a few seconds; the login that is known follows it."""
+    session = Session(recorder, profile(EXPIRING_PORT, key=None, extra=LOGIN))
+    session.start(user("plain"))
+    session.told()
+    session.wait("2,7", 30)
+    reachable(session, EXPIRING_PORT)
     return session.end()
 
 
@@ -900,8 +943,9 @@ def changed_push(recorder):
 POSTURE = [posture, unknown_posture_profile]
 SCENARIOS = [token, plain, tcp, pause, statistics, two_sessions, password, wrong_password,
              wrong_then_right_password, proxy_login, static_challenge, dynamic_challenge, crtext, crtext_wrong, open_url,
-             web_auth, passphrase, wrong_passphrase, wrong_ca, unusable_profile, overrides, overrides_tunnel,
-             inactive, log, python_module, dns, changed_push, session_manager_dies, log_service_dies, netcfg_dies,
+             web_auth, expired_token, passphrase, wrong_passphrase, wrong_ca, revocation_list, revoked_server,
+             peer_fingerprint, unusable_profile, overrides, overrides_tunnel, inactive, log,
+             python_module, dns, changed_push, session_manager_dies, log_service_dies, netcfg_dies,
              netcfg_dies_unnoticed, bus_dies]
 
 
