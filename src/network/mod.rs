@@ -40,6 +40,7 @@ pub use self::error::{NetworkError, PlanError};
 pub use self::journal::parse_journal;
 pub use self::namespace::enter_netns;
 pub use self::netcfg::{Established, NetcfgConfig, NetcfgError, NetcfgNetwork, NetcfgPlan};
+pub(crate) use self::plan::IPV6_MIN_MTU;
 pub use self::plan::{
     Item, LinkSettings, NetworkPlan, PlanInput, PlannedRoute, RouteTarget, Step, TunnelAddress,
     diff,

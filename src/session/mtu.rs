@@ -3,6 +3,7 @@
 use ovpn_dco::{DataFormat, DataHeader, Framing};
 use ovpn_userspace::MssClamp;
 
+use crate::network::IPV6_MIN_MTU;
 use crate::profile::{MssFix, Protocol};
 
 const IPV4: u16 = 20;
@@ -12,8 +13,6 @@ const UDP: u16 = 8;
 /// Default of `mssfix` when the tunnel MTU is 1500: keeps outer packets within PPPoE's MTU.
 const DEFAULT_OUTER: u16 = 1492;
 const DEFAULT_TUN_MTU: u16 = 1500;
-/// The kernel switches IPv6 off on a link that is smaller.
-const IPV6_MIN_MTU: u16 = 1280;
 
 /// What surrounds an inner packet on its way.
 #[derive(Clone, Copy, Debug)]

@@ -12,7 +12,9 @@ use tracing::{debug, warn};
 
 use super::super::error::NetworkError;
 use super::super::fib::{RouteKind, Selectors, Target};
-use super::super::plan::{Item, NetworkPlan, PlannedRoute, RouteTarget, Step, diff, disturbs};
+use super::super::plan::{
+    Item, LinkSettings, NetworkPlan, PlannedRoute, RouteTarget, Step, diff, disturbs,
+};
 use super::super::types::Path;
 use super::DirectNetwork;
 use super::held::{Held, is_on_tunnel};
@@ -122,7 +124,7 @@ impl DirectNetwork {
             if steps.is_empty() {
                 return Ok(());
             }
-            if disturbs(&steps) {
+            if disturbs(self.link_settings(), &steps) {
                 self.guard().await?;
             }
             self.take(&steps, interface, &mut applied.warnings).await?;
@@ -139,6 +141,14 @@ impl DirectNetwork {
     }
 
     /// From what the kernel has.
+    /// The interface's settings in place, as far as is known.
+    pub(super) fn link_settings(&self) -> Option<&LinkSettings> {
+        self.entries.keys().find_map(|item| match item {
+            Item::Link(settings) => Some(settings),
+            _ => None,
+        })
+    }
+
     async fn steps_to(&mut self, wanted: &[Item]) -> Result<Vec<Step>, NetworkError> {
         let damaged = self.forget_vanished().await?;
         let whole = self.entries.keys().filter(|item| !damaged.contains(item));

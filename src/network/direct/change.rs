@@ -8,7 +8,9 @@ use tracing::debug;
 use super::super::dns::{DnsError, DnsPlan, DnsUndo};
 use super::super::error::NetworkError;
 use super::super::journal::{EntryId, Undo};
-use super::super::plan::{Item, LinkSettings, PlannedRoute, RouteTarget, TunnelAddress};
+use super::super::plan::{
+    IPV6_MIN_MTU, Item, LinkSettings, PlannedRoute, RouteTarget, TunnelAddress,
+};
 use super::super::types::Path;
 use super::DirectNetwork;
 use super::held::{Entry, Held};
@@ -54,7 +56,9 @@ impl DirectNetwork {
         let netlink = &self.host.netlink;
         let queue = match &self.before {
             Some((_, before)) => {
-                if link.state.up && link.state.address_generation != Some(NO_ADDRESS_GENERATION) {
+                let ipv6 = link.state.address_generation;
+                let without = ipv6.is_none() && link.state.mtu >= IPV6_MIN_MTU.into();
+                if link.state.up && ipv6 != Some(NO_ADDRESS_GENERATION) && !without {
                     // IPv6 has begun anew since, or is about to (it ends below its smallest MTU),
                     // with a link-local address.
                     netlink.set_up(index, false).await.map_err(fail)?;

@@ -108,7 +108,7 @@ impl DirectNetwork {
             if steps.is_empty() {
                 return Ok(());
             }
-            if disturbs(&steps) {
+            if disturbs(self.link_settings(), &steps) {
                 self.guard_networks(wanted.iter().filter_map(inside).collect()).await?;
             }
             let mut warnings = Vec::new();

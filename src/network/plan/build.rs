@@ -14,14 +14,13 @@
 use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{Item, LinkSettings, NetworkPlan, PlannedRoute, RouteTarget, TunnelAddress};
+use super::{
+    IPV6_MIN_MTU, Item, LinkSettings, NetworkPlan, PlannedRoute, RouteTarget, TunnelAddress,
+};
 use crate::network::dns::{DnsPlan, DnsScope};
 use crate::network::error::PlanError;
 use crate::network::types::{Gateways, Network, Path, RemotePath, netmask_prefix};
 use crate::profile::{NetworkOptions, RouteDestination, RouteGateway, Topology};
-
-/// IPv6 needs at least this MTU (RFC 8200, section 5).
-const IPV6_MIN_MTU: u16 = 1280;
 
 /// All that a plan is made of.
 #[derive(Clone, Copy, Debug)]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
-use super::Item;
+use super::{IPV6_MIN_MTU, Item, LinkSettings};
 
 /// One change.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -61,11 +61,15 @@ pub fn diff(old: &[Item], new: &[Item]) -> Vec<Step> {
 
 /// Whether steps can leave packets that belong into the tunnel without their route for a moment:
 /// something goes, or the interface changes, before all that is new is there. What goes last does
-/// not: the new plan has no place for it.
-pub(in crate::network) fn disturbs(steps: &[Step]) -> bool {
+/// not: the new plan has no place for it. `link`: the settings that are in place.
+///
+/// Another MTU alone takes nothing away, unless IPv6 ends or begins with it.
+pub(in crate::network) fn disturbs(link: Option<&LinkSettings>, steps: &[Step]) -> bool {
     let last_add = steps.iter().rposition(|step| matches!(step, Step::Add(_))).unwrap_or(0);
     steps.iter().enumerate().any(|(position, step)| match step {
-        Step::Add(item) => matches!(item, Item::Link(_)),
+        Step::Add(Item::Link(new)) => link.is_none_or(|old| old.mtu.min(new.mtu) < IPV6_MIN_MTU),
+        Step::Add(_) => false,
+        Step::Remove(Item::Link(_)) => position < last_add,
         Step::Remove(Item::Route(route)) => position < last_add && route.is_inside(),
         Step::Remove(item) => position < last_add && matches!(item, Item::Address(_)),
     })
@@ -75,7 +79,7 @@ pub(in crate::network) fn disturbs(steps: &[Step]) -> bool {
 mod tests {
     use std::net::IpAddr;
 
-    use super::super::{LinkSettings, PlannedRoute, RouteTarget, TunnelAddress};
+    use super::super::{PlannedRoute, RouteTarget, TunnelAddress};
     use super::*;
     use crate::network::{Network, Path};
 
@@ -166,7 +170,7 @@ mod tests {
         let new = [address("10.8.0.3"), route("0.0.0.0/1", RouteTarget::Tunnel)];
         let steps = diff(&old, &new);
         assert_eq!(text(&steps), ["remove address 10.8.0.2/24", "add address 10.8.0.3/24"]);
-        assert!(disturbs(&steps));
+        assert!(disturbs(None, &steps));
     }
 
     #[test]
@@ -193,13 +197,13 @@ mod tests {
             text(&steps),
             ["remove route fd20::/16 tunnel", "add route fd20::/16 tunnel metric 1024"]
         );
-        assert!(disturbs(&steps));
+        assert!(disturbs(None, &steps));
         let steps = diff(&with_metric(Some(5)), &with_metric(Some(6)));
         assert_eq!(
             text(&steps),
             ["add route fd20::/16 tunnel metric 6", "remove route fd20::/16 tunnel metric 5"]
         );
-        assert!(!disturbs(&steps));
+        assert!(!disturbs(None, &steps));
     }
 
     #[test]
@@ -207,6 +211,24 @@ mod tests {
         let link = |mtu| [Item::Link(LinkSettings { mtu, tx_queue_len: None })];
         assert_eq!(text(&diff(&link(1500), &link(1400))), ["add link up mtu 1400"]);
         assert_eq!(text(&diff(&link(1500), &[])), ["remove link up mtu 1500"]);
+        for (from, to, disturbing) in [
+            (None, 1500, true),
+            (Some(1500), 1400, false),
+            (Some(1500), 1200, true),
+            (Some(1200), 1280, true),
+        ] {
+            let old = from.map(|mtu| LinkSettings { mtu, tx_queue_len: None });
+            let before: Vec<Item> = old.clone().map(Item::Link).into_iter().collect();
+            assert_eq!(
+                disturbs(old.as_ref(), &diff(&before, &link(to))),
+                disturbing,
+                "{from:?} {to}"
+            );
+        }
+        // Somebody has set it down.
+        let old = LinkSettings { mtu: 1500, tx_queue_len: None };
+        let again = [Step::Remove(Item::Link(old.clone())), Step::Add(Item::Link(old.clone()))];
+        assert!(disturbs(Some(&old), &again));
     }
 
     /// Quadratic steps would take minutes.

@@ -17,6 +17,9 @@ pub use self::diff::{Step, diff};
 use super::dns::DnsPlan;
 use super::types::{Network, Path};
 
+/// The kernel switches IPv6 off on an interface with a smaller MTU, bytes (RFC 8200, 5).
+pub(crate) const IPV6_MIN_MTU: u16 = 1280;
+
 /// What to configure. Equal plans need no change; made by [`NetworkPlan::build`].
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NetworkPlan {
