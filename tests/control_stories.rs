@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use ovpn_client::control::{
-    ApiMisuse, AuthFailed, ControlError, ErrorCounter, Event, NegotiatedParameters, PendingAuth,
-    RestartFlags,
+    ApiMisuse, AuthFailed, ControlError, ErrorCounter, Event, LimitReached, NegotiatedParameters,
+    PendingAuth, RestartFlags,
 };
 use ovpn_client::secret::{Credentials, Secret};
 use ovpn_dco::KeyId;
@@ -349,6 +349,30 @@ fn without_a_new_key_the_connection_ends() {
     assert!((1599.0..1601.0).contains(&life), "{life}");
     let failures = kinds(&sim).iter().filter(|k| *k == "RenegotiationFailed").count();
     assert!((9..=10).contains(&failures), "{failures}");
+}
+
+#[test]
+fn an_update_comes_whole() {
+    let mut setup = Setup::new(Mode::TlsCrypt, 14);
+    setup.server.push = vec!["PUSH_REPLY,peer-id 1".to_owned()];
+    let mut sim = setup.start();
+    sim.connect();
+    sim.server.send_text("PUSH_UPDATE,route 192.0.2.1, route 192.0.2.2,push-continuation 2");
+    sim.run_for(secs(1));
+    let is_update = |event: &Event| matches!(event, Event::PushUpdated { .. });
+    let updates = |sim: &Sim| sim.events.iter().filter(|(_, event)| is_update(event)).count();
+    assert_eq!(updates(&sim), 0, "half of it");
+    sim.server.send_text("PUSH_UPDATE,-?dns,push-continuation 1");
+    sim.run_for(secs(1));
+    let whole = |e: &Event| matches!(e, Event::PushUpdated { update } if update.len() == 3);
+    assert!(sim.has(whole));
+    // Nobody changes routes as often.
+    for _ in 0..200 {
+        sim.server.send_text("PUSH_UPDATE,route 192.0.2.1");
+        sim.run_for(Duration::from_millis(10));
+    }
+    assert!(updates(&sim) < 100);
+    assert!(matches!(closed(&sim), Some(ControlError::LimitReached(LimitReached::PushUpdates))));
 }
 
 #[test]

@@ -19,7 +19,7 @@ use super::key_method::ClientRandoms;
 use super::key_schedule::{DYNAMIC_TLS_CRYPT_LABEL, KEY_BLOCK_LEN};
 use super::messages;
 use super::packet::{Body, Header, Opcode, SESSION_ID_LEN, SessionId};
-use super::push::PUSH_REQUEST;
+use super::push::{PUSH_REQUEST, PushReply};
 use super::rekey::Renegotiation;
 use super::session::{Hello, KeySession, Sessions, Stage};
 use super::slots::{KeySlots, SlotChange};
@@ -34,6 +34,8 @@ const MIN_REPLAY_WINDOW: u32 = 64;
 
 /// Messages of the server that are told or answered: so many at once, so many a second.
 const TALK: (u32, f64) = (32, 1.0);
+/// Updates of what was pushed, each of which may change the host's routes: at once, and a second.
+const UPDATES: (u32, f64) = (64, 2.0);
 
 /// Resets without an acknowledgement that are kept for the one that may follow.
 const MAX_EARLY: usize = 4;
@@ -55,6 +57,7 @@ pub struct ControlChannel {
     pub(super) app_control: Option<AppControl>,
     pub(super) app_message: Assembly,
     pub(super) talk: Allowance,
+    pub(super) updates: Allowance,
     /// Resets that acknowledge nothing, with whose they are: some servers acknowledge ours in a
     /// packet of its own, and over TCP neither comes again.
     early: VecDeque<(SessionId, Vec<u8>)>,
@@ -102,6 +105,8 @@ pub(super) enum Phase {
 }
 
 pub(super) struct Up {
+    /// What has come of an update.
+    pub(super) update: PushReply,
     pub(super) parameters: NegotiatedParameters,
 }
 
@@ -138,6 +143,7 @@ impl ControlChannel {
             app_control: None,
             app_message: Assembly::default(),
             talk: Allowance::new(TALK.0, TALK.1),
+            updates: Allowance::new(UPDATES.0, UPDATES.1),
             early: VecDeque::new(),
             alert: None,
             transport: config.transport,
@@ -236,7 +242,7 @@ impl ControlChannel {
             self.dynamic_wrapper = Some(self.make_dynamic_wrapper()?);
         }
         let keys = self.derive(&parameters)?;
-        self.phase = Phase::Up(Up { parameters });
+        self.phase = Phase::Up(Up { parameters, update: PushReply::default() });
         self.install(keys, now);
         self.schedule_renegotiation(now);
         // What arrived behind the push reply.

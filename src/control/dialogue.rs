@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 use super::channel::{ControlChannel, Phase};
-use super::error::ControlError;
+use super::error::{ControlError, LimitReached};
 use super::event::{Event, PushedOptions};
 use super::messages::{self, ServerMessage};
 use super::push::{PUSH_REQUEST, PushReply, PushRequests};
@@ -121,12 +121,13 @@ impl ControlChannel {
         let awaited = matches!(message, ServerMessage::PushReply(_))
             && matches!(self.phase, Phase::Requesting(_));
         // Parts of a longer message; see there.
-        let part = matches!(message, ServerMessage::AppControl(_));
+        let part = matches!(message, ServerMessage::AppControl(_) | ServerMessage::PushUpdate(_));
         if !(ends || awaited || part || self.may_talk(now)) {
             return;
         }
         let event = match message {
             ServerMessage::PushReply(text) => return self.handle_push_reply(&text),
+            ServerMessage::PushUpdate(text) => return self.handle_push_update(&text, now),
             ServerMessage::AuthPending { timeout } => {
                 self.wait_for_authentication(timeout);
                 Event::AuthPending { timeout }
@@ -169,6 +170,22 @@ impl ControlChannel {
                 self.emit(Event::PushedLater { options });
             }
             Phase::Connecting | Phase::Applying | Phase::Closed => {}
+        }
+    }
+
+    /// An update is taken whole or not at all: whoever sends too many is left.
+    fn handle_push_update(&mut self, text: &str, now: Instant) {
+        let Phase::Up(up) = &mut self.phase else { return };
+        if !up.update.is_begun() && !self.updates.take(now) {
+            return self.close(LimitReached::PushUpdates.into());
+        }
+        match up.update.add(text) {
+            Ok(None) => {}
+            Ok(Some(options)) => {
+                let update = PushedOptions::new(options);
+                self.emit(Event::PushUpdated { update });
+            }
+            Err(error) => self.close(error.into()),
         }
     }
 

@@ -85,6 +85,9 @@ pub enum LimitReached {
     /// Options of a push reply.
     #[error("the server pushes more than {0} options; it has to push less")]
     PushedOptions(usize),
+    /// Updates of what was pushed, by far more often than anything changes.
+    #[error("the server updates what it pushed without end")]
+    PushUpdates,
     /// Bytes that the server has not acknowledged.
     #[error(
         "more than {0} bytes wait for the server: it asks, and does not acknowledge the answers"

@@ -94,6 +94,12 @@ pub enum Event {
         /// Raw options.
         options: PushedOptions,
     },
+    /// The complete PUSH_UPDATE (continuations joined): what the server changes of what it pushed, see
+    /// [`crate::profile::PushedState::update`].
+    PushUpdated {
+        /// Raw items.
+        update: PushedOptions,
+    },
     /// Data keys of a new key id: install (first: primary; later: secondary).
     Keys(KeyConfig),
     /// Send with this key from now on: swap slots.

@@ -17,6 +17,8 @@ const MAX_SHOWN: usize = 2048;
 pub enum ServerMessage {
     /// `PUSH_REPLY`: the options, still joined by commas.
     PushReply(String),
+    /// `PUSH_UPDATE`: changes of what was pushed, still joined by commas.
+    PushUpdate(String),
     /// `AUTH_FAILED`
     AuthFailed(AuthFailed),
     /// `AUTH_PENDING`
@@ -67,6 +69,8 @@ impl ServerMessage {
             Self::AuthFailed(auth_failed(reason.as_str().trim_start()))
         } else if let Some(rest) = argument(text, "PUSH_REPLY") {
             Self::PushReply(rest.to_owned())
+        } else if let Some(rest) = text.strip_prefix("PUSH_UPDATE,") {
+            Self::PushUpdate(rest.to_owned())
         } else if let Some(rest) = argument(text, "RESTART") {
             let (flags, reason) = restart_flags(rest);
             Self::Restart { reason: shown(&reason), flags }
@@ -290,6 +294,16 @@ mod tests {
             ServerMessage::Halt { reason: "bye".to_owned() }
         );
         assert_eq!(ServerMessage::parse("HALTED"), ServerMessage::Unknown);
+    }
+
+    // Known vectors of the protocol reference, 16.12.
+    #[test]
+    fn push_updates() {
+        let update = ServerMessage::parse("PUSH_UPDATE, -?dns, route something");
+        assert_eq!(update, ServerMessage::PushUpdate(" -?dns, route something".to_owned()));
+        for other in ["PUSH_UPDATEerr,route 1.2.3.4", "PUSH_UPDATE ,route 1.2.3.4", "PUSH_UPDATE"] {
+            assert_eq!(ServerMessage::parse(other), ServerMessage::Unknown, "{other}");
+        }
     }
 
     #[test]

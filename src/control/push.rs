@@ -74,7 +74,7 @@ impl PushRequests {
     }
 }
 
-/// A reply of several messages, so far.
+/// A reply or an update of several messages, so far.
 #[derive(Debug, Default)]
 pub struct PushReply {
     options: Zeroizing<Vec<String>>,
@@ -82,6 +82,11 @@ pub struct PushReply {
 }
 
 impl PushReply {
+    /// More of it is on its way.
+    pub const fn is_begun(&self) -> bool {
+        self.size > 0
+    }
+
     /// Adds one message's options; gives all of them back when the reply is complete.
     ///
     /// # Errors
@@ -93,7 +98,7 @@ impl PushReply {
         }
         let mut more = false;
         for option in split_push(text) {
-            match option.strip_prefix("push-continuation") {
+            match option.trim_start().strip_prefix("push-continuation") {
                 Some(rest) if rest.starts_with(' ') => more = rest.trim() == "2",
                 _ if option.is_empty() => {}
                 _ if self.options.len() >= MAX_OPTIONS => {

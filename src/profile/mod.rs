@@ -36,7 +36,7 @@ pub use occ::occ_string;
 pub use options::*;
 pub use overrides::{DnsScope, OverrideError, OverrideValue, Overrides};
 pub use parse::Profile;
-pub use peer_info::{IV_PROTO, PeerInfoExtra, peer_info};
+pub use peer_info::{PeerInfoExtra, peer_info};
 pub use push::*;
 pub use source::{DirFiles, FileSource, NoFiles, Opener, OwnRights, ProfileFile};
 pub(crate) use values::pem_damage;

@@ -6,8 +6,8 @@ use super::options::Options;
 use super::{app_control, compression};
 
 /// What this client can do, as `IV_PROTO` bits. A server relies on every bit, so only what works is
-/// here (protocol reference 7): not the epoch data format (1024), not PUSH_UPDATE (4096).
-pub const IV_PROTO: u32 = DATA_V2
+/// here (protocol reference 7): not the epoch data format (1024); [`PUSH_UPDATE`] where it does.
+const IV_PROTO: u32 = DATA_V2
     | REQUEST_PUSH
     | TLS_KEY_EXPORT
     | AUTH_PENDING_KW
@@ -24,6 +24,7 @@ const CC_EXIT_NOTIFY: u32 = 1 << 7;
 const AUTH_FAIL_TEMP: u32 = 1 << 8;
 const DYN_TLS_CRYPT: u32 = 1 << 9;
 const DNS_OPTION_V2: u32 = 1 << 11;
+const PUSH_UPDATE: u32 = 1 << 12;
 
 /// Longest peer info in bytes: the buffer of OpenVPN 2 servers, with room for the key method 2
 /// fields around it in one TLS record of 2048 bytes.
@@ -46,6 +47,8 @@ pub struct PeerInfoExtra {
     pub platform_version: Option<String>,
     /// Compression stub framings can be had (the userspace data path is allowed).
     pub stubs: bool,
+    /// PUSH_UPDATE is followed.
+    pub push_update: bool,
 }
 
 /// The peer info for key method 2: lines `KEY=VALUE`, each ending in `\n` (protocol reference 7).
@@ -63,7 +66,8 @@ pub fn peer_info(options: &Options, extra: &PeerInfoExtra) -> String {
     }
     let names: Vec<_> = ciphers.iter().map(|c| c.name()).collect();
     info.line("IV_CIPHERS", &names.join(":"));
-    info.line("IV_PROTO", &IV_PROTO.to_string());
+    let update = if extra.push_update { PUSH_UPDATE } else { 0 };
+    info.line("IV_PROTO", &(IV_PROTO | update).to_string());
     if extra.stubs {
         if compression::is_read(&options.data) {
             info.line("IV_LZ4", "1");
@@ -162,6 +166,7 @@ mod tests {
             tls_library: Some("lib".to_owned()),
             platform_version: Some("6.18".to_owned()),
             stubs: true,
+            push_update: true,
         };
         let o = options("push-peer-info\nsetenv UV_ID 7\nsetenv IV_SSO webauth\nsetenv IV_PROTO 1");
         let info = peer_info(&o, &extra);
@@ -171,6 +176,7 @@ mod tests {
              IV_ACC=2048,6:A,cxa1:dpc1\nUV_ID=7\n"
         ));
         assert_eq!(info.matches("IV_PROTO=").count(), 1);
+        assert!(info.contains("IV_PROTO=7070\n"));
         let info = peer_info(&options("allow-compression asym"), &extra);
         assert!(
             info.contains("IV_LZ4=1\nIV_LZ4v2=1\nIV_LZO=1\nIV_COMP_STUB=1\nIV_COMP_STUBv2=1\n")

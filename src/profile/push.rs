@@ -4,6 +4,7 @@ mod filter;
 mod split;
 #[cfg(test)]
 mod tests;
+mod update;
 
 use std::time::Duration;
 
@@ -28,6 +29,7 @@ use crate::secret::Secret;
 use filter::{Decision, decide};
 
 pub use split::split_push;
+pub use update::{PushedState, Updated};
 
 /// Longest `auth-token` (OpenVPN 2: its password buffer).
 const MAX_TOKEN: usize = 4095;
@@ -89,6 +91,18 @@ pub enum PushError {
         /// The option's name.
         option: String,
     },
+    /// An update that holds something else than options, `-option`, `?option` and `-?option`.
+    #[error("the server's update of what it pushed has a malformed item '{item}'")]
+    MalformedUpdate {
+        /// As much of the item as may be shown.
+        item: String,
+    },
+    /// An update of what only a new connection can change.
+    #[error("the server updates '{option}', which only a new connection can change")]
+    NotUpdatable {
+        /// The option's name.
+        option: String,
+    },
     /// No data cipher both sides accept.
     #[error("{0}")]
     Cipher(String),
@@ -128,9 +142,10 @@ pub struct PushedToken {
 
 /// What may be logged of a raw pushed option: all of it, unless it holds a secret or cannot be read.
 pub fn loggable(raw: &str) -> &str {
-    const SECRET: &str = "auth-token";
+    // In an update there may be signs in front of the name.
+    let is_secret = |name: &str| name.trim_start_matches(['-', '?']).starts_with("auth-token");
     match tokenize(raw, Escapes::Any) {
-        Ok(words) if words.first().is_none_or(|name| !name.starts_with(SECRET)) => raw,
+        Ok(words) if words.first().is_none_or(|name| !is_secret(name)) => raw,
         Ok(_) => "auth-token ...",
         Err(_) => "(an option that cannot be read)",
     }

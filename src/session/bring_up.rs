@@ -226,7 +226,7 @@ impl Shared {
             let made = Box::pin(netcfg_device(netcfg, kept, wanted));
             return self.commands.while_busy(&self.statistics, made).await;
         }
-        let tunnel = match kept {
+        let mut tunnel = match kept {
             Some(tunnel) => tunnel,
             None => {
                 let name = &self.config.options.device.name;
@@ -238,7 +238,7 @@ impl Shared {
                 })?)?
             }
         };
-        match self.configure(link, options, &tunnel).await {
+        match self.configure(link, options, &mut tunnel).await {
             Ok(()) => Ok(tunnel),
             Err(failure) => Err(Unmade { failure, left: Some(tunnel) }),
         }
@@ -260,18 +260,20 @@ impl Shared {
     }
 
     /// Addresses, routes, DNS of a device that this process has made.
-    async fn configure(
+    pub(super) async fn configure(
         &mut self,
         link: &mut Link,
         options: &SessionOptions,
-        tunnel: &Tunnel,
+        tunnel: &mut Tunnel,
     ) -> Result<(), Failure> {
+        // Who asks meanwhile is told of this connection, too.
+        let counters = self.counters(Some(link.counters()), Some(tunnel)).await;
         let mtu = self.mtu(link, options, tunnel.plane());
         let query = route_query(&self.config, link);
         let wanted = wanted(&self.config, options, mtu, &query);
         // On the heap: what configures a host is large, and would be so in every state around it.
         let work = Box::pin(self.network.configure(tunnel, wanted));
-        self.commands.while_busy(&self.statistics, work).await
+        self.commands.while_busy(&counters, work).await
     }
 
     async fn add_peer(

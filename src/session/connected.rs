@@ -21,7 +21,7 @@ use super::tunnel::Tunnel;
 use crate::control::{Event, NegotiatedParameters, PushedOptions};
 use crate::counters::Counter;
 use crate::ending;
-use crate::profile::{Protocol, SessionOptions, loggable};
+use crate::profile::{Protocol, PushedState, SessionOptions, loggable};
 
 /// Between one exit notification that nobody acknowledges and the next.
 const EXIT_INTERVAL: Duration = Duration::from_millis(100);
@@ -32,6 +32,8 @@ pub(super) struct Connected {
     pub(super) tunnel: Tunnel,
     /// What was pushed.
     pub(super) options: SessionOptions,
+    /// The same as the server may update it.
+    pub(super) pushed: PushedState,
     pub(super) stage: Stage,
     /// `inactive`
     pub(super) inactivity: Option<Inactivity>,
@@ -63,9 +65,14 @@ impl<T: Into<End>> From<T> for Stop {
 }
 
 impl Connected {
-    pub(super) const fn new(link: Link, tunnel: Tunnel, options: SessionOptions) -> Self {
+    pub(super) const fn new(
+        link: Link,
+        tunnel: Tunnel,
+        options: SessionOptions,
+        pushed: PushedState,
+    ) -> Self {
         let stage = Stage::Configured;
-        Self { link, tunnel, options, stage, inactivity: None, ends_at: None }
+        Self { link, tunnel, options, pushed, stage, inactivity: None, ends_at: None }
     }
 
     /// Brings the tunnel up that the push reply describes, and lets the control channel derive keys.
@@ -96,7 +103,8 @@ impl Connected {
             app_control: options.app_control.clone(),
             reneg: options.reneg.unwrap_or(shared.config.options.control.reneg),
         };
-        let mut connected = Self::new(link, tunnel, options);
+        let pushed = PushedState::new(&pushed.options, &pushed.server_occ);
+        let mut connected = Self::new(link, tunnel, options, pushed);
         connected.ends_at = connected.options.session_timeout.map(|after| begun + after);
         if let Some(rule) = connected.options.inactive {
             let traffic = connected.traffic(shared).await;
@@ -169,6 +177,9 @@ impl Connected {
             Heard::Tunnel(TunnelEvent::Retire(key)) => self.retire_key(shared, key).await?,
             Heard::Tunnel(TunnelEvent::PushedLater(options)) => {
                 self.pushed_later(shared, &options)?;
+            }
+            Heard::Tunnel(TunnelEvent::Updated(update)) => {
+                Box::pin(self.update(shared, &update)).await?;
             }
             Heard::Tunnel(TunnelEvent::RenegotiationFailed(reason)) => {
                 if !self.tunnel.can_send().await {

@@ -84,6 +84,9 @@ pub enum Ending {
     /// What the server pushed cannot be used.
     #[error(transparent)]
     Push(#[from] PushError),
+    /// What the server changes of it cannot be followed: a new connection begins with the whole.
+    #[error(transparent)]
+    PushUpdate(PushError),
     /// There could be no tunnel.
     #[error(transparent)]
     SetUp(#[from] SetUpError),
@@ -298,7 +301,8 @@ impl Ending {
             | Self::Halted(_)
             | Self::ServerExit
             | Self::PingTimeout { .. }
-            | Self::Push(_) => Fault::Peer,
+            | Self::Push(_)
+            | Self::PushUpdate(_) => Fault::Peer,
             Self::Resolve { .. } | Self::NetworkChanged(_) | Self::Disorder(_) => Fault::Host,
             Self::Inactive | Self::SessionTimeout | Self::TokenRefused(_) => Fault::Limit,
             Self::AuthFailed(AuthFailed::Temporary { .. }) => Fault::Peer,

@@ -27,7 +27,7 @@ impl Connected {
     /// had, or with a new one, because packet ids of the old ones would repeat. In any case the old
     /// tunnel goes.
     pub(super) async fn fall_back(self, shared: &mut Shared, broken: Broken) -> Result<Self, Over> {
-        let Self { mut link, tunnel, options, stage, inactivity, ends_at } = self;
+        let Self { mut link, tunnel, options, pushed, stage, inactivity, ends_at } = self;
         let mut tunnel = match shared.take_over(&mut link, &options, tunnel, broken.why).await {
             Ok(tunnel) => tunnel,
             Err(Unmade { failure, left }) => {
@@ -42,7 +42,7 @@ impl Connected {
                 Ok(())
             }
         };
-        let mut taken = Self { link, tunnel, options, stage, inactivity, ends_at };
+        let mut taken = Self { link, tunnel, options, pushed, stage, inactivity, ends_at };
         if let Err(not_installed) = installed {
             let ending = Ending::from(Failure::from(not_installed.error));
             return Err(taken.over(shared, ending.into()).await);

@@ -140,12 +140,14 @@ impl Connected {
         news: &News,
         moved: bool,
     ) -> Result<(), Ending> {
+        // Who asks meanwhile is told of this connection, too.
+        let counters = shared.counters(Some(self.link.counters()), Some(&mut self.tunnel)).await;
         let mtu = shared.mtu(&self.link, &self.options, self.tunnel.plane());
         let query = route_query(&shared.config, &self.link);
         let wanted = wanted(&shared.config, &self.options, mtu, &query);
         // On the heap, like everything that configures a host.
         let keep = Box::pin(shared.network.keep(Some(wanted), moved));
-        match shared.commands.while_busy(&shared.statistics, keep).await {
+        match shared.commands.while_busy(&counters, keep).await {
             Kept::InPlace => Ok(()),
             Kept::Failed => {
                 shared.roaming.look_again(RETRY);

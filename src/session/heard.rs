@@ -57,6 +57,8 @@ pub(super) enum TunnelEvent {
     Retire(KeyId),
     /// Another push reply.
     PushedLater(PushedOptions),
+    /// A change of what was pushed.
+    Updated(PushedOptions),
     RenegotiationFailed(ControlError),
 }
 
@@ -87,6 +89,7 @@ impl From<Event> for Heard {
             Event::PromoteKey(key) => Self::Tunnel(TunnelEvent::Promote(key)),
             Event::RetireKey(key) => Self::Tunnel(TunnelEvent::Retire(key)),
             Event::PushedLater { options } => Self::Tunnel(TunnelEvent::PushedLater(options)),
+            Event::PushUpdated { update } => Self::Tunnel(TunnelEvent::Updated(update)),
             Event::RenegotiationFailed(error) => {
                 Self::Tunnel(TunnelEvent::RenegotiationFailed(error))
             }

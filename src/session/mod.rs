@@ -84,6 +84,7 @@ mod signing;
 #[cfg(test)]
 mod tests;
 mod tunnel;
+mod updating;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -11,6 +11,7 @@ use super::event::SessionState;
 use super::host;
 use super::life::Opening;
 use super::link::Link;
+use super::network::Network;
 use super::over::End;
 use super::resolve::{self, Outside};
 use super::roaming::index;
@@ -145,6 +146,8 @@ impl Shared {
             app_protocols: String::new(),
             // The kernel knows no framing, so a server must not count on it.
             stubs: matches!(self.decide(&remote, None), Decision::Userspace { .. }),
+            // A device of the service's would have to be made anew.
+            push_update: !matches!(self.network, Network::Netcfg(_)),
             hardware_address: host::machine_identifier(),
             tls_library: Some(TLS_LIBRARY.to_owned()),
             platform_version: host::platform_version(),

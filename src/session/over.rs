@@ -213,6 +213,6 @@ fn counter(ending: &Ending) -> Option<Counter> {
         Ending::Lost(_) => Counter::NetworkEof,
         Ending::Inactive => Counter::InactiveTimeout,
         Ending::SessionTimeout | Ending::NetworkChanged(_) => return None,
-        Ending::Push(_) | Ending::SetUp(_) => Counter::TunSetupFailed,
+        Ending::Push(_) | Ending::PushUpdate(_) | Ending::SetUp(_) => Counter::TunSetupFailed,
     })
 }

@@ -101,6 +101,7 @@ pub(super) fn decide(ending: Ending, situation: Situation, retry: &Retry) -> Dec
         Ending::Push(PushError::Rejected { .. })
         | Ending::Resolve { .. }
         | Ending::NoAddress(_) => again(Advance::Remote, pause, ending),
+        Ending::PushUpdate(_) => again(Advance::Stay, pause, ending),
         Ending::Push(_) => Decision::End(Outcome::Failed(ending)),
         Ending::SetUp(ref error) => match error.consequence() {
             Consequence::Privilege => Decision::End(Outcome::Privilege(ending)),

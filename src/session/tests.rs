@@ -29,12 +29,15 @@ use super::fall_back::Broken;
 use super::link::Link;
 use super::over::{End, Over};
 use super::plane::DataPlane;
+use super::roaming::Change;
 use super::shared::Shared;
 use super::tunnel::Tunnel;
 use super::{ConnectionInfo, Events, SessionConfig, events};
 use crate::control::{Event, NegotiatedParameters, Output};
+use crate::counters::Counters;
 use crate::data_path::DataPath;
-use crate::profile::{NoFiles, Profile, Protocol, SessionOptions};
+use crate::network::News;
+use crate::profile::{NoFiles, Profile, Protocol, PushedState, SessionOptions};
 use crate::secret::{Credentials, Secret};
 use crate::transport::{SocketOptions, Transport};
 
@@ -243,7 +246,7 @@ impl Bench {
     /// What a push reply does.
     async fn bring_up(&mut self, mut link: Link, kept: Option<Tunnel>) -> Connected {
         let tunnel = self.shared.bring_up(&mut link, &self.options, kept).await.unwrap();
-        Connected::new(link, tunnel, self.options.clone())
+        Connected::new(link, tunnel, self.options.clone(), PushedState::new(&[], ""))
     }
 
     /// Brings the tunnel up with a first key.
@@ -273,6 +276,24 @@ impl Bench {
     async fn hear(&mut self, mut connected: Connected, event: Event) -> Result<Connected, Over> {
         let heard = connected.hear(&mut self.shared, event).await;
         self.go_on(connected, heard).await
+    }
+
+    /// Asks for the counters while the host is looked at, until that is when it is answered.
+    async fn counters_while_busy(&mut self, connected: &mut Connected) -> Counters {
+        for _ in 0..1000 {
+            let (reply, mut answer) = tokio::sync::oneshot::channel();
+            self.commands.try_send(Command::Statistics(reply)).unwrap();
+            let change = Change::Network(News::default());
+            connected.changed(&mut self.shared, change).await.unwrap();
+            match answer.try_recv() {
+                Ok(counters) => return counters,
+                Err(_) => {
+                    let command = self.shared.commands.next().await;
+                    assert!(matches!(command, Command::Statistics(_)));
+                }
+            }
+        }
+        panic!("nobody was ever asked while busy");
     }
 
     async fn fall_back(&mut self, connected: Connected, key: Option<KeyConfig>) -> Connected {

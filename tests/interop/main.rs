@@ -18,6 +18,7 @@ mod matrix;
 mod not_kept;
 mod outage;
 mod probe;
+mod push_update;
 mod readdressed;
 mod recursion;
 mod resilience;

@@ -138,6 +138,14 @@ impl Probe {
         times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
     }
 
+    /// How many of the packets between the first echo and the last one have none.
+    pub(crate) fn missing(&self) -> u64 {
+        let echoes = self.echoes.lock().unwrap();
+        let numbers = || echoes.iter().map(|(_, number)| *number);
+        let span = numbers().max().zip(numbers().min()).map_or(0, |(last, first)| last - first + 1);
+        span.saturating_sub(echoes.len() as u64)
+    }
+
     /// How many packets have shown up outside the tunnel since this was asked last.
     pub(crate) fn outside(&self) -> usize {
         self.outside.swap(0, Ordering::Relaxed)

@@ -42,6 +42,8 @@ enum Told {
     Pushed,
     Login,
     PushedLater,
+    Updated,
+    UpdatedWrongly,
     Info,
     PendingAuth,
     AuthPending,
@@ -83,6 +85,8 @@ fn any_happening() -> impl Strategy<Value = Happening> {
         Told::Pushed,
         Told::Login,
         Told::PushedLater,
+        Told::Updated,
+        Told::UpdatedWrongly,
         Told::Info,
         Told::PendingAuth,
         Told::AuthPending,
@@ -126,6 +130,10 @@ fn any_happening() -> impl Strategy<Value = Happening> {
     ]
 }
 
+fn items(item: &str) -> PushedOptions {
+    PushedOptions::new(Zeroizing::new(vec![item.to_owned()]))
+}
+
 fn pushed() -> PushedOptions {
     let options = ["ifconfig 10.8.0.7 255.255.255.0", "topology subnet", "peer-id 4"];
     PushedOptions::new(Zeroizing::new(options.map(str::to_owned).to_vec()))
@@ -143,6 +151,8 @@ impl Told {
             Self::Pushed => Event::Pushed { options: pushed(), server_occ: String::new() },
             Self::Login => Event::LoginNeeded,
             Self::PushedLater => Event::PushedLater { options: pushed() },
+            Self::Updated => Event::PushUpdated { update: items("?unheard-of") },
+            Self::UpdatedWrongly => Event::PushUpdated { update: items("cipher AES-128-GCM") },
             Self::Info => Event::Info("hello".to_owned()),
             Self::PendingAuth => Event::PendingAuth(PendingAuth::Malformed("?".to_owned())),
             Self::AuthPending => Event::AuthPending { timeout: None },

@@ -287,3 +287,14 @@ fn traffic_only_grows() {
         assert!(connected.traffic(&mut bench.shared).await >= 5000);
     });
 }
+
+#[test]
+fn who_asks_while_the_host_is_looked_at_hears_of_this_connection() {
+    within(|| async {
+        let (mut bench, start) = bench(Protocol::Udp, &[]).await;
+        let mut connected = bench.connect(start).await;
+        bench.recorder.set_stats(PeerStats { vpn_tx_bytes: 5000, ..PeerStats::default() });
+        let counters = bench.counters_while_busy(&mut connected).await;
+        assert!(counters.get(Counter::TunBytesIn) >= 5000, "{counters:?}");
+    });
+}
