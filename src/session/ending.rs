@@ -323,7 +323,7 @@ fn introduction(error: &DataPathError) -> &'static str {
     }
 }
 
-fn refusal(failed: &AuthFailed) -> String {
+pub(super) fn refusal(failed: &AuthFailed) -> String {
     match failed {
         AuthFailed::Temporary { message, .. } => {
             with_reason("the server cannot authenticate now", message)
@@ -341,7 +341,7 @@ fn token_refusal(failed: &AuthFailed) -> String {
     }
 }
 
-fn with_reason(what: &str, reason: &str) -> String {
+pub(super) fn with_reason(what: &str, reason: &str) -> String {
     if reason.is_empty() { what.to_owned() } else { format!("{what}: {reason}") }
 }
 
@@ -350,6 +350,7 @@ mod tests {
     use std::error::Error;
 
     use super::*;
+    use crate::session::Outcome;
 
     /// Who shows the cause by itself finds it below.
     #[test]
@@ -378,6 +379,9 @@ mod tests {
             assert_eq!(ending.to_string(), format!("{introduction}{source}"));
             assert_eq!(ending.fault(), fault, "{ending}");
         }
+        let outcome = Outcome::Unreachable(Loss::Stalled.into());
+        assert_eq!(outcome.to_string(), Loss::Stalled.to_string());
+        assert!(outcome.source().is_some());
         let not_permitted =
             DataError::NotPermitted { operation: "PEER_NEW", needs: "CAP_NET_ADMIN" };
         let text = not_permitted.to_string();

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::ending::Ending;
+use super::ending::{Ending, refusal, with_reason};
 use crate::control::{AuthFailed, PendingAuth};
 use crate::data_path::DataPath;
 use crate::profile::Protocol;
@@ -103,35 +103,47 @@ pub struct SignatureRequest {
     pub digest: Option<Vec<u8>>,
 }
 
-/// How a session ended.
-#[derive(Debug)]
+/// How a session ended. Its text is for people; front ends with words of their own look at the variant.
+#[derive(Debug, thiserror::Error)]
 pub enum Outcome {
     /// As asked.
+    #[error("disconnected, as asked")]
     Disconnected,
     /// The server refused the credentials, or challenges.
+    #[error("{}", refusal(.0))]
     AuthFailed(AuthFailed),
     /// New credentials are needed: the token has expired, or there is none, and the password is not
     /// kept (`auth-nocache`) or used up.
+    #[error("user name and password are needed again")]
     NeedCredentials,
     /// The HTTP proxy wants credentials.
+    #[error("the HTTP proxy wants a user name and password")]
     NeedProxyCredentials,
     /// TLS ended it for good.
-    Tls(TlsError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// `inactive`
+    #[error("nothing went through the tunnel (inactive)")]
     Inactive,
     /// `session-timeout`
+    #[error("the session's time limit (session-timeout) was reached")]
     SessionTimeout,
     /// `ping-exit`
+    #[error("nothing received for the keepalive timeout (ping-exit)")]
     PingExit,
     /// The server sent HALT.
+    #[error("{}", with_reason("the server ended the session", reason))]
     Halted {
         /// Its text.
         reason: String,
     },
     /// No remote could be reached within the limits: how the last attempt ended.
-    Unreachable(Ending),
+    #[error("{0}")]
+    Unreachable(#[source] Ending),
     /// Missing privilege or device.
-    Privilege(Ending),
+    #[error("{0}")]
+    Privilege(#[source] Ending),
     /// The push could not be applied, or anything else that a retry does not help.
-    Failed(Ending),
+    #[error("{0}")]
+    Failed(#[source] Ending),
 }

@@ -34,7 +34,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 }
                 Some(SessionEvent::State(state)) => println!("{state:?}"),
                 Some(SessionEvent::Ended(outcome)) => {
-                    println!("{outcome:?}");
+                    println!("{outcome}");
                     return Ok(());
                 }
                 // Questions: `Command::{Respond, LogIn, Sign}` answer them.
