@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Read as _};
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
@@ -16,6 +17,9 @@ use crate::secret::Secret;
 
 /// Longest answer, in bytes. Terminals take less in one line.
 const LONGEST: usize = 16 * 1024;
+
+/// How long a prompt waits for the lines before it, if nobody reads them.
+const BEFORE: Duration = Duration::from_millis(200);
 
 /// True if somebody can be asked.
 pub(super) fn possible() -> bool {
@@ -47,6 +51,8 @@ pub(super) async fn ask(
     let input = io::stdin().as_fd().try_clone_to_owned()?;
     // Before the text: it may be answered at once.
     let _silent = hidden.then(|| Silent::new(&input)).transpose()?;
+    // What was told before has another writer, and would clear the line.
+    console.out.flush(BEFORE);
     console.prompt.put(text, Weight::Heavy);
     read_line(input).await
 }
