@@ -27,8 +27,8 @@ guest_run() {
             lines="console=ttyS0 log=ttyS1"
             ;;
         arm64)
-            # That machine has one serial line of its own. The processor is a plain one: what newer ones add
-            # (pointer authentication) only takes time when it is emulated.
+            # That machine has one serial line of its own. The processor is without anything that came after
+            # ARMv8.0: what runs there runs on all.
             machine=(aarch64 -machine virt -accel tcg -cpu cortex-a72 -serial "file:$work/console"
                 -chardev "file,id=log,path=$work/log" -device "pci-serial,chardev=log")
             lines="console=ttyAMA0 log=ttyS0"
