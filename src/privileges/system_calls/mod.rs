@@ -329,6 +329,10 @@ mod tests {
                           sed -i s/y/z/ a; flock e true; nice true; timeout 5 true; sleep 0.01 & wait; \
                           trap : EXIT; kill -0 $$; cd /; rm -rf $d";
             assert!(Command::new("/bin/sh").args(["-c", script]).status().unwrap().success());
+            // Of older C libraries, on every architecture here.
+            for number in [libc::SYS_getrlimit, libc::SYS_setrlimit] {
+                assert_ne!(call(number, -1), Errno::ENOSYS, "{number}");
+            }
         });
     }
 }
