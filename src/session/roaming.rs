@@ -200,7 +200,11 @@ impl Roaming {
         let before = Outlook { source: before.source.or(source), ..before };
         let cut_off = self.cut_off.map(|since| since.elapsed());
         let response = respond(present, kind, &before, &now, cut_off);
-        tracing::debug!("from {present}, now {source:?}: {response:?}");
+        if response != Response::Stay {
+            let way =
+                source.map_or_else(|| "nowhere".to_owned(), |source| format!("from {source}"));
+            tracing::debug!("packets leave from {present}, and would now {way}: {response:?}");
+        }
         match response {
             Response::Wait => drop(self.cut_off.get_or_insert_with(Instant::now)),
             _ => self.cut_off = None,
