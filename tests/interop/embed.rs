@@ -36,7 +36,7 @@ fn a_program_of_its_own_connects_and_leaves_nothing() {
     assert!(connected.starts_with("[\"10.8.0."), "{connected}");
     lab.ping("10.8.0.1").unwrap();
     kill(Pid::from_raw(program.id().try_into().unwrap()), Signal::SIGINT).unwrap();
-    assert_eq!(lines.last().as_deref(), Some("Disconnected"));
+    assert_eq!(lines.last().as_deref(), Some("disconnected, as asked"));
     assert!(program.wait().unwrap().success());
     before.assert_same(&lab.client_ns.snapshot());
 }
