@@ -80,22 +80,22 @@ impl PushedState {
     /// not be updated without being optional (`?`), a `pull-filter reject` matched, or the result is
     /// no configuration. Whoever goes on would have another one than the server thinks.
     pub fn update(&mut self, profile: &Options, update: &[String]) -> Result<Updated, PushError> {
-        let mut options = self.options.clone();
         let mut ignored = Vec::new();
         let mut remark = |name: &str, reason: &str| {
             if ignored.len() < MAX_REMARKS {
                 ignored.push(format!("{}: {reason}", shown_name(name)));
             }
         };
-        // The options that an item has already taken away.
-        let mut renewed = Vec::new();
+        // Of each option: what came before these of the items does not count any more.
+        let mut counts_from: [Option<usize>; UPDATABLE.len()] = [None; UPDATABLE.len()];
+        let mut added: Vec<(usize, &str)> = Vec::new();
         for raw in update.iter().filter(|raw| !raw.trim().is_empty()) {
             let malformed =
                 || PushError::MalformedUpdate { item: shown_name(raw.trim()).to_owned() };
             let item = Item::parse(raw).ok_or_else(malformed)?;
             let words = tokenize(item.option, Escapes::Any).map_err(|_| malformed())?;
             let name = words.first().ok_or_else(malformed)?;
-            let Some(known) = UPDATABLE.iter().find(|known| *known == name) else {
+            let Some(known) = position(name) else {
                 if item.optional {
                     remark(name, "not for an update to change");
                     continue;
@@ -110,25 +110,34 @@ impl PushedState {
                 }
                 Decision::Reject => return Err(PushError::Rejected { option: name.clone() }),
             }
-            if !renewed.contains(known) {
-                renewed.push(known);
-                options.retain(|option| name_of(option) != *known);
-            }
+            let from = counts_from[known].get_or_insert(added.len());
             if item.remove {
                 // What the same update added before goes, too.
-                options.retain(|option| name_of(option) != *known);
+                *from = added.len();
             } else {
-                options.push(item.option.to_owned());
+                added.push((known, item.option));
             }
         }
+        let stays = |option: &&String| {
+            // Quotes may stand around a name.
+            let name =
+                tokenize(option, Escapes::Any).ok().and_then(|words| words.into_iter().next());
+            let known = name.and_then(|name| position(&name));
+            known.is_none_or(|known| counts_from[known].is_none())
+        };
+        let counts = |(at, (known, _)): &(usize, (usize, &str))| counts_from[*known] <= Some(*at);
+        let new =
+            added.into_iter().enumerate().filter(counts).map(|(_, (_, item))| item.to_owned());
+        let options: Vec<String> = self.options.iter().filter(stays).cloned().chain(new).collect();
         let session = SessionOptions::from_push(profile, &options, &self.server_occ)?;
         self.options = options;
         Ok(Updated { session, ignored })
     }
 }
 
-fn name_of(option: &str) -> &str {
-    option.split_whitespace().next().unwrap_or_default()
+/// Where an option stands among those that may be updated.
+fn position(name: &str) -> Option<usize> {
+    UPDATABLE.iter().position(|known| *known == name)
 }
 
 #[cfg(test)]
@@ -220,6 +229,27 @@ mod tests {
         assert_eq!(updated.ignored.len(), 3);
         assert!(!updated.ignored.concat().contains("SECRET"));
         assert_eq!(state.options, BASE);
+    }
+
+    #[test]
+    fn what_an_update_adds_and_takes_away_again_is_gone() {
+        let (mut state, profile) = (base(), profile(""));
+        state.options.push("\"route\" 192.0.2.128 255.255.255.128".to_owned());
+        let update = items("route 198.51.100.0,-route,route 203.0.113.0 255.255.255.0,-?dns");
+        let updated = state.update(&profile, &update).unwrap();
+        assert_eq!(routes(&updated.session).len(), 1);
+        assert_eq!(state.options.last().unwrap(), "route 203.0.113.0 255.255.255.0");
+    }
+
+    /// Quadratic steps would take minutes.
+    #[test]
+    fn removals_cost_no_more_than_their_number() {
+        let (mut state, profile) = (base(), profile(""));
+        state.options.extend((0..60_000).map(|n| format!("dhcp-option DOMAIN d{n}.example")));
+        let update: Vec<String> =
+            (0..30_000).flat_map(|_| strings(&["route 198.51.100.0", "-route"])).collect();
+        let updated = state.update(&profile, &update).unwrap();
+        assert!(updated.session.network.routes.is_empty());
     }
 
     #[test]
