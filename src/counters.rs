@@ -49,6 +49,8 @@ counters! {
     Reconnects => "N_RECONNECT",
     /// Pauses on request.
     Pauses => "N_PAUSE",
+    /// TLS handshakes of a working connection, whoever began them.
+    Renegotiations => "N_RENEGOTIATION",
     /// Renegotiations because a key was nearly used up.
     KeyLimitRenegotiations => "N_KEY_LIMIT_RENEG",
 

@@ -10,10 +10,10 @@
 use std::fmt;
 
 use ovpn_dco::kernel::{Api, Report, Status};
-use ovpn_dco::{Framing, PeerId};
+use ovpn_dco::{DataFormat, Framing, PeerId};
 use serde::Serialize;
 
-use crate::profile::{Options, Remote, SessionOptions};
+use crate::profile::{Options, ProxyKind, Remote, SessionOptions};
 
 /// All that the decision depends on.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +85,14 @@ impl Decision {
         }
     }
 
+    /// Why not the kernel; nothing if it is.
+    pub fn into_reasons(self) -> Vec<Reason> {
+        match self {
+            Self::Kernel(_) => Vec::new(),
+            Self::Userspace { reasons } => reasons,
+        }
+    }
+
     /// The reasons in one line, where there are any.
     pub fn why_not_kernel(&self) -> Option<String> {
         match self {
@@ -109,9 +117,16 @@ pub enum Reason {
     Directive(String),
     /// This server is reached through an HTTP proxy, in a connection that the kernel cannot know.
     HttpProxy,
+    /// The same through a SOCKS proxy.
+    SocksProxy,
     /// `bind-dev`: the kernel sends data packets wherever their route leads, not through the
     /// device the socket is bound to.
     BindDev,
+    /// The data cipher is not authenticated by itself (AEAD): the only one that the profile allows, or
+    /// the one that the server chose.
+    Cipher(&'static str),
+    /// The server uses epoch keys.
+    EpochKeys,
     /// The server wants data packets marked for compression.
     CompressionFraming,
     /// The server pushed no peer-id (it uses DATA_V1 packets), or the one that names nobody.
@@ -147,7 +162,10 @@ impl Reason {
             Self::DisableDco => "disable-dco",
             Self::Directive(_) => "directive",
             Self::HttpProxy => "http-proxy",
+            Self::SocksProxy => "socks-proxy",
             Self::BindDev => "bind-dev",
+            Self::Cipher(_) => "cipher",
+            Self::EpochKeys => "epoch-keys",
             Self::CompressionFraming => "compression-framing",
             Self::NoPeerId => "no-peer-id",
             Self::NoModule { .. } => "no-module",
@@ -179,7 +197,15 @@ impl fmt::Display for Reason {
                 write!(f, "the kernel cannot do what the profile's {name} asks")
             }
             Self::HttpProxy => f.write_str("the kernel cannot use an HTTP proxy's connection"),
+            Self::SocksProxy => f.write_str("the kernel cannot use a SOCKS proxy's connection"),
             Self::BindDev => f.write_str("the kernel ignores bind-dev for data packets"),
+            Self::Cipher(name) => {
+                write!(
+                    f,
+                    "the kernel has no {name}; AES-256-GCM, set on the server, would be faster"
+                )
+            }
+            Self::EpochKeys => f.write_str("the kernel has no epoch keys, which the server uses"),
             Self::CompressionFraming => {
                 f.write_str("the kernel cannot mark packets for compression as the server wants")
             }
@@ -214,6 +240,10 @@ pub fn decide(inputs: &Inputs<'_>) -> Decision {
         if session.peer_id.is_none_or(|id| id == PeerId::UNDEFINED) {
             reasons.push(Reason::NoPeerId);
         }
+        match session.cipher.format() {
+            DataFormat::Aead | DataFormat::Epoch => {}
+            DataFormat::Cbc(_) => reasons.push(Reason::Cipher(session.cipher.name())),
+        }
         if session.framing != Framing::None {
             reasons.push(Reason::CompressionFraming);
         }
@@ -224,7 +254,13 @@ pub fn decide(inputs: &Inputs<'_>) -> Decision {
     if let Some(error) = inputs.kernel_failure {
         reasons.push(Reason::KernelFailure(error.to_owned()));
     }
+    // They were offered because something else stood against the kernel. Where that still does, it is the
+    // reason.
+    let epochs = inputs.session.is_some_and(|s| s.cipher.format() == DataFormat::Epoch);
     match decide_for_machine(inputs.kernel) {
+        Decision::Kernel(_) if reasons.is_empty() && epochs => {
+            Decision::Userspace { reasons: vec![Reason::EpochKeys] }
+        }
         Decision::Kernel(api) if reasons.is_empty() => Decision::Kernel(api),
         Decision::Kernel(_) => Decision::Userspace { reasons },
         Decision::Userspace { reasons: machine } => {
@@ -250,15 +286,27 @@ fn profile_reasons(inputs: &Inputs<'_>, reasons: &mut Vec<Reason>) {
     if inputs.options.device.bind_dev.is_some() {
         reasons.push(Reason::BindDev);
     }
-    // A proxy concerns the remote that is reached through it; without one in sight, all of them.
-    let proxied = match inputs.remote {
-        Some(remote) => remote.proxy.is_some(),
-        None => inputs.options.remotes.iter().all(|remote| remote.proxy.is_some()),
-    };
-    if proxied {
-        reasons.push(Reason::HttpProxy);
+    let mut ciphers = data.ciphers.iter().chain(&data.fallback);
+    if let (None, Some(cipher)) = (inputs.session, data.ciphers.first())
+        && !ciphers.any(|cipher| cipher.is_aead())
+    {
+        reasons.push(Reason::Cipher(cipher.name()));
     }
-    let said_above = ["disable-dco", "bind-dev", "http-proxy"];
+    // A proxy concerns the remote that is reached through it; without one in sight, all of them.
+    let remotes = match inputs.remote {
+        Some(remote) => std::slice::from_ref(remote),
+        None => &inputs.options.remotes,
+    };
+    let direct = remotes.iter().any(|remote| remote.proxy.is_none());
+    if let Some(proxy) = remotes.iter().find_map(|remote| remote.proxy.as_ref())
+        && !direct
+    {
+        reasons.push(match proxy.kind {
+            ProxyKind::Http(_) => Reason::HttpProxy,
+            ProxyKind::Socks5 => Reason::SocksProxy,
+        });
+    }
+    let said_above = ["disable-dco", "bind-dev", "http-proxy", "socks-proxy"];
     let others = data.dco_incompatible.iter().filter(|name| !said_above.contains(&name.as_str()));
     reasons.extend(others.cloned().map(Reason::Directive));
 }

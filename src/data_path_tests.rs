@@ -100,6 +100,8 @@ fn after_the_push_reply() {
         ("", &["cipher AES-256-GCM"], None, &["no-peer-id"]),
         ("", &["peer-id -1"], None, &["no-peer-id"]),
         ("", &["peer-id 3", "compress stub-v2"], None, &["compression-framing"]),
+        ("", &["peer-id 3", "protocol-flags aead-epoch"], None, &["epoch-keys"]),
+        ("", &["peer-id 3", "protocol-flags aead-epoch"], Some("no"), &["kernel-failure"]),
         ("", &["comp-lzo no"], None, &["no-peer-id", "compression-framing"]),
         ("", &["peer-id 3"], Some("PEER_NEW: no"), &["kernel-failure"]),
         ("", &["peer-id 3", "tun-mtu 1400", "ping 10"], None, &["kernel ovpn"]),
@@ -118,6 +120,39 @@ fn after_the_push_reply() {
             kernel_failure: failure,
         });
         assert_eq!(ids(&decision), expected, "{pushed:?}");
+    }
+}
+
+/// Before it is negotiated only a cipher that is the only one is a reason.
+#[test]
+fn cbc_is_not_for_the_kernel() {
+    let kernel = machine(ready(), Status::NoModule);
+    let push = |cipher: &str| Some(["peer-id 3".to_owned(), format!("cipher {cipher}")]);
+    for (extra, pushed, expected) in [
+        ("data-ciphers AES-128-CBC:AES-256-CBC", None, "cipher"),
+        ("data-ciphers AES-256-CBC:AES-256-GCM", None, "kernel ovpn"),
+        ("data-ciphers AES-256-CBC\ndata-ciphers-fallback AES-256-GCM", None, "kernel ovpn"),
+        ("cipher AES-256-CBC", None, "kernel ovpn"),
+        ("cipher AES-256-CBC", push("AES-256-GCM"), "kernel ovpn"),
+        ("cipher AES-256-CBC", push("AES-256-CBC"), "cipher"),
+        ("data-ciphers AES-256-CBC", push("AES-256-CBC"), "cipher"),
+    ] {
+        let options = profile(extra);
+        let session =
+            pushed.map(|pushed| SessionOptions::from_push(&options, &pushed, "").unwrap());
+        let decision = decide(&Inputs {
+            wanted: true,
+            options: &options,
+            remote: options.remotes.first(),
+            session: session.as_ref(),
+            kernel: &kernel,
+            netcfg: false,
+            kernel_failure: None,
+        });
+        assert_eq!(ids(&decision), [expected], "{extra:?}");
+        let why = decision.why_not_kernel();
+        let better = "AES-256-GCM, set on the server";
+        assert!(why.is_none_or(|why| why.contains("-CBC") && why.contains(better)));
     }
 }
 

@@ -40,6 +40,10 @@ pub(crate) const LAST_RESORT: Duration = Duration::from_secs(12);
 /// A runtime's threads that are busy when it ends.
 pub(crate) const THREADS: Duration = Duration::from_millis(500);
 
+/// The program of `--on-event` that has the last event.
+#[cfg(feature = "cli")]
+pub(crate) const HOOK: Duration = Duration::from_secs(10);
+
 /// Output that waits to be read when everything else is over.
 pub(crate) const OUTPUT: Duration = Duration::from_secs(1);
 
@@ -54,5 +58,6 @@ const _: () = {
         + THREADS.as_millis()
         + LAST_RESORT.as_millis()
         + OUTPUT.as_millis();
+    // The program of `--on-event` has 10 s more.
     assert!(all < 60_000);
 };

@@ -210,9 +210,12 @@ fn write_all(output: &mut File, text: &[u8]) -> Result<(), bool> {
 mod tests {
     use std::io::Read as _;
 
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
     use super::*;
 
     const LIMIT: Duration = Duration::from_secs(20);
+    const FILLING: u8 = b'#';
 
     fn mark(lines: u64) -> String {
         format!("({lines} dropped)\n")
@@ -221,8 +224,16 @@ mod tests {
     /// A pipe whose reader sleeps, filled to the brim, and the queue behind it too.
     fn stuck() -> (LineWriter, File, u64) {
         let (reader, writer) = nix::unistd::pipe().unwrap();
+        fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        // Full before the thread is there, and the thread at its first line before the queue is full:
+        // later each would make room for another one.
+        while nix::unistd::write(&writer, &[FILLING; 4096]).is_ok() {}
         let writer = LineWriter::new(&writer, mark).unwrap();
-        let mut lines = 0;
+        writer.put("line 0\n", Weight::Light);
+        while !writer.0.lock().waiting.is_empty() {
+            thread::yield_now();
+        }
+        let mut lines = 1;
         while writer.0.lock().dropped == 0 {
             writer.put(format!("line {lines}\n"), Weight::Light);
             lines += 1;
@@ -248,6 +259,7 @@ mod tests {
             let read = reader.read(&mut buffer).unwrap();
             said += std::str::from_utf8(&buffer[..read]).unwrap();
         }
+        let said = said.trim_start_matches(char::from(FILLING));
         let whole: Vec<_> = (0..lines - 1).map(|n| format!("line {n}")).collect();
         let (kept, rest) = said.split_once("(").unwrap();
         assert_eq!(kept.lines().collect::<Vec<_>>(), whole);
@@ -291,7 +303,6 @@ mod tests {
 
     #[test]
     fn a_pipe_that_does_not_block_is_waited_for() {
-        use nix::fcntl::{FcntlArg, OFlag, fcntl};
         let (reader, pipe) = nix::unistd::pipe().unwrap();
         fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
         let writer = LineWriter::new(&pipe, mark).unwrap();

@@ -49,6 +49,20 @@ pub enum Category {
 }
 
 impl Category {
+    /// What the category with this number is called.
+    #[cfg(feature = "cli")]
+    pub(crate) const fn named(number: u32) -> Option<&'static str> {
+        Some(match number {
+            1 => "debug",
+            2 | 3 => "verbose",
+            4 => "info",
+            5 => "warning",
+            6 => "error",
+            7 | 8 => "fatal",
+            _ => return None,
+        })
+    }
+
     /// The lowest `log_level` that shows this category; 0 shows what nobody may miss.
     const fn level(self) -> u32 {
         match self {

@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use crate::secret::Secret;
+
 /// The text without what a terminal obeys and without what deceives a reader: control characters
 /// (newlines included) are left out, white space is a blank, and what has no shape of its own
 /// (bidirectional and zero-width characters, tags, unassigned ones) is U+FFFD.
@@ -28,6 +30,24 @@ pub(crate) fn printable_json(json: &str) -> String {
         }
     }
     text
+}
+
+/// The text of a file that somebody may have written long ago: each line that is not UTF-8 is Latin-1,
+/// and true stands beside the text if there is one. Without a copy that would not be wiped.
+pub(crate) fn decoded(bytes: &[u8]) -> (Secret<String>, bool) {
+    // In UTF-8, a character of Latin-1 takes two bytes at most.
+    let mut text = Secret::new(String::with_capacity(bytes.len() * 2));
+    let mut any = false;
+    for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+        match str::from_utf8(line) {
+            Ok(line) => text.expose_mut().push_str(line),
+            Err(_) => {
+                any = true;
+                text.expose_mut().extend(line.iter().map(|byte| char::from(*byte)));
+            }
+        }
+    }
+    (text, any)
 }
 
 /// At most `max` bytes of a text from outside, from its beginning; how long it is stands behind what

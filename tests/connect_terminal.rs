@@ -22,8 +22,8 @@ use ovpn_test_support::sim::running::{RunningServer, silent};
 
 const LIMIT: Duration = Duration::from_secs(20);
 const CTRL_C: &str = "\x03";
-const USER: &str = "Auth User name: ";
-const PASSWORD: &str = "Auth Password: ";
+const USER: &str = "User name: ";
+const PASSWORD: &str = "Password: ";
 
 /// The program with a terminal of its own, and who sits in front of it.
 struct Terminal {

@@ -99,5 +99,5 @@ fn a_refusal_ends_the_connection_with_its_reason() {
     });
     let ControlError::Tls(error) = error else { panic!("{error}") };
     assert_eq!(error.kind, TlsErrorKind::ExternalSign);
-    assert!(error.message.contains("no card in the reader"), "{error}");
+    assert!(error.to_string().contains("no card in the reader"), "{error}");
 }

@@ -431,7 +431,7 @@ fn an_alert_of_the_server_names_itself() {
     sim.run_for(secs(1));
     match closed(&sim) {
         Some(ControlError::Tls(error)) => {
-            assert_eq!((error.kind, &*error.message), (TlsErrorKind::Alert, "unknown ca"));
+            assert_eq!((error.kind, &*error.to_string()), (TlsErrorKind::Alert, "unknown ca"));
         }
         other => sim.fail(&format!("{other:?}")),
     }

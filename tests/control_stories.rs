@@ -288,6 +288,20 @@ fn short_lives_mean_early_promotion() {
     assert_eq!(ids[..11], [0, 1, 2, 3, 4, 5, 6, 7, 1, 2, 3]);
 }
 
+/// A key exchange that lasts longer than its key should wait for its turn: the server still hears first
+/// that it may use it.
+#[test]
+fn data_under_a_new_key_goes_behind_what_makes_the_server_take_it() {
+    let mut setup = Setup::new(Mode::TlsCrypt, 12);
+    setup.up.latency = secs(1);
+    setup.down.latency = secs(1);
+    let mut sim = connected(setup, 5);
+    sim.run_for(secs(100));
+    let at_once = time_of(&sim, "promote 2") - time_of(&sim, "keys 2");
+    assert!(at_once.abs() < 0.001, "{at_once}");
+    assert_eq!(sim.not_taken, []);
+}
+
 fn key_id(n: u64) -> u64 {
     if n < 8 { n } else { (n - 1) % 7 + 1 }
 }
@@ -307,6 +321,36 @@ fn the_next_key_takes_over_when_another_negotiation_starts() {
     assert_eq!(kinds(&sim).last().unwrap(), "promote 1");
     sim.wait_for_key(2);
     sim.assert_equal_keys();
+}
+
+/// Both soft resets are under way at the same time, and name the same key: one exchange comes of them.
+#[test]
+fn both_sides_renegotiate_at_once() {
+    for apart in [0, 1, 20, 99, 100, 101, 199, 250] {
+        for server_first in [false, true] {
+            let mut setup = Setup::new(Mode::TlsCrypt, apart);
+            setup.up.latency = Duration::from_millis(100);
+            setup.down.latency = Duration::from_millis(100);
+            let mut sim = setup.start();
+            sim.connect();
+            for number in 1..9 {
+                sim.run_for(secs(100));
+                for turn in [server_first, !server_first] {
+                    if turn {
+                        sim.server.renegotiate(sim.now);
+                    } else {
+                        sim.client.renegotiate(sim.now);
+                    }
+                    sim.drain();
+                    sim.run_for(Duration::from_millis(apart));
+                }
+                sim.run_for(secs(5));
+                assert_eq!(sim.client_keys().len(), number + 1, "{apart} {server_first}");
+                sim.assert_equal_keys();
+            }
+            assert_eq!((&sim.too_early, &sim.not_taken), (&vec![], &vec![]));
+        }
+    }
 }
 
 #[test]

@@ -147,9 +147,9 @@ impl Far {
     fn seal(&mut self, inner: &[u8]) -> Vec<u8> {
         let envelope = self.peer.envelope(inner[0]);
         let mut packet = vec![0; envelope.sealed_len(inner.len())];
-        let range = envelope.inner(packet.len());
+        let range = envelope.inner(inner.len());
         packet[range].copy_from_slice(inner);
-        self.peer.seal(envelope, &mut packet).unwrap();
+        self.peer.seal(envelope, &mut packet, inner.len()).unwrap();
         packet
     }
 

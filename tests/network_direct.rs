@@ -5,15 +5,15 @@
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use ovpn_client::network::dns::DnsScope;
 use ovpn_client::network::{
-    DirectNetwork, Gateways, NetworkError, NetworkPlan, PlanInput, RemotePath, RouteQuery,
+    DirectNetwork, Gateways, NetworkError, NetworkPlan, PlanInput, RemotePath, RouteQuery, Way,
 };
 use ovpn_client::profile::{
-    NetworkOptions, RedirectGateway, Route, RouteDestination, RouteGateway, Topology,
+    NetworkOptions, Protocol, RedirectGateway, Route, RouteDestination, RouteGateway, Topology,
 };
 use ovpn_dco::Interface;
 use ovpn_test_support::netns::{NetNs, Tun, connect};
@@ -70,11 +70,21 @@ fn query(remote: &str) -> RouteQuery {
 }
 
 fn plan(options: &NetworkOptions, remote: &str, gateways: &Gateways) -> NetworkPlan {
+    plan_over(Protocol::Udp, options, remote, gateways)
+}
+
+fn plan_over(
+    protocol: Protocol,
+    options: &NetworkOptions,
+    remote: &str,
+    gateways: &Gateways,
+) -> NetworkPlan {
     NetworkPlan::build(&PlanInput {
         options,
         tun_mtu: 1420,
         tx_queue_len: Some(1000),
         remote: remote.parse().unwrap(),
+        protocol,
         gateways,
         dns_scope: DnsScope::Global,
     })
@@ -202,6 +212,7 @@ fn net30_topology() {
             tun_mtu: 1500,
             tx_queue_len: None,
             remote: "203.0.113.5".parse().unwrap(),
+            protocol: Protocol::Udp,
             gateways: &gateways,
             dns_scope: DnsScope::Global,
         })
@@ -719,6 +730,93 @@ fn a_new_gateway_is_used_after_the_network_changed() {
         network.undo().await.unwrap();
         assert!(client.ns.sh("ip route show proto 79; ip -6 route show proto 79").is_empty());
     });
+}
+
+/// The way to the server goes with its device, and the tunnel would have the next best: a stream goes
+/// nowhere then, and around the tunnel again as soon as something else leads there.
+#[test]
+fn a_stream_without_a_way_leads_nowhere() {
+    let router = NetNs::new("nwd");
+    let client = Client::new();
+    connect(&client.ns, "eth0", &router, "eth0");
+    connect(&client.ns, "wlan0", &router, "wlan0");
+    router.sh("ip address add 192.0.2.1/24 dev eth0; ip address add 198.51.100.1/24 dev wlan0; \
+               ip address add 2001:db8::1/64 dev eth0 nodad; \
+               ip address add 2001:db8:1::1/64 dev wlan0 nodad; \
+               ip address add 203.0.113.1/32 dev lo; ip address add 2001:db8:f::1/128 dev lo; \
+               ip address add 203.0.113.2/32 dev lo");
+    client.ns.sh("ip address add 192.0.2.10/24 dev eth0; \
+                  ip address add 2001:db8::10/64 dev eth0 nodad; \
+                  ip address add 198.51.100.10/24 dev wlan0; \
+                  ip address add 2001:db8:1::10/64 dev wlan0 nodad; ip link set wlan0 down; \
+                  ip route add default via 192.0.2.1; ip route add default via 2001:db8::1");
+    settle(&client.ns);
+    let options = NetworkOptions { redirect: Some(redirect()), ..dual_stack() };
+    let interface = client.interface();
+    let barriers =
+        || client.ns.sh("ip route show type unreachable; ip -6 route show type unreachable");
+    for server in ["203.0.113.1", "2001:db8:f::1"] {
+        let query = query(server);
+        client.ns.block_on(async || {
+            let mut network = DirectNetwork::open(client.runtime.path()).await.unwrap();
+            let plan_now = async |network: &DirectNetwork| {
+                let gateways = network.lookup(&query).await.unwrap();
+                plan_over(Protocol::Tcp, &options, server, &gateways)
+            };
+            let plan = plan_now(&network).await;
+            network.apply(&interface, &plan).await.unwrap();
+            assert!(reaches(&client.ns, &router, server));
+
+            client.ns.link_down("eth0");
+            let without = way(&client.ns, server);
+            assert!(without.contains("No route to host"), "{without}");
+            let inside = if server.contains(':') { "2606:4700::1" } else { "8.8.8.8" };
+            assert!(way(&client.ns, inside).contains("dev tun7"));
+            let gateways = network.lookup(&query).await.unwrap();
+            assert_eq!(gateways.remote, RemotePath::Unreachable, "nor by way of the barrier");
+            network.keep(Way::Gone, Instant::now()).await.unwrap();
+            network.protect(&query).await.unwrap();
+            let without = way(&client.ns, server);
+            assert!(without.contains("No route to host"), "{without}");
+            // Somebody tidies up.
+            client.ns.sh("ip route flush type unreachable; ip -6 route flush type unreachable");
+            network.keep(Way::Gone, Instant::now()).await.unwrap();
+            assert!(barriers().contains(server), "{}", barriers());
+
+            // IPv6 addresses go with their link.
+            client.ns.sh("ip link set wlan0 up; \
+                          ip -6 address replace 2001:db8:1::10/64 dev wlan0 nodad; \
+                          ip route add default via 198.51.100.1; \
+                          ip route add default via 2001:db8:1::1");
+            let plan = plan_now(&network).await;
+            network.keep(Way::New(&plan), Instant::now()).await.unwrap();
+            let around = way(&client.ns, server);
+            assert!(around.contains("dev wlan0"), "{around}");
+            assert!(reaches(&client.ns, &router, server));
+
+            // Another server: its barrier, and no other.
+            if server == "203.0.113.1" {
+                let next = "203.0.113.2";
+                let gateways =
+                    network.lookup(&RouteQuery { remote: next.parse().unwrap(), ..query }).await;
+                let plan = plan_over(Protocol::Tcp, &options, next, &gateways.unwrap());
+                network.apply(&interface, &plan).await.unwrap();
+                assert!(reaches(&client.ns, &router, next));
+                assert!(
+                    barriers().contains(next) && !barriers().contains(server),
+                    "{}",
+                    barriers()
+                );
+            }
+            network.undo().await.unwrap();
+        });
+        assert!(client.ns.sh("ip route show proto 79; ip -6 route show proto 79").is_empty());
+        assert!(journals(client.runtime.path()).is_empty());
+        client.ns.sh("ip link set wlan0 down; ip link set eth0 up; \
+                      ip -6 address replace 2001:db8::10/64 dev eth0 nodad; \
+                      ip route replace default via 192.0.2.1; \
+                      ip -6 route replace default via 2001:db8::1");
+    }
 }
 
 #[test]

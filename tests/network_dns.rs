@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use ovpn_client::network::dns::{DnsScope, HostResolver};
 use ovpn_client::network::{DirectNetwork, NetcfgConfig, NetworkPlan, PlanInput, RouteQuery};
-use ovpn_client::profile::{DnsOptions, DnsSec, DnsServer, DnsTransport, NetworkOptions};
+use ovpn_client::profile::{DnsOptions, DnsSec, DnsServer, DnsTransport, NetworkOptions, Protocol};
 use ovpn_dco::Interface;
 use ovpn_test_support::bus::{Answer, Bus};
 use ovpn_test_support::netns::NetNs;
@@ -89,6 +89,7 @@ impl Host {
             tun_mtu: 1500,
             tx_queue_len: None,
             remote: query.remote,
+            protocol: Protocol::Udp,
             gateways: &gateways,
             dns_scope: scope,
         })
@@ -508,6 +509,7 @@ fn process_to_be_killed() {
             tun_mtu: 1500,
             tx_queue_len: None,
             remote: query.remote,
+            protocol: Protocol::Udp,
             gateways: &gateways,
             dns_scope: DnsScope::Global,
         })

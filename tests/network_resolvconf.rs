@@ -10,7 +10,7 @@ use std::process::Command;
 
 use ovpn_client::network::dns::{DnsScope, HostResolver};
 use ovpn_client::network::{DirectNetwork, NetworkPlan, PlanInput, RouteQuery};
-use ovpn_client::profile::{NoFiles, Profile, SessionOptions, split_push};
+use ovpn_client::profile::{NoFiles, Profile, Protocol, SessionOptions, split_push};
 use ovpn_dco::Interface;
 use ovpn_test_support::netns::NetNs;
 use tempfile::TempDir;
@@ -71,6 +71,7 @@ async fn apply(network: &mut DirectNetwork, interface: &Interface, pushed: &str)
         tun_mtu: 1500,
         tx_queue_len: None,
         remote: query.remote,
+        protocol: Protocol::Udp,
         gateways: &gateways,
         dns_scope: DnsScope::Global,
     })

@@ -19,7 +19,8 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use ovpn_client::network::dns::{DnsScope, HostResolver};
 use ovpn_client::network::{DirectNetwork, NetworkPlan, PlanInput, RouteQuery};
 use ovpn_client::profile::{
-    DnsOptions, NetworkOptions, RedirectGateway, Route, RouteDestination, RouteGateway, Topology,
+    DnsOptions, NetworkOptions, Protocol, RedirectGateway, Route, RouteDestination, RouteGateway,
+    Topology,
 };
 use ovpn_dco::Interface;
 use ovpn_test_support::netns::{NetNs, Snapshot, Tun};
@@ -48,6 +49,7 @@ const PROBES: [&str; 9] = [
 #[derive(Clone, Debug)]
 struct Connection {
     options: NetworkOptions,
+    protocol: Protocol,
     mtu: u16,
     tx_queue_len: Option<u32>,
     server: &'static str,
@@ -195,9 +197,11 @@ fn connection() -> impl Strategy<Value = Connection> {
         "ip link set tun7 mtu 1300 txqueuelen 77",
         "ip link set tun7 down",
     ]);
-    (options(), mtu, tx_queue_len, server, deed).prop_map(
-        |(options, mtu, tx_queue_len, server, deed)| Connection {
+    let protocol = select(vec![Protocol::Udp, Protocol::Tcp]);
+    (options(), protocol, mtu, tx_queue_len, server, deed).prop_map(
+        |(options, protocol, mtu, tx_queue_len, server, deed)| Connection {
             options,
+            protocol,
             mtu,
             tx_queue_len,
             server,
@@ -293,6 +297,7 @@ impl Host {
             tun_mtu: to.mtu,
             tx_queue_len: to.tx_queue_len,
             remote: query.remote,
+            protocol: to.protocol,
             gateways: &gateways,
             dns_scope: DnsScope::Global,
         });

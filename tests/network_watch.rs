@@ -12,7 +12,7 @@ use ovpn_client::network::{
     DirectNetwork, Kept, NetworkPlan, NetworkWatch, PlanInput, RemotePath, RouteQuery, Way,
 };
 use ovpn_client::profile::{
-    NetworkOptions, RedirectGateway, Route, RouteDestination, RouteGateway, Topology,
+    NetworkOptions, Protocol, RedirectGateway, Route, RouteDestination, RouteGateway, Topology,
 };
 use ovpn_dco::Interface;
 use ovpn_test_support::netns::{NetNs, Snapshot, Tun};
@@ -68,6 +68,8 @@ impl Host {
             tun_mtu: 1500,
             tx_queue_len: None,
             remote: query.remote,
+            // With one route more than the other.
+            protocol: Protocol::Tcp,
             gateways: &gateways,
             dns_scope: DnsScope::Global,
         });

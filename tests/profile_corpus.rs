@@ -150,7 +150,7 @@ fn proxies_and_fingerprints() {
     let o = options("http-proxy-blocks");
     assert_eq!(o.remotes.len(), 2, "UDP servers cannot be reached through an HTTP proxy");
     let proxy = o.remotes[1].proxy.as_ref().unwrap();
-    let ProxyKind::Http(http) = &proxy.kind;
+    let ProxyKind::Http(http) = &proxy.kind else { panic!("{proxy:?}") };
     assert_eq!((http.version.as_str(), http.auth), ("1.1", ProxyAuth::NoCleartext));
     assert_eq!(http.user_agent.as_deref(), Some("Mozilla/5.0"));
     assert_eq!(http.custom_headers, [("X-Site".to_owned(), Some("12".to_owned()))]);

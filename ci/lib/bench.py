@@ -110,7 +110,8 @@ class Lab:
         here = self.shared
         run(self.options.testlab, "pki", here)
         text = [f"client\ndev tun\nnobind\nremote {OUTER[SERVER_NS]} 1194 udp\nremote-cert-tls server",
-                f"data-ciphers AES-256-GCM\ntun-mtu {MTU}\nauth-nocache"]
+                f"data-ciphers {self.options.cipher}\nauth {self.options.auth}\ntun-mtu {MTU}\n"
+                "auth-nocache"]
         for tag, name in (("ca", "ca.crt"), ("cert", "client.crt"), ("key", "client.key")):
             with open(f"{here}/{name}") as file:
                 text.append(f"<{tag}>\n{file.read()}</{tag}>")
@@ -186,8 +187,8 @@ class Lab:
         command = ["openvpn", "--cd", "/srv/bench", "--dev", "tun", "--server", "10.8.0.0",
                    "255.255.255.0", "--topology", "subnet", "--proto", "udp", "--ca", "ca.crt",
                    "--cert", "server.crt", "--key", "server.key", "--dh", "none", "--keepalive",
-                   "10", "60", "--tun-mtu", str(MTU), "--data-ciphers", "AES-256-GCM",
-                   "--disable-dco", "--verb", "3"]
+                   "10", "60", "--tun-mtu", str(MTU), "--data-ciphers", self.options.cipher,
+                   "--auth", self.options.auth, "--disable-dco", "--verb", "3"]
         with self.process("server", *self.in_root(SERVER_NS, *command)):
             self.wait_for("the server's start", lambda: "Initialization Sequence Completed"
                           in self.log_of("server"), "server")
@@ -452,7 +453,7 @@ def judge(samples):
     return lines + [""], met
 
 
-def svg(samples, machine):
+def svg(samples, machine, cipher):
     rows = [(name, d, median(samples[name], f"tcp {d}", "cpu_per_gb")) for name in samples for d in ("up", "down")]
     rows = [row for row in rows if row[2] is not None]
     if not rows:
@@ -463,7 +464,7 @@ def svg(samples, machine):
              f'height="{top + len(rows) * height + len(samples) * 8 + 30}" font-family="sans-serif" font-size="12">',
              '<rect width="100%" height="100%" fill="white"/>',
              '<text x="12" y="20" font-size="14" font-weight="bold">Client CPU-seconds per GB, one TCP stream, '
-             'AES-256-GCM (ChaCha20 for WireGuard)</text>',
+             f'{cipher} (ChaCha20 for WireGuard)</text>',
              f'<text x="12" y="38" fill="#555">{machine}; medians; shorter is better</text>']
     y = top
     previous = None
@@ -497,6 +498,8 @@ def main():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only")
     parser.add_argument("--kinds")
+    parser.add_argument("--cipher", default="AES-256-GCM")
+    parser.add_argument("--auth", default="SHA1")
     parser.add_argument("--repetitions", type=int)
     parser.add_argument("--seconds", type=int)
     options = parser.parse_args()
@@ -532,7 +535,7 @@ def main():
         json.dump({"machine": machine, "load_at_start": load, "samples": samples}, file, indent=1)
     with open(f"{options.out}/table.md", "w") as file:
         file.write(text)
-    picture = svg(samples, machine)
+    picture = svg(samples, machine, options.cipher)
     if picture:
         with open(f"{options.out}/bench.svg", "w") as file:
             file.write(picture)

@@ -38,8 +38,12 @@ UNIT
                 touch dev/\$node
                 mount --bind /dev/\$node dev/\$node
             done
-            mkdir dev/net dev/shm
+            mkdir dev/net dev/shm dev/pts
+            mount -t devpts -o newinstance,ptmxmode=666 devpts dev/pts
+            ln -s pts/ptmx dev/ptmx
             mknod -m 666 dev/net/tun c 10 200
+            # As a container manager leaves it: what systemd mounts for a service gets there.
+            mount --make-rshared .
             exec chroot . /usr/bin/env -i container=ci PATH=/usr/sbin:/usr/bin:/sbin:/bin \
                 /usr/lib/systemd/systemd --unit=booted.service
         " booted "$2"' booted "$cgroup" "$root" </dev/null || status=$?

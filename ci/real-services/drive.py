@@ -481,6 +481,22 @@ def overrides(recorder):
     return session.end()
 
 
+def legacy_cipher(recorder):
+    """A server that has CBC alone, and the override that offers it."""
+    session = Session(recorder, profile(1202, extra="auth SHA256"), [("enable-legacy-algorithms", "true")])
+    session.start()
+    reachable(session, 1202)
+    return session.end()
+
+
+def listed_cipher(recorder):
+    """The same without the override, the profile asks for it."""
+    session = Session(recorder, profile(1202, extra="auth SHA256\ndata-ciphers AES-256-GCM:AES-256-CBC"))
+    session.start()
+    reachable(session, 1202)
+    return session.end()
+
+
 class Management:
     """A server's management interface: lines in, lines out."""
 
@@ -944,7 +960,8 @@ POSTURE = [posture, unknown_posture_profile]
 SCENARIOS = [token, plain, tcp, pause, statistics, two_sessions, password, wrong_password,
              wrong_then_right_password, proxy_login, static_challenge, dynamic_challenge, crtext, crtext_wrong, open_url,
              web_auth, expired_token, passphrase, wrong_passphrase, wrong_ca, revocation_list, revoked_server,
-             peer_fingerprint, unusable_profile, overrides, overrides_tunnel, inactive, log,
+             peer_fingerprint, unusable_profile, overrides, overrides_tunnel, legacy_cipher,
+             listed_cipher, inactive, log,
              python_module, dns, changed_push, session_manager_dies, log_service_dies, netcfg_dies,
              netcfg_dies_unnoticed, bus_dies]
 

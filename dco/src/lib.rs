@@ -77,7 +77,7 @@ mod types;
 
 pub use data_channel::{ControlPort, DataChannel, DataEvent, Either, Interface, PeerDeletedReason};
 pub use error::{Error, NotInstalled};
-pub use format::{Cipher, DataFormat, DataHeader, is_data_packet};
+pub use format::{Cipher, DataFormat, DataHeader, Digest, is_data_packet};
 pub use generation::{Generation, Told};
 pub use slots::Slots;
 pub use types::{

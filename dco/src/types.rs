@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 
 use zeroize::Zeroize;
 
-use crate::format::{Cipher, aead};
+use crate::format::Cipher;
 
 /// The 24-bit number that names a peer in DATA_V2 packets.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -81,25 +81,23 @@ pub enum KeySlot {
     Secondary,
 }
 
-/// Key material of one direction: cipher key and the implicit IV ("nonce tail").
+/// Key material of one direction: cipher key, and what the cipher's format has beside it.
 ///
 /// Wiped on drop; has no usable `Debug` output. The key is in one place, however often the value
 /// moves, and there are no copies: see [`KeyConfig`].
 #[derive(Zeroize, zeroize::ZeroizeOnDrop)]
 pub struct DirectionKey {
     cipher_key: Box<[u8]>,
-    nonce_tail: [u8; aead::NONCE_TAIL],
+    second_key: Box<[u8]>,
 }
 
 impl DirectionKey {
-    /// Takes the first [`Cipher::key_len`] bytes of `cipher_key`; `None` when it is shorter.
-    pub fn new(
-        cipher: Cipher,
-        cipher_key: &[u8],
-        nonce_tail: [u8; aead::NONCE_TAIL],
-    ) -> Option<Self> {
+    /// Takes the first [`Cipher::key_len`] bytes of `cipher_key`, and of `second_key` what
+    /// [`crate::DataFormat::second_key_len`] says; `None` when one is shorter.
+    pub fn new(cipher: Cipher, cipher_key: &[u8], second_key: impl AsRef<[u8]>) -> Option<Self> {
         let cipher_key = cipher_key.get(..cipher.key_len())?.into();
-        Some(Self { cipher_key, nonce_tail })
+        let second_key = second_key.as_ref().get(..cipher.format().second_key_len())?.into();
+        Some(Self { cipher_key, second_key })
     }
 
     /// The cipher key: 16, 24 or 32 bytes.
@@ -107,9 +105,10 @@ impl DirectionKey {
         &self.cipher_key
     }
 
-    /// The end of every nonce; the packet id is in front of it.
-    pub fn nonce_tail(&self) -> &[u8; aead::NONCE_TAIL] {
-        &self.nonce_tail
+    /// With an AEAD cipher the end of every nonce, behind the packet id (8 bytes); else the key of the
+    /// HMAC, as long as its digest.
+    pub fn second_key(&self) -> &[u8] {
+        &self.second_key
     }
 }
 

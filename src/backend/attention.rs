@@ -47,6 +47,24 @@ pub enum AttentionGroup {
 }
 
 impl AttentionGroup {
+    const NAMES: [(Self, &str); 9] = [
+        (Self::UserPassword, "USER_PASSWORD"),
+        (Self::HttpProxyCreds, "HTTP_PROXY_CREDS"),
+        (Self::PkPassphrase, "PK_PASSPHRASE"),
+        (Self::ChallengeStatic, "CHALLENGE_STATIC"),
+        (Self::ChallengeDynamic, "CHALLENGE_DYNAMIC"),
+        (Self::ChallengeAuthPending, "CHALLENGE_AUTH_PENDING"),
+        (Self::Pkcs11Sign, "PKCS11_SIGN"),
+        (Self::Pkcs11Decrypt, "PKCS11_DECRYPT"),
+        (Self::OpenUrl, "OPEN_URL"),
+    ];
+
+    /// What OpenVPN 3 calls the group with these numbers, as session managers know them.
+    pub fn named(numbers: (u32, u32)) -> Option<&'static str> {
+        let known = |group: &Self| group.numbers(Dialect::Deployed) == numbers;
+        Self::NAMES.iter().find(|(group, _)| known(group)).map(|(_, name)| *name)
+    }
+
     /// The type this group belongs to.
     pub const fn attention_type(self) -> AttentionType {
         match self {

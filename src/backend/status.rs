@@ -34,6 +34,32 @@ pub enum StatusMinor {
     SessAuthUrl = 22,
 }
 
+impl StatusMinor {
+    const NAMES: [(Self, &str); 15] = [
+        (Self::Unset, "UNSET"),
+        (Self::CfgOk, "CFG_OK"),
+        (Self::CfgRequireUser, "CFG_REQUIRE_USER"),
+        (Self::ConnConnecting, "CONN_CONNECTING"),
+        (Self::ConnConnected, "CONN_CONNECTED"),
+        (Self::ConnDisconnecting, "CONN_DISCONNECTING"),
+        (Self::ConnDisconnected, "CONN_DISCONNECTED"),
+        (Self::ConnFailed, "CONN_FAILED"),
+        (Self::ConnAuthFailed, "CONN_AUTH_FAILED"),
+        (Self::ConnReconnecting, "CONN_RECONNECTING"),
+        (Self::ConnPausing, "CONN_PAUSING"),
+        (Self::ConnPaused, "CONN_PAUSED"),
+        (Self::ConnResuming, "CONN_RESUMING"),
+        (Self::ConnDone, "CONN_DONE"),
+        (Self::SessAuthUrl, "SESS_AUTH_URL"),
+    ];
+
+    /// What OpenVPN 3 calls the status with this number.
+    pub fn named(number: u32) -> Option<&'static str> {
+        let found = Self::NAMES.iter().find(|(minor, _)| *minor as u32 == number);
+        found.map(|(_, name)| *name)
+    }
+}
+
 /// One `StatusChange`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Status {

@@ -12,8 +12,8 @@ use super::EXIT_USAGE;
 use crate::data_path::{Decision, Inputs, Reason, decide};
 use crate::privileges::files_of_caller;
 use crate::profile::{
-    DirFiles, Family, KeySource, Options, Profile, ProfileError, ProfileFile, Protocol, Remote,
-    Verdict, VerdictKind,
+    DirFiles, Family, KeySource, Options, Profile, ProfileError, ProfileFile, Protocol, Proxy,
+    ProxyKind, Remote, Verdict, VerdictKind,
 };
 use crate::text::{printable, printable_json, printable_lines};
 use crate::tls::{TlsConfig, TlsErrorKind};
@@ -87,6 +87,9 @@ struct RemoteReport {
     /// `HOST:PORT` of the HTTP proxy in between.
     #[serde(skip_serializing_if = "Option::is_none")]
     http_proxy: Option<String>,
+    /// `HOST:PORT` of the SOCKS proxy in between.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    socks_proxy: Option<String>,
     /// What rules kernel offload out for this server, beyond [`DataPathReport::reasons`].
     #[serde(skip_serializing_if = "Vec::is_empty")]
     reasons: Vec<Explained>,
@@ -220,7 +223,7 @@ impl Report {
                 file: self.profile.clone(),
                 line: None,
                 directive: None,
-                reason: error.message,
+                reason: error.to_string(),
                 hint: None,
             }),
         }
@@ -310,6 +313,13 @@ impl Report {
 
 impl RemoteReport {
     fn new(remote: &Remote, reasons: Vec<Explained>) -> Self {
+        let (mut http_proxy, mut socks_proxy) = (None, None);
+        if let Some(Proxy { host, port, kind, .. }) = &remote.proxy {
+            *match kind {
+                ProxyKind::Http(_) => &mut http_proxy,
+                ProxyKind::Socks5 => &mut socks_proxy,
+            } = Some(format!("{host}:{port}"));
+        }
         Self {
             host: remote.host.clone(),
             port: remote.port,
@@ -319,7 +329,8 @@ impl RemoteReport {
                 Family::V4 => Some(4),
                 Family::V6 => Some(6),
             },
-            http_proxy: remote.proxy.as_ref().map(|p| format!("{}:{}", p.host, p.port)),
+            http_proxy,
+            socks_proxy,
             reasons,
         }
     }
@@ -333,6 +344,9 @@ impl std::fmt::Display for RemoteReport {
         }
         if let Some(proxy) = &self.http_proxy {
             write!(f, ", through HTTP proxy {proxy}")?;
+        }
+        if let Some(proxy) = &self.socks_proxy {
+            write!(f, ", through SOCKS proxy {proxy}")?;
         }
         Ok(())
     }

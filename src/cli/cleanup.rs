@@ -9,7 +9,8 @@ use ovpn_dco::kernel::Links;
 use serde::Serialize;
 
 use super::check::ReportFormat;
-use super::{EXIT_FAILED, EXIT_PRIVILEGE, complain, journals};
+use super::tunnels::Place;
+use super::{EXIT_FAILED, EXIT_PRIVILEGE, complain, journals, without_net_admin};
 use crate::network::{CleanUp, StillThere, Undone, clean_up};
 use crate::privileges;
 
@@ -31,14 +32,15 @@ struct Report {
     journals: CleanUp,
     /// Kernel links that were removed: of processes that have gone, and in no journal.
     links: Vec<String>,
+    /// Tunnels whose sockets were removed: nobody listens to them.
+    sockets: Vec<String>,
 }
 
 /// Runs the command. The exit status is 0 if nothing is left.
 pub(super) fn run(args: &CleanupArgs, out: &mut dyn Write) -> ExitCode {
     if !privileges::can_configure_network() {
-        let text = "CAP_NET_ADMIN is missing: routes and devices cannot be removed without it; \
-                    run this as root";
-        return complain(text, EXIT_PRIVILEGE);
+        let text = without_net_admin("routes and devices cannot be removed without it");
+        return complain(&text, EXIT_PRIVILEGE);
     }
     let mut report = Report::default();
     let mut not_done = Vec::new();
@@ -47,6 +49,12 @@ pub(super) fn run(args: &CleanupArgs, out: &mut dyn Write) -> ExitCode {
             Ok(done) => report.journals.add(done.unwrap_or_default()),
             Err(error) => not_done.push(error),
         }
+        // What is wrong with a directory stands above.
+        let stale = Place::open(directory).and_then(|place| match place {
+            Some(place) => place.remove_stale(),
+            None => Ok(Vec::new()),
+        });
+        report.sockets.extend(stale.unwrap_or_default().iter().map(ToString::to_string));
     }
     report.links = remove_links();
     let written = match args.output {
@@ -96,6 +104,9 @@ impl Report {
         for name in &self.links {
             writeln!(out, "link {name}: removed, its process is gone")?;
         }
+        for name in &self.sockets {
+            writeln!(out, "socket of tunnel {name}: removed, its process is gone")?;
+        }
         for file in refused {
             writeln!(out, "LEFT ALONE {}: {}", file.path.display(), file.why)?;
         }
@@ -106,7 +117,7 @@ impl Report {
     fn is_empty(&self) -> bool {
         let CleanUp { processes, resolv_conf_restored, refused } = &self.journals;
         let journals = processes.is_empty() && !resolv_conf_restored && refused.is_empty();
-        journals && self.links.is_empty()
+        journals && self.links.is_empty() && self.sockets.is_empty()
     }
 }
 

@@ -1,6 +1,8 @@
 //! `ovpn-client doctor`: what this machine can do for a connection, why not, and what would help.
 //! Looks only; the one thing it may change is that the kernel loads a module that it has.
 
+mod loading;
+
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -10,6 +12,7 @@ use std::time::Duration;
 use ovpn_dco::kernel::{self, Api, Links, Status};
 use serde::Serialize;
 
+use self::loading::Loading;
 use super::check::ReportFormat;
 use super::journals;
 use crate::data_path::{Decision, Inputs, Reason, decide, decide_for_machine};
@@ -44,10 +47,8 @@ struct Report {
     kernel: String,
     /// The kernel's interfaces for offload, the preferred one first.
     interfaces: Vec<Interface>,
-    /// Program that loads modules on demand; empty if that is switched off.
-    module_loader: String,
-    /// No module can be loaded until the next start.
-    modules_locked: bool,
+    #[serde(flatten)]
+    loading: Loading,
     capabilities: Capabilities,
     namespaces: Namespaces,
     tun: Tun,
@@ -188,11 +189,12 @@ pub(super) fn why_not_kernel(options: &Options) -> Option<String> {
     };
     let Decision::Userspace { reasons } = decide(&inputs) else { return None };
     let interfaces = interfaces(&probe);
+    let loading = Loading::of_this_machine();
     let texts: Vec<_> = reasons
         .iter()
         .map(|reason| match reason {
             reason if reason.is_about_machine() => {
-                format!("{reason} ({})", advice(reason, &interfaces))
+                format!("{reason} ({})", advice(reason, &interfaces, &loading))
             }
             reason => reason.to_string(),
         })
@@ -211,13 +213,14 @@ impl Report {
         let decision = decide_for_machine(&probe);
         let data_path = decision.path().name();
         let interfaces = interfaces(&probe);
+        let loading = Loading::of_this_machine();
         let reasons = match decision {
             Decision::Kernel(_) => Vec::new(),
             Decision::Userspace { reasons } => reasons
                 .into_iter()
                 .map(|reason| Explained {
                     text: reason.to_string(),
-                    advice: advice(&reason, &interfaces),
+                    advice: advice(&reason, &interfaces, &loading),
                     reason,
                 })
                 .collect(),
@@ -227,8 +230,7 @@ impl Report {
             reasons,
             kernel: probe.kernel,
             interfaces,
-            module_loader: read("/proc/sys/kernel/modprobe"),
-            modules_locked: read("/proc/sys/kernel/modules_disabled") == "1",
+            loading,
             capabilities: Capabilities::new(),
             namespaces: Namespaces::new(),
             tun: Tun::new(),
@@ -251,17 +253,14 @@ impl Report {
             line("  what helps", reason.advice)?;
         }
         line("kernel", &self.kernel)?;
+        line(
+            "  data ciphers",
+            "AES-GCM, CHACHA20-POLY1305; with AES-CBC the data stays in user space",
+        )?;
         for interface in &self.interfaces {
             line(&format!("  {}", interface.name), &interface.describe())?;
         }
-        line(
-            "module loader",
-            match (self.modules_locked, self.module_loader.as_str()) {
-                (true, _) => "locked (kernel.modules_disabled)",
-                (false, "") => "none (kernel.modprobe is empty)",
-                (false, loader) => loader,
-            },
-        )?;
+        line("module loader", self.loading.describe())?;
         let has = |yes| if yes { "yes" } else { "no" };
         let Capabilities { net_admin, net_bind_service, net_raw } = self.capabilities;
         line(
@@ -356,13 +355,13 @@ impl Interface {
     }
 }
 
-fn advice(reason: &Reason, interfaces: &[Interface]) -> &'static str {
+fn advice(reason: &Reason, interfaces: &[Interface], loading: &Loading) -> &'static str {
     match reason {
         Reason::NotPermitted { .. } => {
             "run it as root or with CAP_NET_ADMIN, outside of rootless containers"
         }
         Reason::NoModule { .. } if interfaces.iter().any(|interface| interface.installed) => {
-            "load the module (modprobe ovpn, or ovpn-dco-v2) and see what the kernel log says"
+            loading.advice()
         }
         Reason::NoModule { .. } => {
             "use Linux 6.16 or newer with CONFIG_OVPN, or install openvpn-dco-dkms"
@@ -419,7 +418,8 @@ impl Tun {
     fn new() -> Self {
         let opened = fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun");
         let error = opened.err().map(|e| match e.raw_os_error() {
-            Some(libc::ENOENT) => "missing: load the module tun".to_owned(),
+            Some(libc::ENOENT) => "missing: load the module tun (modprobe tun), or give this container --device /dev/net/tun"
+                    .to_owned(),
             Some(libc::ENODEV | libc::ENXIO) => "there, but the kernel has no tun".to_owned(),
             Some(libc::EACCES) => {
                 "this user may not read and write it: chmod 666 /dev/net/tun".to_owned()
@@ -582,11 +582,12 @@ mod tests {
             version: None,
             float_events: None,
         };
+        let free = Loading::default();
         let reason = Reason::NoModule { kernel: "6.1".to_owned() };
-        assert!(advice(&reason, &[interface(true)]).contains("modprobe"));
-        assert!(advice(&reason, &[interface(false)]).contains("6.16"));
+        assert!(advice(&reason, &[interface(true)], &free).contains("modprobe"));
+        assert!(advice(&reason, &[interface(false)], &free).contains("6.16"));
         assert!(interface(true).describe().contains("could not be loaded"));
         let reason = Reason::NotPermitted { api: "ovpn" };
-        assert!(advice(&reason, &[]).contains("CAP_NET_ADMIN"));
+        assert!(advice(&reason, &[], &free).contains("CAP_NET_ADMIN"));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tracing::warn;
 
 use super::EXIT_FAILED;
+use super::tunnels::{Place, TunnelName};
 use crate::ending;
 use crate::line_writer::{LineWriter, Weight};
 use crate::logging::{self, LogLevel};
@@ -22,9 +23,15 @@ use crate::text::printable_lines;
 /// Log lines that wait for the process. It reads them at once.
 const QUEUE: usize = 64;
 
-/// Runs it; standard input is the lifeline.
-pub(super) fn run(runtime_dir: PathBuf) -> ExitCode {
-    let (last_words, status) = match work(runtime_dir) {
+/// Runs it; standard input is the lifeline. The socket of the tunnel, by name and inode, goes at its
+/// end.
+pub(super) fn run(runtime_dir: &Path, socket: Option<(&TunnelName, u64)>) -> ExitCode {
+    let worked = work(runtime_dir.to_owned());
+    if let Some((name, inode)) = socket {
+        // What cannot be removed is a dead process's, and found to be that.
+        let _ = Place::create(runtime_dir).and_then(|place| place.remove(name, inode));
+    }
+    let (last_words, status) = match worked {
         Ok(undone) => {
             // The process was killed; whoever did it may still look.
             let lines = undone.iter().map(|process| format!("ovpn-client: {process}\n"));

@@ -302,6 +302,12 @@ impl ControlChannel {
         self.sessions.current.as_ref().is_some_and(|session| !session.is_delivered())
     }
 
+    /// The server has taken our first TLS hello and said nothing to it (yet).
+    pub fn hello_is_unanswered(&self) -> bool {
+        self.sessions.current.is_none()
+            && self.sessions.negotiating.as_ref().is_some_and(KeySession::hello_is_unanswered)
+    }
+
     /// The first key exchange is complete, and the channel is not closed.
     pub const fn is_active(&self) -> bool {
         self.sessions.current.is_some() && !matches!(self.phase, Phase::Closed)
@@ -421,7 +427,8 @@ impl ControlChannel {
         }
         if before < Stage::SentKey && after >= Stage::SentKey && after != Stage::Failed {
             let description = session.tls().map(describe).unwrap_or_default();
-            self.events.push_back(Event::TlsEstablished { key_id, description });
+            let parameters = session.tls().and_then(TlsSession::parameters);
+            self.events.push_back(Event::TlsEstablished { key_id, description, parameters });
         }
         if let Err(error) = result {
             self.session_failed(key_id, error, now);

@@ -8,12 +8,22 @@ use super::wrap::WrapKeyError;
 use crate::fault::Fault;
 use crate::tls::TlsError;
 
+/// What a server that does not go on after our TLS hello most likely lacks.
+pub(crate) const NOTHING_SHARED: &str = "most likely it takes none of the TLS versions (1.2 and 1.3), \
+    cipher suites (ECDHE with AES-GCM or CHACHA20-POLY1305) and groups that are offered. Its log \
+    says which; its administrator can remove or extend tls-version-max, tls-cipher or tls-groups \
+    (ecdh-curve) there, as far as the profile's own leave something";
+
 /// Why a control channel ended by itself.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ControlError {
     /// `hand-window` passed without a complete handshake.
     #[error("TLS key negotiation did not finish within {} s (is the server reachable, does the wrapping key match?)", .0.as_secs())]
     HandshakeTimeout(Duration),
+    /// `hand-window` passed with a server that is there and has the wrapping key, but says nothing to
+    /// our TLS hello: OpenVPN 2.6 and 2.7 fall silent where TLS has an alert.
+    #[error("the server answered, but not our TLS hello, within {} s: {NOTHING_SHARED}", .0.as_secs())]
+    HelloUnanswered(Duration),
     /// No push reply in time.
     #[error("the server sent no configuration (PUSH_REPLY) within {} s", .0.as_secs())]
     NoPushReply(Duration),
@@ -47,9 +57,10 @@ impl ControlError {
     /// Whose fault it is.
     pub fn fault(&self) -> Fault {
         match self {
-            Self::HandshakeTimeout(_) | Self::NoPushReply(_) | Self::PeerMisbehaved(_) => {
-                Fault::Peer
-            }
+            Self::HandshakeTimeout(_)
+            | Self::HelloUnanswered(_)
+            | Self::NoPushReply(_)
+            | Self::PeerMisbehaved(_) => Fault::Peer,
             Self::NoLogin(_) | Self::Misuse(_) => Fault::Misuse,
             Self::LimitReached(_) => Fault::Limit,
             Self::Host(_) => Fault::Host,

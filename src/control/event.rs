@@ -13,7 +13,7 @@ use super::app_control::AppMessage;
 use super::error::ControlError;
 use super::web_address::WebAddress;
 use crate::profile::{AppControl, ControlOptions, WrapOptions, loggable};
-use crate::tls::TlsFactory;
+use crate::tls::{TlsFactory, TlsParameters};
 
 /// What a control channel needs for one connection attempt.
 pub struct ControlConfig {
@@ -74,6 +74,8 @@ pub enum Event {
         key_id: KeyId,
         /// e.g. `TLSv1.3, TLS_AES_256_GCM_SHA384, X25519MLKEM768, peer CN=server`
         description: String,
+        /// The same as values; not every TLS of a test has them.
+        parameters: Option<TlsParameters>,
     },
     /// The first PUSH_REQUEST went out.
     ConfigRequested,

@@ -69,9 +69,8 @@ pub fn data_keys(
         if key.iter().take(cipher.key_len()).all(|b| *b == 0) {
             return Err(KeyScheduleError);
         }
-        let iv = slices.hmac(number).map_err(|_| KeyScheduleError)?;
-        let tail = iv.first_chunk().ok_or(KeyScheduleError)?;
-        DirectionKey::new(cipher, key, *tail).ok_or(KeyScheduleError)
+        let second = slices.hmac(number).map_err(|_| KeyScheduleError)?;
+        DirectionKey::new(cipher, key, second).ok_or(KeyScheduleError)
     };
     let (zero, one) = (direction(0)?, direction(1)?);
     let (encrypt, decrypt) = match side {
@@ -184,11 +183,11 @@ mod tests {
         let client = data_keys(&block, Side::Client, KeyId::FIRST, Cipher::Aes256Gcm).unwrap();
         let server = data_keys(&block, Side::Server, KeyId::FIRST, Cipher::Aes256Gcm).unwrap();
         assert_eq!(client.encrypt.cipher_key(), &block[..32]);
-        assert_eq!(client.encrypt.nonce_tail(), &block[64..72]);
+        assert_eq!(client.encrypt.second_key(), &block[64..72]);
         assert_eq!(client.decrypt.cipher_key(), &block[128..160]);
-        assert_eq!(client.decrypt.nonce_tail(), &block[192..200]);
+        assert_eq!(client.decrypt.second_key(), &block[192..200]);
         assert_eq!(server.encrypt.cipher_key(), client.decrypt.cipher_key());
-        assert_eq!(server.decrypt.nonce_tail(), client.encrypt.nonce_tail());
+        assert_eq!(server.decrypt.second_key(), client.encrypt.second_key());
         let zero = Zeroizing::new([0; KEY_BLOCK_LEN]);
         assert!(data_keys(&zero, Side::Client, KeyId::FIRST, Cipher::Aes128Gcm).is_err());
     }

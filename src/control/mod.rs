@@ -60,6 +60,8 @@ pub mod wrap;
 pub use allowance::Allowance;
 pub use app_control::{AppControlError, AppMessage};
 pub use channel::ControlChannel;
+#[cfg(feature = "session")]
+pub(crate) use error::NOTHING_SHARED;
 pub use error::{ApiMisuse, ControlError, HostFailure, LimitReached, PeerMisbehaved};
 pub use event::{
     Advance, AuthFailed, ControlConfig, Event, NegotiatedParameters, PendingAuth, PushedOptions,

@@ -41,7 +41,8 @@ impl ControlChannel {
     ///
     /// The order is part of the protocol. A server sends with a new key as soon as its last message
     /// is acknowledged, and a data channel without that key drops what it sends: [`Event::Keys`]
-    /// comes before the packet that acknowledges. The other way round where acting takes its time
+    /// comes before the packet that acknowledges. Nor does it open packets under a key before:
+    /// [`Event::PromoteKey`] comes behind that packet. So does what takes its time
     /// ([`Event::Pushed`]: the server would send everything again), or ends the connection.
     pub fn poll_output(&mut self, now: Instant, packet: Option<&mut Vec<u8>>) -> Output {
         let urgent = self.events.iter().any(|event| !may_wait(event));
@@ -135,7 +136,8 @@ impl ControlChannel {
 const fn may_wait(event: &Event) -> bool {
     matches!(
         event,
-        Event::Pushed { .. }
+        Event::PromoteKey(_)
+            | Event::Pushed { .. }
             | Event::Restart { .. }
             | Event::Halt { .. }
             | Event::AuthFailed(_)

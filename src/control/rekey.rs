@@ -106,6 +106,7 @@ impl ControlChannel {
         let limit = self.options.hand_window;
         let error = match &self.sessions.negotiating {
             Some(session) if session.wants_login() => ControlError::NoLogin(limit),
+            Some(session) if session.hello_is_unanswered() => ControlError::HelloUnanswered(limit),
             _ => ControlError::HandshakeTimeout(limit),
         };
         if self.sessions.current.is_some() {
@@ -153,7 +154,9 @@ impl ControlChannel {
         session.fail();
         self.sessions.failed = Some(session);
         let pause = match error {
-            ControlError::HandshakeTimeout(_) | ControlError::NoLogin(_) => Duration::ZERO,
+            ControlError::HandshakeTimeout(_)
+            | ControlError::HelloUnanswered(_)
+            | ControlError::NoLogin(_) => Duration::ZERO,
             _ => self.options.hand_window,
         };
         self.renegotiation.at = now.checked_add(pause);

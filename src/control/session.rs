@@ -70,6 +70,8 @@ pub(super) struct KeySession {
     read: usize,
     peer_reset: bool,
     heard: bool,
+    /// TLS has got something from the server.
+    answered: bool,
     /// For what to log in with.
     asked: bool,
     /// CONTROL_WKC_V1 if the server wants the wrapped key again.
@@ -100,6 +102,7 @@ impl KeySession {
             read: 0,
             peer_reset: false,
             heard: false,
+            answered: false,
             asked: false,
             first_message: Opcode::ControlV1,
         }
@@ -130,6 +133,11 @@ impl KeySession {
     /// The same, once.
     pub(super) fn asks_for_login(&mut self) -> bool {
         self.wants_login() && !std::mem::replace(&mut self.asked, true)
+    }
+
+    /// The server is there, and says nothing to our TLS hello.
+    pub(super) const fn hello_is_unanswered(&self) -> bool {
+        matches!(self.stage, Stage::Handshake) && !self.answered
     }
 
     pub(super) fn tls(&self) -> Option<&dyn TlsSession> {
@@ -224,6 +232,7 @@ impl KeySession {
             } else if let Some(tls) = &mut self.tls
                 && !payload.is_empty()
             {
+                self.answered = true;
                 tls.read_ciphertext(&payload)?;
             }
         }

@@ -6,10 +6,12 @@ const DOCTYPE: &str = "<!DOCTYPE node PUBLIC \"-//freedesktop//DTD D-BUS Object 
                        1.0//EN\"\n \
                        \"http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd\">\n";
 
-/// Introspection data of a path; `None` if there is nothing at it or below it.
-pub(super) fn introspect(path: &str) -> Option<String> {
+/// Introspection data of a path; `None` if there is nothing at it or below it. `own`: of a tunnel of
+/// this process's own.
+pub(super) fn introspect(path: &str, own: bool) -> Option<String> {
     if path == OBJECT {
-        return Some(format!("{DOCTYPE}<node>\n{STANDARD}{BACKEND}</node>\n"));
+        let tunnel = if own { TUNNEL } else { "" };
+        return Some(format!("{DOCTYPE}<node>\n{STANDARD}{BACKEND}{tunnel}</node>\n"));
     }
     let below = match path {
         "/" => &OBJECT[1..],
@@ -130,8 +132,16 @@ const BACKEND: &str = r#"  <interface name="net.openvpn.v3.backends">
   </interface>
 "#;
 
+const TUNNEL: &str = r#"  <interface name="ovpn_client.Tunnel1">
+    <method name="Report">
+      <arg type="s" name="json" direction="out"/>
+    </method>
+  </interface>
+"#;
+
 #[cfg(test)]
 mod tests {
+    use super::super::report::TUNNEL_INTERFACE;
     use super::*;
 
     #[test]
@@ -140,12 +150,16 @@ mod tests {
         let parts: Vec<&str> = OBJECT.split('/').skip(1).collect();
         for (depth, part) in parts.iter().enumerate() {
             let at = if depth == 0 { "/" } else { &path };
-            let xml = introspect(at).unwrap();
+            let xml = introspect(at, true).unwrap();
             assert!(xml.contains(&format!("<node name=\"{part}\"/>")), "{at}: {xml}");
             path = format!("{path}/{part}");
         }
-        assert!(introspect(&path).unwrap().contains("RegistrationConfirmation"));
-        assert_eq!(introspect("/net/openvpn/v3/back"), None);
-        assert_eq!(introspect("/net/openvpn/v3/backends/session/x"), None);
+        let xml = introspect(&path, true).unwrap();
+        assert!(
+            xml.contains("RegistrationConfirmation") && xml.contains(TUNNEL_INTERFACE),
+            "{xml}"
+        );
+        assert_eq!(introspect("/net/openvpn/v3/back", true), None);
+        assert_eq!(introspect("/net/openvpn/v3/backends/session/x", true), None);
     }
 }

@@ -11,6 +11,7 @@ mod peers;
 mod process;
 mod profile;
 mod properties;
+mod report;
 mod residue;
 mod service;
 
@@ -19,6 +20,10 @@ use std::time::Duration;
 pub use error::encoded_name;
 pub use process::{EXIT_FORK, EXIT_USAGE, ProcessOptions, RUNTIME_DIRS, run_process};
 pub use profile::OwnProfile;
+pub use report::{
+    ConnectionReport, DataPathReport, DnsReport, Problem, ProcessReport, ReasonReport, Report,
+    RouteReport, ServerReport, TUNNEL_INTERFACE, TlsReport, TunnelState,
+};
 pub use service::{Answer, PrivateService, serve_private};
 
 /// Interface of the backend object, and prefix of its bus name.

@@ -10,6 +10,7 @@ use zbus::{Message, ObjectPath, Variant};
 use super::error::Failure;
 use super::introspection::introspect;
 use super::properties::statistics;
+use super::report::TUNNEL_INTERFACE;
 use super::service::{Registering, Service};
 use super::{INTERFACE, OBJECT, PROPERTIES, in_time, residue};
 use crate::backend::{Dialect, Error, Request};
@@ -83,13 +84,26 @@ impl Service {
                 Ok(id) => self.reply(call, &id.trim()).await,
                 Err(error) => Err(Failure::failed(format!("/etc/machine-id: {error}")).into()),
             },
-            (INTROSPECTABLE, "Introspect") => match introspect(path) {
+            (INTROSPECTABLE, "Introspect") => match introspect(path, self.record.is_some()) {
                 Some(xml) => self.reply(call, &xml.as_str()).await,
                 None => Err(unknown_object(path)),
             },
             _ if path != OBJECT => Err(unknown_object(path)),
             (PROPERTIES, member) => self.properties(call, member).await,
             (INTERFACE, member) => self.backend_method(call, member).await,
+            (TUNNEL_INTERFACE, "Report") => match &self.record {
+                Some(record) => {
+                    let report = record.report(self.backend.machine());
+                    let counters = self.backend.statistics();
+                    self.reply_later(call, async move {
+                        let counters = tokio::time::timeout(STATISTICS_LIMIT, counters).await;
+                        let report = report.with_counters(counters.unwrap_or_default());
+                        // Numbers and texts: nothing that cannot be written.
+                        serde_json::to_string(&report).unwrap_or_default()
+                    })
+                }
+                None => Err(unknown_member(TUNNEL_INTERFACE, member)),
+            },
             _ => Err(Failure::unknown_method(format!(
                 "No such interface “{interface}” on object at path {path}"
             ))
@@ -369,7 +383,7 @@ mod tests {
 
     #[test]
     fn the_table_and_the_introspection_data_agree() {
-        let xml = introspect(OBJECT).unwrap();
+        let xml = introspect(OBJECT, false).unwrap();
         let backend = xml.split("<interface name=\"net.openvpn.v3.backends\">").nth(1).unwrap();
         let mut seen = 0;
         for method in backend.split("<method name=\"").skip(1) {

@@ -16,9 +16,12 @@ use zbus::{Connection, Guid, Message, MessageStream};
 use super::error::Failure;
 use super::peers::{Change, LogPeer, Outgoing, Peers};
 use super::profile::{Fetched, OwnProfile, fetch};
+use super::report::Record;
 use super::{INTERFACE, OBJECT, SESSIONS, SESSIONS_OBJECT, in_time, log_service};
 use crate::backend::last_resort::{self, Traces};
-use crate::backend::{Backend, Dialect, Error, Registration, Request, Settings, StartSession};
+use crate::backend::{
+    Backend, Dialect, Error, Registration, Request, Settings, Signal, StartSession,
+};
 use crate::bus_call::CallFailure;
 use crate::logging::{LogLevel, LogLine};
 use crate::secret::Secret;
@@ -81,6 +84,7 @@ pub struct Answer {
 
 /// What a front end in this process hands over.
 pub(super) struct Own {
+    pub(super) name: String,
     pub(super) profile: OwnProfile,
     pub(super) answers: mpsc::Receiver<Answer>,
 }
@@ -97,6 +101,8 @@ pub(super) struct Service {
     /// The log service that is attached has been told of the session.
     assigned: bool,
     profile: Option<OwnProfile>,
+    /// What is told of a tunnel of this process's own.
+    pub(super) record: Option<Record>,
     answers: Option<mpsc::Receiver<Answer>>,
     lines: mpsc::Receiver<LogLine>,
     stop: mpsc::Receiver<Stop>,
@@ -117,7 +123,14 @@ impl Service {
         // Only a session manager on a bus closes sessions behind the user's back.
         let delayed_failure = matches!(peers, Peers::Bus { .. });
         let (internal, internal_receiver) = mpsc::unbounded_channel();
-        let (profile, answers) = config.own.map(|own| (own.profile, own.answers)).unzip();
+        let mut record = None;
+        let (profile, answers) = config
+            .own
+            .map(|own| {
+                record = Some(Record::new(own.name, own.profile.name.clone()));
+                (own.profile, own.answers)
+            })
+            .unzip();
         Self {
             connection,
             backend: Backend::new(config.settings, config.start, delayed_failure),
@@ -128,6 +141,7 @@ impl Service {
             registering: false,
             assigned: false,
             profile,
+            record,
             answers,
             lines: config.lines,
             stop: config.stop,
@@ -222,6 +236,9 @@ impl Service {
         }
         let signals: Vec<_> = self.backend.take_signals().collect();
         for signal in signals {
+            if let (Some(record), Signal::Status(status)) = (&mut self.record, &signal) {
+                record.status(status.minor);
+            }
             let signal = Outgoing::Backend(signal);
             self.peers.send(&self.connection, &self.token, signal).await?;
         }
@@ -229,6 +246,9 @@ impl Service {
     }
 
     async fn send_line(&mut self, line: LogLine) -> zbus::Result<()> {
+        if let Some(record) = &mut self.record {
+            record.line(&line);
+        }
         self.last_line = Some(line.clone());
         self.peers.send(&self.connection, &self.token, Outgoing::Log(line)).await
     }
@@ -460,6 +480,8 @@ pub struct PrivateService {
     pub settings: Settings,
     /// How sessions are started.
     pub start: StartSession,
+    /// What the tunnel is called on this host.
+    pub name: String,
     /// The profile to connect with.
     pub profile: OwnProfile,
     /// Answers to questions of the user-input queue.
@@ -498,7 +520,7 @@ pub async fn serve_private(
     let config = ServiceConfig {
         settings: service.settings,
         start: service.start,
-        own: Some(Own { profile: service.profile, answers: service.answers }),
+        own: Some(Own { name: service.name, profile: service.profile, answers: service.answers }),
         token,
         log_level: service.log_level,
         lines: service.lines,

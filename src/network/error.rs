@@ -118,7 +118,10 @@ impl NetworkError {
 
 fn hint(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
-        Some(libc::EPERM) => " (CAP_NET_ADMIN is needed: run as root, or use the netcfg service)",
+        Some(libc::EPERM) => {
+            " (CAP_NET_ADMIN is needed: run as root, in a container with --cap-add NET_ADMIN, or use the \
+             netcfg service)"
+        }
         _ => "",
     }
 }

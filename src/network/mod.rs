@@ -36,6 +36,8 @@ mod way_by;
 pub use self::clean_up::{CleanUp, Leftovers, Refused, StillThere, Undone, clean_up};
 pub use self::direct::{Applied, DirectNetwork, Kept, Way, open_tun};
 pub use self::error::{NetworkError, PlanError};
+#[cfg(feature = "cli")]
+pub(crate) use self::journal::directory::Directory as RuntimeDirectory;
 #[cfg(feature = "internals")]
 pub use self::journal::parse_journal;
 pub use self::namespace::enter_netns;

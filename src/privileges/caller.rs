@@ -155,10 +155,35 @@ impl fmt::Display for Caller {
 ///
 /// As [`Caller::of_this_process`].
 pub fn files_of_caller(profile: &Path) -> io::Result<Arc<dyn Opener>> {
-    let Some(caller) = Caller::of_this_process()? else { return Ok(Arc::new(OwnRights)) };
+    let Some(caller) = Caller::of_this_process()? else { return Ok(Arc::new(FilesOfThisProcess)) };
     let whole = profile.canonicalize().ok().filter(|path| only_root_writes(path));
     let roots = whole.and_then(|path| path.parent().map(Path::to_owned));
     Ok(Arc::new(FilesOfCaller { caller, roots }))
+}
+
+/// Opens with this process's rights. Those of root are not to every file in a unit that takes them away,
+/// which nobody expects who reads that root may not read something.
+#[derive(Debug)]
+struct FilesOfThisProcess;
+
+impl Opener for FilesOfThisProcess {
+    fn open(&self, path: &Path) -> io::Result<File> {
+        let opened = OwnRights.open(path);
+        let all = caps::has_cap(None, CapSet::Effective, Capability::CAP_DAC_OVERRIDE);
+        match opened {
+            Err(error)
+                if error.kind() == ErrorKind::PermissionDenied
+                    && Uid::effective().is_root()
+                    && matches!(all, Ok(false)) =>
+            {
+                let reason = "this root may only read what is root's own: change the file's owner, and \
+                              have it outside of /home, /root and /run/user if this is a unit \
+                              (CapabilityBoundingSet=, ProtectHome=)";
+                Err(io::Error::new(ErrorKind::PermissionDenied, reason))
+            }
+            opened => opened,
+        }
+    }
 }
 
 /// Opens with the caller's rights. The exception is a profile that nobody but root can have written:

@@ -11,8 +11,8 @@ pub(super) const DEFAULT: [Cipher; 4] =
 const DEFAULT_WORD: [Cipher; 3] = [Cipher::Aes256Gcm, Cipher::Aes128Gcm, Cipher::ChaCha20Poly1305];
 /// Longest list after normalising (OpenVPN 2).
 const MAX_LIST: usize = 127;
-const CHOICE: &str =
-    "choose among AES-256-GCM, AES-128-GCM, AES-192-GCM and CHACHA20-POLY1305, on the server too";
+const CHOICE: &str = "choose among AES-256-GCM, AES-128-GCM, AES-192-GCM and CHACHA20-POLY1305, on the \
+                      server too; an old one that has none of them has AES-256-CBC";
 
 /// A cipher that OpenVPN has a name for. Only its sizes matter here: they are part of the OCC
 /// string.
@@ -45,8 +45,8 @@ pub(super) fn known(name: &str) -> Option<KnownCipher> {
             name: cipher.name().to_owned(),
             key_bits: cipher.key_len() as u16 * 8,
             block: 16,
-            aead: true,
-            cbc: false,
+            aead: cipher.is_aead(),
+            cbc: !cipher.is_aead(),
         });
     }
     match name.as_str() {
@@ -54,7 +54,6 @@ pub(super) fn known(name: &str) -> Option<KnownCipher> {
             return Some(KnownCipher::none());
         }
         "BLOWFISH-CBC" | "BLOWFISH" => "BF-CBC".clone_into(&mut name),
-        "AES128" | "AES192" | "AES256" => name = format!("AES-{}-CBC", &name[3..]),
         _ => {}
     }
     if let Some(short) = name.strip_suffix("-CFB128") {
@@ -92,8 +91,9 @@ pub(super) struct CipherList {
 /// Parses a `data-ciphers` list.
 ///
 /// `?` makes a name optional, `DEFAULT` stands for OpenVPN's default list. A name that OpenVPN
-/// itself does not know is an error unless optional. Ciphers without authentication (CBC and so on)
-/// are dropped while others remain.
+/// itself does not know is an error unless optional. Ciphers of OpenVPN that this client has not
+/// (BF-CBC, CFB and so on) are dropped while others remain. Those of CBC have OpenVPN's default digest
+/// until `auth` is known, too.
 pub(super) fn parse_list(list: &str) -> Result<CipherList, Problem> {
     let mut names: Vec<String> = Vec::new();
     for item in list.split(':') {
@@ -133,7 +133,7 @@ pub(super) fn parse_list(list: &str) -> Result<CipherList, Problem> {
         let reason = if dropped.is_empty() {
             "no known data cipher is left in the list".to_owned()
         } else {
-            format!("{} cannot be used: only authenticated (AEAD) ciphers can", dropped.join(", "))
+            format!("{} cannot be used: too weak, or too rare", dropped.join(", "))
         };
         return Err(Problem::with_hint(reason, CHOICE));
     }
@@ -173,10 +173,10 @@ mod tests {
 
     #[test]
     fn names_are_normalised() {
-        let list = parse_list("AES-128-CBC:ChaCha20-Poly1305").unwrap();
-        assert_eq!(list.normalised, "AES-128-CBC:CHACHA20-POLY1305");
-        assert_eq!(list.ciphers, [Cipher::ChaCha20Poly1305]);
-        assert_eq!(list.dropped, ["AES-128-CBC"]);
+        let list = parse_list("bf-cbc:AES128:ChaCha20-Poly1305").unwrap();
+        assert_eq!(list.normalised, "BF-CBC:AES-128-CBC:CHACHA20-POLY1305");
+        assert_eq!(list.ciphers, [Cipher::CBC[0], Cipher::ChaCha20Poly1305]);
+        assert_eq!(list.dropped, ["BF-CBC"]);
         for (alias, name) in [
             ("BLOWFISH-CBC", "BF-CBC"),
             ("id-aes256-GCM", "AES-256-GCM"),
@@ -193,7 +193,7 @@ mod tests {
             list.normalised,
             "BF-CBC:AES-256-GCM:AES-128-GCM:CHACHA20-POLY1305:AES-128-CBC:AES-256-CBC"
         );
-        assert_eq!(list.ciphers.len(), 3);
+        assert_eq!((list.ciphers.len(), &*list.dropped), (5, &["BF-CBC".to_owned()][..]));
     }
 
     #[test]
@@ -203,9 +203,13 @@ mod tests {
     }
 
     #[test]
-    fn cbc_alone_is_refused_with_a_way_out() {
-        let problem = parse_list("AES-256-CBC:AES-128-CBC").unwrap_err();
-        assert!(problem.reason.contains("AES-256-CBC, AES-128-CBC"));
-        assert!(problem.hint.is_some());
+    fn what_is_not_there_is_refused_with_a_way_out() {
+        for name in ["BF-CBC", "DES-EDE3-CBC", "RC2-CBC", "none", "AES-256-CFB"] {
+            let problem = parse_list(name).unwrap_err();
+            assert!(problem.reason.starts_with(name), "{}", problem.reason);
+            // The way out is one.
+            let hint = problem.hint.unwrap();
+            assert!(hint.contains("AES-256-CBC") && parse_list("AES-256-CBC").is_ok());
+        }
     }
 }

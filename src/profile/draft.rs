@@ -24,10 +24,6 @@ pub(super) struct Draft {
     pub proto_force: Option<Protocol>,
     pub dev: Option<(String, usize)>,
     pub dev_type_tun: bool,
-    pub wrap: Option<RawWrap>,
-    /// Name and line.
-    pub wrap_set_by: Option<(String, usize)>,
-    pub key_direction: Option<KeyDirection>,
     /// `auth` as written, and its line.
     pub digest: Option<(String, usize)>,
     /// `tls-auth-digest`, which overrides `auth` for the control channel.
@@ -39,6 +35,8 @@ pub(super) struct Draft {
     pub meta_autologin: Option<bool>,
     /// Line of `cipher`.
     pub cipher: Option<usize>,
+    /// `data-ciphers` is there.
+    pub lists_ciphers: bool,
     /// Line of `auth-nocache`.
     pub nocache: Option<usize>,
     hindsight: Vec<(usize, Done)>,
@@ -58,6 +56,7 @@ pub(super) struct RawRemote {
 }
 
 /// `tls-auth`, `tls-crypt`, `tls-crypt-v2`
+#[derive(Clone)]
 pub(super) enum RawWrap {
     Auth(StaticKey),
     Crypt(StaticKey),
@@ -75,6 +74,10 @@ pub(super) struct Endpoint {
     pub local: Option<IpAddr>,
     pub exit_notify: Option<u32>,
     pub proxy: ProxyDraft,
+    pub wrap: Option<RawWrap>,
+    /// Name and line.
+    pub wrap_set_by: Option<(String, usize)>,
+    pub key_direction: Option<KeyDirection>,
 }
 
 impl Endpoint {
@@ -90,6 +93,9 @@ impl Endpoint {
             local: self.local.or(global.local),
             exit_notify: self.exit_notify.or(global.exit_notify),
             proxy: self.proxy.over(&global.proxy),
+            wrap: self.wrap.clone().or_else(|| global.wrap.clone()),
+            wrap_set_by: None,
+            key_direction: self.key_direction.or(global.key_direction),
         }
     }
 }
@@ -117,9 +123,6 @@ impl Draft {
             proto_force: None,
             dev: None,
             dev_type_tun: false,
-            wrap: None,
-            wrap_set_by: None,
-            key_direction: None,
             digest: None,
             tls_auth_digest: None,
             compression: None,
@@ -128,6 +131,7 @@ impl Draft {
             external_pki: false,
             meta_autologin: None,
             cipher: None,
+            lists_ciphers: false,
             nocache: None,
             hindsight: Vec::new(),
             global: Endpoint::default(),
@@ -168,16 +172,19 @@ impl Draft {
         if let Err((line, directive, problem)) = self.finish_device() {
             fault(line, directive.as_deref(), problem);
         }
-        if let Err(problem) = self.finish_remotes() {
-            fault(None, Some("remote"), problem);
+        match self.finish_wrap(&self.global) {
+            Ok(wrap) => self.options.wrap = wrap,
+            Err((line, directive, problem)) => fault(line, directive.as_deref(), problem),
+        }
+        if let Err((line, directive, problem)) = self.finish_remotes() {
+            fault(line, directive.as_deref(), problem);
         }
         if let Err(problem) = self.finish_credentials() {
             fault(None, None, problem);
         }
-        if let Err((line, directive, problem)) = self.finish_wrap() {
+        if let Err((line, directive, problem)) = self.finish_data() {
             fault(line, directive.as_deref(), problem);
         }
-        self.finish_data();
         if let Err(problem) = dns::check(&mut self.options.network.dns) {
             fault(None, Some("dns"), problem);
         }
@@ -207,9 +214,10 @@ impl Draft {
         Ok(())
     }
 
-    fn finish_remotes(&mut self) -> Result<(), Problem> {
+    fn finish_remotes(&mut self) -> Result<(), Fault> {
+        let fault = |problem| Err((None, Some("remote".to_owned()), problem));
         if self.remotes.is_empty() {
-            return Err(Problem::with_hint(
+            return fault(Problem::with_hint(
                 "no server is given",
                 "add 'remote HOST [PORT] [PROTO]'",
             ));
@@ -219,9 +227,16 @@ impl Draft {
         let written = self.remotes.len();
         let mut proxied = None;
         for raw in std::mem::take(&mut self.remotes) {
-            let endpoint = match raw.block.and_then(|n| self.blocks.get(n)) {
+            let block = raw.block.and_then(|n| self.blocks.get(n));
+            let endpoint = match block {
                 Some(block) => block.over(&self.global),
                 None => self.global.clone(),
+            };
+            let wrap = match block {
+                Some(block) if block.wrap.is_some() || block.key_direction.is_some() => {
+                    Some(self.finish_wrap(&endpoint)?)
+                }
+                _ => None,
             };
             let (protocol, family) =
                 raw.protocol.or(endpoint.protocol).unwrap_or((Protocol::Udp, Family::Any));
@@ -255,10 +270,11 @@ impl Draft {
                 explicit_exit_notify: if protocol == Protocol::Udp { exit_notify } else { 0 },
                 local,
                 local_port,
+                wrap,
             });
         }
         if self.options.remotes.is_empty() {
-            return Err(match self.proto_force {
+            return fault(match self.proto_force {
                 Some(_) => Problem::new(format!("proto-force leaves none of {written} servers")),
                 None => {
                     let proxy = proxied.unwrap_or("a proxy");
@@ -329,9 +345,9 @@ impl Draft {
         }
     }
 
-    fn finish_wrap(&mut self) -> Result<(), Fault> {
+    fn finish_wrap(&self, endpoint: &Endpoint) -> Result<WrapOptions, Fault> {
         let digest = self.tls_auth_digest.unwrap_or(self.options.data.digest);
-        self.options.wrap = match self.wrap.take() {
+        Ok(match endpoint.wrap.clone() {
             None => WrapOptions::None,
             Some(RawWrap::Crypt(key)) => WrapOptions::TlsCrypt { key },
             Some(RawWrap::CryptV2(key, wrapped)) => WrapOptions::TlsCryptV2 { key, wrapped },
@@ -342,7 +358,7 @@ impl Draft {
                     let problem = directives::unsupported_digest(name);
                     return Err((Some(*line), Some("auth".to_owned()), problem));
                 }
-                let direction = self.key_direction;
+                let direction = endpoint.key_direction;
                 if direction.is_some() && key.expose().len() == keyfile::HALF_KEY_LEN {
                     return Err((
                         None,
@@ -352,19 +368,42 @@ impl Draft {
                 }
                 WrapOptions::TlsAuth { key, direction, digest }
             }
-        };
-        Ok(())
+        })
     }
 
-    fn finish_data(&mut self) {
+    fn finish_data(&mut self) -> Result<(), Fault> {
         let data = &mut self.options.data;
         if let Some(cipher) = data.occ_cipher.as_deref().and_then(Cipher::from_name) {
-            if data.ciphers.contains(&cipher) {
+            let listed = data.ciphers.contains(&cipher);
+            // Without data-ciphers a profile is of a time when `cipher` was what both sides used.
+            if listed || !cipher.is_aead() && !self.lists_ciphers {
                 // Old servers use what `cipher` says without negotiating.
                 data.fallback.get_or_insert(cipher);
-            } else if let Some(line) = self.cipher {
-                let note = "not in data-ciphers: only told to the server, and not used";
+            }
+            let note = if data.fallback == Some(cipher) {
+                "used with a server that does not negotiate, in user space; else negotiated among \
+                 data-ciphers"
+            } else {
+                "not in data-ciphers: only told to the server, and not used"
+            };
+            if let Some(line) = self.cipher.filter(|_| !listed) {
                 self.hindsight.push((line, Done::Noted(note.to_owned())));
+            }
+        }
+        if let Some((name, line)) = &self.digest {
+            data.cbc_digest = directives::digest(name);
+            if data.cbc_digest.is_none() {
+                data.ciphers.retain(|cipher| cipher.is_aead());
+                data.fallback = data.fallback.filter(|cipher| cipher.is_aead());
+            }
+            if data.ciphers.is_empty() {
+                let problem = directives::unsupported_digest(name);
+                return Err((Some(*line), Some("auth".to_owned()), problem));
+            }
+        }
+        if let Some(digest) = data.cbc_digest {
+            for cipher in data.ciphers.iter_mut().chain(&mut data.fallback) {
+                *cipher = cipher.with_digest(digest);
             }
         }
         data.tun_mtu_max = data.tun_mtu_max.max(data.tun_mtu);
@@ -379,5 +418,6 @@ impl Draft {
                 self.hindsight.push((line, Done::Warned(why.to_owned())));
             }
         }
+        Ok(())
     }
 }

@@ -7,7 +7,7 @@ use super::limits::MAX_ROUTES;
 use super::options::{
     NetworkOptions, RedirectGateway, Route, RouteDestination, RouteGateway, Topology,
 };
-use super::values::{ipv4, ipv6, ipv6_prefix, number, one_of, prefix_of};
+use super::values::{host, ipv4, ipv6, ipv6_prefix, number, one_of, prefix_of};
 use super::verdict::{Done, Outcome, Problem};
 
 /// Where an option comes from.
@@ -40,6 +40,13 @@ pub(super) fn apply(
             network.route_metric = Some(metric);
             Done::Taken
         }),
+        "route" if origin == Origin::Profile && words.first().is_some_and(|net| is_name(net)) => {
+            Ok(Done::Warned(
+                "routes to host names are not supported: traffic to this one takes the way it would \
+                 without the line; write the address"
+                    .to_owned(),
+            ))
+        }
         "route" => route(&words).and_then(|route| add_route(network, route)),
         "route-ipv6" => route_ipv6(&words).and_then(|route| add_route(network, route)),
         "redirect-gateway" => redirect(network, &words, false),
@@ -108,9 +115,22 @@ fn route_gateway(network: &mut NetworkOptions, words: &[&str]) -> Outcome {
     }
 }
 
-/// `route NET [MASK [GATEWAY [METRIC]]]`
+/// What looks like the name of a host, and is not a mistyped address.
+fn is_name(text: &str) -> bool {
+    const KEYWORDS: [&str; 3] = ["remote_host", "vpn_gateway", "net_gateway"];
+    host(text).is_ok()
+        && !KEYWORDS.contains(&text)
+        && !text.contains(':')
+        && !text.bytes().all(|b| b.is_ascii_digit() || b == b'.')
+}
+
+/// `route NET [MASK [GATEWAY [METRIC]]]`, and `NET/BITS` as people write it
 fn route(words: &[&str]) -> Result<Route, Problem> {
-    let net = first(words)?;
+    let written = first(words)?;
+    let (net, bits) = match written.split_once('/') {
+        Some((net, bits)) => (net, Some(bits)),
+        None => (written, None),
+    };
     let destination = match net {
         "remote_host" => RouteDestination::RemoteHost,
         "vpn_gateway" => RouteDestination::VpnGateway,
@@ -123,7 +143,10 @@ fn route(words: &[&str]) -> Result<Route, Problem> {
         })?)),
     };
     let prefix = match words.get(1) {
-        None | Some(&"default") => 32,
+        None | Some(&"default") => bits.map_or(Ok(32), |bits| number(bits, 0, 32))?,
+        Some(_) if bits.is_some() => {
+            return Err(Problem::new(format!("'{written}' has a prefix length and a netmask")));
+        }
         Some(text) => prefix_of(ipv4(text)?)
             .ok_or_else(|| Problem::new(format!("'{text}' is not a netmask")))?,
     };
@@ -275,7 +298,9 @@ mod tests {
         let mut n = NetworkOptions::default();
         for bad in [
             "route 10.0.0.0 255.0.255.0",
-            "route host.example",
+            "route 10.0.0.0/8 255.0.0.0",
+            "route 10.0.0.0/33",
+            "route 10.0.0.300",
             "route 10.0.0.0 255.0.0.0 gw",
             "route 10.0.0.0 255.0.0.0 default -1",
             "route-ipv6 10.0.0.0/8",
@@ -284,6 +309,7 @@ mod tests {
         ] {
             assert!(apply_line(&mut n, bad).is_err(), "{bad}");
         }
+        assert!(matches!(apply_line(&mut n, "route host.example"), Ok(Done::Warned(_))));
         assert_eq!(n, NetworkOptions::default());
     }
 

@@ -9,7 +9,7 @@ use super::options::{KeyDirection, Options, Protocol, WrapOptions};
 /// The options string for key method 2 (protocol reference 6.2).
 ///
 /// Servers only compare it, but old ones take the data cipher from it.
-pub fn occ_string(options: &Options, protocol: Protocol) -> String {
+pub fn occ_string(options: &Options, wrap: &WrapOptions, protocol: Protocol) -> String {
     let data = &options.data;
     let cipher = occ_cipher(options);
     let mut occ = format!(
@@ -24,7 +24,7 @@ pub fn occ_string(options: &Options, protocol: Protocol) -> String {
     if framed(options) {
         occ.push_str(",comp-lzo");
     }
-    if let WrapOptions::TlsAuth { direction: Some(direction), .. } = &options.wrap {
+    if let WrapOptions::TlsAuth { direction: Some(direction), .. } = wrap {
         occ.push_str(match direction {
             KeyDirection::Normal => ",keydir 0",
             KeyDirection::Inverse => ",keydir 1",
@@ -39,7 +39,7 @@ pub fn occ_string(options: &Options, protocol: Protocol) -> String {
     }
     item(format!("auth {}", if cipher.aead { "[null-digest]" } else { data.digest.name() }));
     item(format!("keysize {}", cipher.key_bits));
-    if matches!(options.wrap, WrapOptions::TlsAuth { .. }) {
+    if matches!(wrap, WrapOptions::TlsAuth { .. }) {
         item("tls-auth".to_owned());
     }
     item("key-method 2".to_owned());
@@ -112,15 +112,20 @@ mod tests {
         }
     }
 
+    fn occ(extra: &str, protocol: Protocol) -> String {
+        let options = options(extra);
+        occ_string(&options, &options.wrap, protocol)
+    }
+
     #[test]
     fn whole_strings() {
         assert_eq!(
-            occ_string(&options(""), Protocol::Udp),
+            occ("", Protocol::Udp),
             "V4,dev-type tun,link-mtu 1541,tun-mtu 1500,proto UDPv4,auth SHA1,keysize 128,\
              key-method 2,tls-client"
         );
         assert_eq!(
-            occ_string(&options("cipher AES-256-GCM"), Protocol::Udp),
+            occ("cipher AES-256-GCM", Protocol::Udp),
             "V4,dev-type tun,link-mtu 1549,tun-mtu 1500,proto UDPv4,cipher AES-256-GCM,\
              auth [null-digest],keysize 256,key-method 2,tls-client"
         );
@@ -129,12 +134,17 @@ mod tests {
             "cipher AES-256-CBC\nkey-direction 1\n<tls-auth>\n-----BEGIN OpenVPN Static key V1-----\n\
              {key}\n-----END OpenVPN Static key V1-----\n</tls-auth>"
         );
-        // AES-256-CBC can never be in data-ciphers here, so it is not named.
+        // What is not in data-ciphers is not named.
         assert_eq!(
-            occ_string(&options(&tls_auth), Protocol::Tcp),
+            occ(&tls_auth, Protocol::Tcp),
             "V4,dev-type tun,link-mtu 1559,tun-mtu 1500,proto TCPv4_CLIENT,keydir 1,auth SHA1,\
              keysize 256,tls-auth,key-method 2,tls-client"
         );
-        assert!(occ_string(&options("comp-lzo no"), Protocol::Udp).contains("UDPv4,comp-lzo,auth"));
+        assert_eq!(
+            occ("cipher AES-256-CBC\nauth SHA256\ndata-ciphers AES-256-CBC", Protocol::Udp),
+            "V4,dev-type tun,link-mtu 1569,tun-mtu 1500,proto UDPv4,cipher AES-256-CBC,auth SHA256,\
+             keysize 256,key-method 2,tls-client"
+        );
+        assert!(occ("comp-lzo no", Protocol::Udp).contains("UDPv4,comp-lzo,auth"));
     }
 }

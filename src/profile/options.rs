@@ -8,6 +8,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
+pub use ovpn_dco::Digest;
 use ovpn_dco::{Cipher, Framing};
 
 use super::ciphers;
@@ -129,6 +130,15 @@ pub struct Remote {
     pub local: Option<IpAddr>,
     /// `lport`, or `port` together with `bind`; `None`: any.
     pub local_port: Option<u16>,
+    /// The wrapping of its `<connection>` block, in place of [`Options::wrap`].
+    pub wrap: Option<WrapOptions>,
+}
+
+impl Options {
+    /// The wrapping that this of its remotes expects.
+    pub fn wrap_for<'a>(&'a self, remote: &'a Remote) -> &'a WrapOptions {
+        remote.wrap.as_ref().unwrap_or(&self.wrap)
+    }
 }
 
 /// A disconnect does not wait for more.
@@ -201,8 +211,7 @@ pub struct Inactive {
     pub bytes: u64,
 }
 
-/// Control channel wrapping of a profile. A `<connection>` block's own wrapping is not supported
-/// (refused by the parser with a reason).
+/// Control channel wrapping, of a profile or of one of its `<connection>` blocks.
 #[derive(Clone, Debug)]
 pub enum WrapOptions {
     /// Nothing.
@@ -240,42 +249,6 @@ pub enum KeyDirection {
     Normal,
     /// 1: send with key 1. What clients use.
     Inverse,
-}
-
-/// HMAC digests of `auth`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum Digest {
-    Sha1,
-    Sha224,
-    Sha256,
-    Sha384,
-    Sha512,
-}
-
-#[expect(clippy::len_without_is_empty, reason = "a digest is never empty")]
-impl Digest {
-    /// OpenVPN's name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Sha1 => "SHA1",
-            Self::Sha224 => "SHA224",
-            Self::Sha256 => "SHA256",
-            Self::Sha384 => "SHA384",
-            Self::Sha512 => "SHA512",
-        }
-    }
-
-    /// Output length in bytes.
-    pub const fn len(self) -> usize {
-        match self {
-            Self::Sha1 => 20,
-            Self::Sha224 => 28,
-            Self::Sha256 => 32,
-            Self::Sha384 => 48,
-            Self::Sha512 => 64,
-        }
-    }
 }
 
 /// User name and password.
@@ -328,6 +301,9 @@ pub struct DataOptions {
     pub occ_cipher: Option<String>,
     /// `auth`: OCC string and tls-auth digest.
     pub digest: Digest,
+    /// The same for CBC ciphers; `None` where `auth` names one that is not known here, and none of
+    /// these can be used.
+    pub cbc_digest: Option<Digest>,
     /// Compression framing of `comp-lzo`/`compress`; `None`: not configured (not even a stub).
     pub framing: Option<Framing>,
     /// `allow-compression`
@@ -462,6 +438,7 @@ impl Default for Options {
                 fallback: None,
                 occ_cipher: None,
                 digest: Digest::Sha1,
+                cbc_digest: Some(Digest::Sha1),
                 framing: None,
                 allow_compression: AllowCompression::default(),
                 tun_mtu: 1500,

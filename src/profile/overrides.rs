@@ -2,6 +2,8 @@
 //!
 //! Names, types and effects: D-Bus contract of OpenVPN 3 Linux, configuration service.
 
+use ovpn_dco::Cipher;
+
 use super::compression::AllowCompression;
 use super::directives::cert_profile;
 use super::options::*;
@@ -94,6 +96,8 @@ pub struct Overrides {
     pub dns_setup_disabled: bool,
     /// `auth-fail-retry`: keep trying after AUTH_FAILED.
     pub auth_fail_retry: bool,
+    /// CBC data ciphers are offered to the server whatever the profile says.
+    legacy_algorithms: bool,
     /// `log-level`, 1..=6.
     pub log_level: Option<u8>,
     server: Option<String>,
@@ -150,10 +154,7 @@ impl Overrides {
             "proxy-auth-cleartext" => self.proxy.cleartext = Some(flag),
             // Names are always looked up without blocking anything else.
             "dns-sync-lookup" => {}
-            "enable-legacy-algorithms" if flag => {
-                return Err(Problem::new("only authenticated (AEAD) data ciphers are available"));
-            }
-            "enable-legacy-algorithms" => {}
+            "enable-legacy-algorithms" => self.legacy_algorithms = flag,
             _ => return Err(Problem::new("not a yes/no override")),
         }
         Ok(())
@@ -254,6 +255,14 @@ impl Overrides {
         tls.version_max = tls.version_max.max(tls.version_min);
         tls.cert_profile = self.cert_profile.unwrap_or(tls.cert_profile);
         let data = &mut options.data;
+        if let Some(digest) = data.cbc_digest.filter(|_| self.legacy_algorithms) {
+            // Behind those of the profile; a server chooses by its own order.
+            for cipher in Cipher::CBC.map(|cipher| cipher.with_digest(digest)) {
+                if !data.ciphers.contains(&cipher) {
+                    data.ciphers.push(cipher);
+                }
+            }
+        }
         data.allow_compression = self.allow_compression.unwrap_or(data.allow_compression);
         options.device.persist = self.persist_tun.unwrap_or(options.device.persist);
         options.enterprise_profile.clone_from(&self.enterprise_profile);
@@ -286,7 +295,7 @@ impl Overrides {
         }
         if changed.is_empty() {
             let name = if self.proxy.host.is_some() { "proxy-host" } else { "proto-override" };
-            let reason = "an HTTP proxy needs a server that is reached over TCP";
+            let reason = "a proxy needs a server that is reached over TCP";
             return Err(OverrideError::new(name, reason));
         }
         Ok(changed)
@@ -304,7 +313,7 @@ impl ProxyOverrides {
         ];
         given.into_iter().filter(|(_, given)| *given).map(|(name, _)| OverrideError {
             misdirects: false,
-            ..OverrideError::new(name, "there is no HTTP proxy")
+            ..OverrideError::new(name, "there is no proxy")
         })
     }
 
@@ -367,7 +376,7 @@ mod tests {
             text("log-level", "7"),
             text("dns-scope", "local"),
             text("frobnicate", "1"),
-            flag("enable-legacy-algorithms", true),
+            text("enable-legacy-algorithms", "yes"),
             text("proxy-password", "hidden"),
             flag("proxy-password", true),
             text("allow-compression", "maybe"),
@@ -422,7 +431,7 @@ mod tests {
         assert_eq!(o.remotes.len(), 1);
         let proxy = o.remotes[0].proxy.as_ref().unwrap();
         assert_eq!((proxy.host.as_str(), proxy.port), ("proxy", 3128));
-        let ProxyKind::Http(http) = &proxy.kind;
+        let ProxyKind::Http(http) = &proxy.kind else { panic!("{proxy:?}") };
         assert_eq!(http.auth, ProxyAuth::Any);
         assert_eq!(proxy.credentials.as_ref().unwrap().username, "u");
         assert_eq!(o.data.dco_incompatible, ["http-proxy"]);
@@ -442,7 +451,8 @@ mod tests {
         let auth = |overrides: Overrides, extra: &str| {
             let mut o = options(&format!("remote a 1 tcp\n{extra}"));
             assert_eq!(overrides.apply(&mut o), []);
-            let ProxyKind::Http(http) = &o.remotes[0].proxy.as_ref().unwrap().kind;
+            let proxy = o.remotes[0].proxy.as_ref().unwrap();
+            let ProxyKind::Http(http) = &proxy.kind else { panic!("{proxy:?}") };
             http.auth
         };
         let host = || [text("proxy-host", "proxy"), text("proxy-port", "1")];
@@ -480,17 +490,22 @@ mod tests {
             text("dns-scope", "tunnel"),
             flag("auth-fail-retry", true),
             text("allow-compression", "no"),
-            flag("enable-legacy-algorithms", false),
+            flag("enable-legacy-algorithms", true),
             text("tls-version-min", "tls_1_3"),
             text("tls-cert-profile", "preferred"),
             flag("persist-tun", true),
             text("automatic-restart", "on-failure"),
             text("enterprise-profile", "corp"),
         ]);
-        let mut o = options("remote a\nverb 1\ntls-version-max 1.2");
+        let mut o = options(
+            "remote a\nverb 1\ntls-version-max 1.2\nauth SHA256\ndata-ciphers AES-256-CBC:AES-256-GCM",
+        );
         assert_eq!(overrides.apply(&mut o), []);
         assert_eq!(o.pull.unpushed_ipv6, UnpushedFamily::Block);
         assert_eq!(o.verb, Some(5));
+        // Each once, the profile's own first.
+        let names: Vec<_> = o.data.ciphers.iter().map(|c| c.name()).collect();
+        assert_eq!(names, ["AES-256-CBC", "AES-256-GCM", "AES-128-CBC", "AES-192-CBC"]);
         assert!(o.pull.dns_fallback && o.pull.dns_disabled && o.device.persist);
         assert_eq!(o.tls.version_min, TlsVersion::V1_3);
         assert!(o.tls.version_max >= o.tls.version_min);

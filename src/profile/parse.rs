@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashSet;
+use std::io;
 
 use super::directives::{self, Action, Call, Entry, INLINE};
 use super::draft::{Draft, Finished};
@@ -12,9 +13,11 @@ use super::verdict::{Done, Outcome, Problem, ProfileError, ProfileErrors, Verdic
 use crate::secret::Secret;
 use crate::text::printable;
 
-/// Longest text that is shown as a directive's name. No directive is longer, and a line of a static
-/// key (32 hex digits) is.
+/// Longest text without a hyphen that is shown as a directive's name: a line of a static key (32 hex
+/// digits) is longer, and no directive is.
 const MAX_NAME: usize = 31;
+/// Longest of all.
+const MAX_HYPHENATED: usize = 63;
 
 /// A usable profile.
 #[derive(Clone, Debug)]
@@ -92,12 +95,12 @@ struct Noting<'a> {
 }
 
 impl FileSource for Noting<'_> {
-    fn read(&self, path: &str) -> Result<Secret<Vec<u8>>, String> {
+    fn read(&self, path: &str) -> io::Result<Secret<Vec<u8>>> {
         self.path.replace(Some(path.to_owned()));
         self.files.read(path)
     }
 
-    fn names(&self, path: &str) -> Result<Vec<String>, String> {
+    fn names(&self, path: &str) -> io::Result<Vec<String>> {
         self.path.replace(Some(path.to_owned()));
         self.files.names(path)
     }
@@ -298,7 +301,7 @@ const UNREADABLE: &str = "(unreadable)";
 /// Whether a text can be shown as a directive's name: a stray line of a key must not be.
 fn is_name(text: &str) -> bool {
     !text.is_empty()
-        && text.len() <= MAX_NAME
+        && (text.len() <= MAX_NAME || (text.len() <= MAX_HYPHENATED && text.contains('-')))
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b))
 }
 

@@ -6,7 +6,7 @@ use super::options::Options;
 use super::{app_control, compression};
 
 /// What this client can do, as `IV_PROTO` bits. A server relies on every bit, so only what works is
-/// here (protocol reference 7): not the epoch data format (1024); [`PUSH_UPDATE`] where it does.
+/// here (protocol reference 7); [`EPOCH`] and [`PUSH_UPDATE`] where they do.
 const IV_PROTO: u32 = DATA_V2
     | REQUEST_PUSH
     | TLS_KEY_EXPORT
@@ -23,6 +23,7 @@ const AUTH_PENDING_KW: u32 = 1 << 4;
 const CC_EXIT_NOTIFY: u32 = 1 << 7;
 const AUTH_FAIL_TEMP: u32 = 1 << 8;
 const DYN_TLS_CRYPT: u32 = 1 << 9;
+const EPOCH: u32 = 1 << 10;
 const DNS_OPTION_V2: u32 = 1 << 11;
 const PUSH_UPDATE: u32 = 1 << 12;
 
@@ -45,8 +46,9 @@ pub struct PeerInfoExtra {
     pub tls_library: Option<String>,
     /// `IV_PLAT_VER`, sent with push-peer-info only.
     pub platform_version: Option<String>,
-    /// Compression stub framings can be had (the userspace data path is allowed).
-    pub stubs: bool,
+    /// The userspace data path serves the connection: what only it has can be had (framings of
+    /// compression, epoch keys).
+    pub userspace: bool,
     /// PUSH_UPDATE is followed.
     pub push_update: bool,
 }
@@ -67,8 +69,9 @@ pub fn peer_info(options: &Options, extra: &PeerInfoExtra) -> String {
     let names: Vec<_> = ciphers.iter().map(|c| c.name()).collect();
     info.line("IV_CIPHERS", &names.join(":"));
     let update = if extra.push_update { PUSH_UPDATE } else { 0 };
-    info.line("IV_PROTO", &(IV_PROTO | update).to_string());
-    if extra.stubs {
+    let epoch = if extra.userspace { EPOCH } else { 0 };
+    info.line("IV_PROTO", &(IV_PROTO | epoch | update).to_string());
+    if extra.userspace {
         if compression::is_read(&options.data) {
             info.line("IV_LZ4", "1");
             info.line("IV_LZ4v2", "1");
@@ -165,7 +168,7 @@ mod tests {
             hardware_address: Some("02:00:00:00:00:01".to_owned()),
             tls_library: Some("lib".to_owned()),
             platform_version: Some("6.18".to_owned()),
-            stubs: true,
+            userspace: true,
             push_update: true,
         };
         let o = options("push-peer-info\nsetenv UV_ID 7\nsetenv IV_SSO webauth\nsetenv IV_PROTO 1");
@@ -176,7 +179,7 @@ mod tests {
              IV_ACC=2048,6:A,cxa1:dpc1\nUV_ID=7\n"
         ));
         assert_eq!(info.matches("IV_PROTO=").count(), 1);
-        assert!(info.contains("IV_PROTO=7070\n"));
+        assert!(info.contains("IV_PROTO=8094\n"));
         let info = peer_info(&options("allow-compression asym"), &extra);
         assert!(
             info.contains("IV_LZ4=1\nIV_LZ4v2=1\nIV_LZO=1\nIV_COMP_STUB=1\nIV_COMP_STUBv2=1\n")

@@ -10,11 +10,12 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use ovpn_dco::{Cipher, Framing, PeerId};
+use ovpn_dco::{Cipher, DataFormat, Digest, Framing, PeerId};
 
 use super::app_control::AppControl;
 use super::compression;
-use super::directives::ECHO;
+use super::directives::{self, ECHO};
+use super::dns;
 use super::lexer::{Escapes, tokenize};
 use super::limits::{MAX_REMARK, MAX_REMARKS, MAX_ROUTES};
 use super::network::{self, Origin};
@@ -24,7 +25,6 @@ use super::options::{
 use super::timers::{self, Timers};
 use super::values::{number, seconds_or_never};
 use super::verdict::{Done, Outcome, Problem};
-use super::{ciphers, dns};
 use crate::secret::Secret;
 use filter::{Decision, decide};
 
@@ -198,6 +198,10 @@ struct Push<'a> {
     session: SessionOptions,
     timers: Timers,
     cipher: Option<String>,
+    /// `auth`, as OpenVPN 3 takes it from a server.
+    digest: Option<Digest>,
+    /// `protocol-flags aead-epoch`
+    epochs: bool,
     framing: Option<Framing>,
     exit_notify: Option<u32>,
     /// How many options were ignored.
@@ -243,6 +247,8 @@ impl<'a> Push<'a> {
             session,
             timers,
             cipher: None,
+            digest: None,
+            epochs: false,
             framing: None,
             exit_notify: None,
             remarks: 0,
@@ -391,7 +397,12 @@ impl<'a> Push<'a> {
                 Ok(agreed) => self.session.app_control = Some(agreed),
                 Err(problem) => self.ignore(name, &problem.reason),
             },
+            "auth" => match directives::digest(word()?) {
+                Some(digest) => self.digest = Some(digest),
+                None => self.ignore(name, "no digest that is known here"),
+            },
             "push-continuation" => {}
+            _ if is_always_so(name) => {}
             _ => match without_effect(name) {
                 Some(reason) => self.ignore(name, reason),
                 None => self.ignore(name, "unknown, or not for a server to set"),
@@ -406,12 +417,7 @@ impl<'a> Push<'a> {
                 "tls-ekm" => self.session.tls_ekm = true,
                 "cc-exit" => self.session.cc_exit = true,
                 "dyn-tls-crypt" => self.session.dynamic_tls_crypt = true,
-                // Not announced in IV_PROTO; the server would use a data format unknown here.
-                "aead-epoch" => {
-                    return Err(PushError::Unsupported {
-                        option: format!("protocol-flags {flag}"),
-                    });
-                }
+                "aead-epoch" => self.epochs = true,
                 _ => self.ignore("protocol-flags", &format!("unknown flag '{flag}'")),
             }
         }
@@ -446,7 +452,12 @@ impl<'a> Push<'a> {
             let option = option.to_owned();
             move |problem: Problem| PushError::Malformed { option, reason: problem.reason }
         };
-        self.session.cipher = negotiate(self.profile, self.cipher.as_deref(), server_occ)?;
+        let cipher = negotiate(self.profile, self.cipher.as_deref(), server_occ)?;
+        self.session.cipher = self.digest.map_or(cipher, |digest| cipher.with_digest(digest));
+        if self.epochs {
+            self.session.cipher = self.with_epochs()?;
+        }
+        self.compare_digest(server_occ);
         let data = &self.profile.data;
         let framing = self.framing.or(data.framing).unwrap_or(Framing::None);
         self.session.framing = if compression::is_read(data) { framing } else { framing.stub() };
@@ -460,6 +471,35 @@ impl<'a> Push<'a> {
         self.settle_network().map_err(malformed("dns"))?;
         network::check_topology(&self.session.network).map_err(malformed("ifconfig"))?;
         Ok(self.session)
+    }
+
+    /// Epoch keys go with AEAD ciphers and DATA_V2 packets; the server counts on them.
+    fn with_epochs(&self) -> Result<Cipher, PushError> {
+        let malformed = |reason: String| {
+            let option = "protocol-flags aead-epoch".to_owned();
+            PushError::Malformed { option, reason }
+        };
+        if self.session.peer_id.is_none_or(|id| id == PeerId::UNDEFINED) {
+            return Err(malformed("epoch keys need a peer-id".to_owned()));
+        }
+        let cipher = self.session.cipher;
+        cipher.with_epochs().ok_or_else(|| malformed(format!("{cipher} cannot have epoch keys")))
+    }
+
+    /// Nothing gets through where the two sides authenticate with different digests, and neither is
+    /// told so.
+    fn compare_digest(&mut self, server_occ: &str) {
+        let DataFormat::Cbc(digest) = self.session.cipher.format() else { return };
+        let theirs = server_occ.split(',').find_map(|item| item.strip_prefix("auth "));
+        let Some(theirs) = theirs.and_then(directives::digest).filter(|theirs| *theirs != digest)
+        else {
+            return;
+        };
+        let (own, theirs) = (digest.name(), theirs.name());
+        let reason = format!(
+            "the server says {theirs}, {own} is used: if nothing gets through, set 'auth {theirs}'"
+        );
+        self.ignore("auth", &reason);
     }
 
     fn settle_network(&mut self) -> Result<(), Problem> {
@@ -494,13 +534,25 @@ impl<'a> Push<'a> {
 /// Google Public DNS, which the override `dns-fallback-google` is named after.
 const FALLBACK_DNS: [[u8; 4]; 2] = [[8, 8, 8, 8], [8, 8, 4, 4]];
 
-/// Options a server may push that change nothing here.
+/// Options that ask for what is always so here, or has no meaning here: nobody needs to hear of them.
+fn is_always_so(name: &str) -> bool {
+    matches!(
+        name,
+        "route-delay"
+            | "persist-key"
+            | "persist-tun"
+            | "socket-flags"
+            | "tun-ipv6"
+            | "ifconfig-nowarn"
+            | "ping-timer-rem"
+            | "mute"
+            | "errors-to-stderr"
+    )
+}
+
+/// Other options a server may push that change nothing here.
 fn without_effect(name: &str) -> Option<&'static str> {
     Some(match name {
-        "route-delay" | "persist-key" | "persist-tun" | "socket-flags" | "tun-ipv6"
-        | "ifconfig-nowarn" | "ping-timer-rem" | "mute" | "errors-to-stderr" => {
-            "always so here, or without a meaning here"
-        }
         "route-method" | "block-outside-dns" | "register-dns" | "tap-sleep" | "dhcp-renew"
         | "dhcp-release" | "dhcp-pre-release" | "ip-win32" | "show-net-up" => "for Windows clients",
         "rcvbuf" | "sndbuf" | "bind-dev" | "verb" | "ifconfig-noexec" | "lladdr" => {
@@ -511,7 +563,6 @@ fn without_effect(name: &str) -> Option<&'static str> {
         }
         "echo" => ECHO,
         "setenv-safe" | "parameter" => "scripts and plugins are not run",
-        "auth" => "data ciphers here authenticate by themselves",
         _ => return None,
     })
 }
@@ -537,17 +588,17 @@ fn negotiate(
             });
         }
     };
-    let known = ciphers::known(name);
-    let allowed = |cipher: &Cipher| {
-        data.ciphers.contains(cipher) || (pushed.is_some() && data.fallback == Some(*cipher))
-    };
-    if let Some(cipher) = Cipher::from_name(name).filter(allowed) {
-        return Ok(cipher);
+    let ours = Cipher::from_name(name);
+    let mut allowed = data.ciphers.iter().chain(&data.fallback);
+    // The one of the profile has the profile's digest.
+    if let Some(cipher) = allowed.find(|c| ours.is_some_and(|ours| ours.name() == c.name())) {
+        return Ok(*cipher);
     }
     let list = data.ciphers.iter().map(|c| c.name()).collect::<Vec<_>>().join(":");
-    let advice = match known {
-        Some(known) if known.aead => "add it to data-ciphers",
-        _ => "it is not supported here; enable one of these on the server",
+    let advice = match ours {
+        Some(cipher) if cipher.is_aead() || data.cbc_digest.is_some() => "add it to data-ciphers",
+        Some(_) => "with it, 'auth' must be one of SHA1, SHA224, SHA256, SHA384, SHA512",
+        None => "it is not supported here; enable one of these on the server",
     };
     Err(PushError::Cipher(format!(
         "{source} the data cipher {}, allowed here: {list}; {advice}",

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::lexer::MAX_PROFILE_SIZE;
 use crate::secret::Secret;
+use crate::text::decoded;
 
 /// Largest file that a profile may refer to, in bytes.
 const MAX_FILE_SIZE: u64 = 1 << 20;
@@ -17,11 +18,17 @@ const MAX_NAMES: usize = 1 << 16;
 
 /// Reads files that a profile refers to by name.
 pub trait FileSource {
-    /// The whole file, or why it cannot be had (the text follows the file's name in a message).
-    fn read(&self, path: &str) -> Result<Secret<Vec<u8>>, String>;
+    /// The whole file.
+    ///
+    /// # Errors
+    /// Why it cannot be had; the text follows the file's name in a message.
+    fn read(&self, path: &str) -> io::Result<Secret<Vec<u8>>>;
 
-    /// The names of everything in a directory, or why they cannot be had.
-    fn names(&self, path: &str) -> Result<Vec<String>, String>;
+    /// The names of everything in a directory.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    fn names(&self, path: &str) -> io::Result<Vec<String>>;
 }
 
 /// For profiles that must hold everything themselves (from a configuration manager).
@@ -29,11 +36,14 @@ pub trait FileSource {
 pub struct NoFiles;
 
 impl FileSource for NoFiles {
-    fn read(&self, _path: &str) -> Result<Secret<Vec<u8>>, String> {
-        Err("files are not read for this profile, it must hold its content inline".to_owned())
+    fn read(&self, _path: &str) -> io::Result<Secret<Vec<u8>>> {
+        Err(io::Error::new(
+            ErrorKind::Unsupported,
+            "files are not read for this profile, it must hold its content inline",
+        ))
     }
 
-    fn names(&self, path: &str) -> Result<Vec<String>, String> {
+    fn names(&self, path: &str) -> io::Result<Vec<String>> {
         self.read(path).map(|_| Vec::new())
     }
 }
@@ -65,15 +75,12 @@ pub struct DirFiles {
 }
 
 impl FileSource for DirFiles {
-    fn read(&self, path: &str) -> Result<Secret<Vec<u8>>, String> {
-        self.open(&self.locate(path))
-            .and_then(|file| read_limited(file, MAX_FILE_SIZE))
-            .map_err(|e| e.to_string())
+    fn read(&self, path: &str) -> io::Result<Secret<Vec<u8>>> {
+        read_limited(self.open(&self.locate(path))?, MAX_FILE_SIZE)
     }
 
-    fn names(&self, path: &str) -> Result<Vec<String>, String> {
-        let directory = self.open(&self.locate(path)).map_err(|e| e.to_string())?;
-        names(&directory).map_err(|e| e.to_string())
+    fn names(&self, path: &str) -> io::Result<Vec<String>> {
+        names(&self.open(&self.locate(path))?)
     }
 }
 
@@ -126,7 +133,7 @@ fn read_limited(file: File, limit: u64) -> io::Result<Secret<Vec<u8>>> {
 /// A profile in a file, ready for [`crate::profile::Profile::parse`].
 #[derive(Clone, Debug)]
 pub struct ProfileFile {
-    /// Its text; bytes that are not UTF-8 are replaced (they stand in comments of old profiles).
+    /// Its text; lines that are not UTF-8 are read as Latin-1, as old profiles are written.
     pub text: Secret<String>,
     /// File name without directory, for messages.
     pub name: String,
@@ -148,16 +155,26 @@ impl ProfileFile {
     /// # Errors
     /// As [`Self::read`].
     pub fn read_with(path: &Path, opener: Arc<dyn Opener>) -> io::Result<Self> {
+        let file = opener.open(path)?;
+        Self::read_opened(file, path, opener)
+    }
+
+    /// The same of a file that is open; its path says what it is called and where the files are that it
+    /// names.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_opened(file: File, path: &Path, opener: Arc<dyn Opener>) -> io::Result<Self> {
         let directory = path.parent().unwrap_or_else(|| Path::new("")).to_owned();
         let files = DirFiles::new(directory, opener);
-        let bytes = read_limited(files.open(path)?, MAX_PROFILE_SIZE as u64)?;
+        let bytes = read_limited(file, MAX_PROFILE_SIZE as u64)?;
         // A byte order mark tells what would otherwise be a binary file.
         if let [0xff, 0xfe, ..] | [0xfe, 0xff, ..] = bytes.expose()[..] {
             let text = "this is UTF-16 text, and profiles are UTF-8; convert it with \
                         'iconv -f UTF-16 -t UTF-8 OLD >NEW'";
             return Err(io::Error::new(ErrorKind::InvalidData, text));
         }
-        let text = Secret::new(String::from_utf8_lossy(bytes.expose()).into_owned());
+        let (text, _) = decoded(bytes.expose());
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         Ok(Self { text, name, files })
     }
@@ -173,12 +190,12 @@ mod tests {
         std::fs::write(dir.path().join("ca.crt"), "x").unwrap();
         let files = DirFiles::new(dir.path().to_owned(), Arc::new(OwnRights));
         assert_eq!(files.read("ca.crt").unwrap().expose(), b"x");
-        assert!(files.read("none").unwrap_err().contains("No such file"));
+        assert!(files.read("none").unwrap_err().kind() == ErrorKind::NotFound);
         assert!(NoFiles.read("ca.crt").is_err());
         assert_eq!(files.names(".").unwrap(), ["ca.crt"]);
-        assert!(files.names("none").unwrap_err().contains("No such file"));
-        assert!(files.names("ca.crt").unwrap_err().contains("Not a directory"));
-        assert!(NoFiles.names(".").unwrap_err().contains("inline"));
+        assert!(files.names("none").unwrap_err().kind() == ErrorKind::NotFound);
+        assert!(files.names("ca.crt").unwrap_err().kind() == ErrorKind::NotADirectory);
+        assert!(NoFiles.names(".").unwrap_err().to_string().contains("inline"));
     }
 
     #[test]
@@ -189,6 +206,7 @@ mod tests {
             DirFiles::new(dir.path().to_owned(), Arc::new(OwnRights))
                 .read("big")
                 .unwrap_err()
+                .to_string()
                 .contains("larger")
         );
     }

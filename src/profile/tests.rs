@@ -110,11 +110,18 @@ fn proxy_methods() {
     ] {
         let profile = with(&format!("proto tcp\nhttp-proxy proxyhost 3128 {arguments}"));
         let proxy = profile.options.remotes[0].proxy.clone().unwrap();
-        let ProxyKind::Http(http) = proxy.kind;
+        let ProxyKind::Http(http) = proxy.kind else { panic!("{proxy:?}") };
         assert_eq!(http.auth, auth, "{arguments}");
         assert_eq!(profile.options.data.dco_incompatible, ["http-proxy"]);
     }
     assert!(error("http-proxy p 1").reason.contains("TCP"));
+    let socks = |line: &str| with(&format!("proto tcp\n{line}")).options.remotes[0].proxy.clone();
+    let proxy = socks("socks-proxy s").unwrap();
+    assert_eq!((&*proxy.host, proxy.port, proxy.directive()), ("s", 1080, "socks-proxy"));
+    assert_eq!(socks("socks-proxy s 1081 stdin").unwrap().port, 1081);
+    assert!(error("socks-proxy s").reason.contains("socks-proxy needs a server"));
+    let both = error("proto tcp\nhttp-proxy p 1\nsocks-proxy s");
+    assert_eq!(both.directive.as_deref(), Some("socks-proxy"));
     let forced = "remote b 1 tcp\nproto-force tcp";
     assert_eq!(with(forced).options.remotes.len(), 1);
     assert!(error("proto-force tcp").reason.contains("proto-force leaves none of 1"));
@@ -152,6 +159,63 @@ fn one_wrapping_only() {
     assert!(matches!(split, WrapOptions::TlsAuth { digest: Digest::Sha512, .. }));
     assert_eq!(error(&format!("{}auth MD5", block("tls-auth"))).directive.unwrap(), "auth");
     assert!(ignored(&last("auth MD5")), "without tls-auth the digest does not matter");
+}
+
+/// A `<connection>` block's wrapping is that of its server, and otherwise the profile's is.
+#[test]
+fn wrapping_in_a_connection_block() {
+    let key = |digits: &str| {
+        let digits = digits.repeat(256);
+        format!(
+            "-----BEGIN OpenVPN Static key V1-----\n{digits}\n-----END OpenVPN Static key V1-----\n"
+        )
+    };
+    let block = |tag: &str| format!("<{tag}>\n{}</{tag}>\n", key("0f"));
+    let text = format!(
+        "{}<connection>\nremote b\n{}</connection>\n<connection>\nremote c\n</connection>\n\
+         <connection>\nremote d\nkey-direction 0\n</connection>\n{}key-direction 1\n",
+        base(),
+        block("tls-crypt"),
+        block("tls-auth"),
+    );
+    let options = parse(&text).unwrap().options;
+    let [b, c, d] = &*options.remotes else { panic!("{:?}", options.remotes) };
+    let direction = |wrap: &WrapOptions| match wrap {
+        WrapOptions::TlsAuth { direction, .. } => *direction,
+        other => panic!("{other:?}"),
+    };
+    assert!(matches!(options.wrap_for(b), WrapOptions::TlsCrypt { .. }));
+    assert_eq!(direction(options.wrap_for(c)), Some(KeyDirection::Inverse));
+    assert_eq!(direction(options.wrap_for(d)), Some(KeyDirection::Normal));
+    let both = format!(
+        "{}<connection>\nremote b\n{}{}</connection>\n",
+        base(),
+        block("tls-crypt"),
+        block("tls-auth"),
+    );
+    assert!(parse(&both).unwrap_err().to_string().contains("has 'tls-crypt' already"));
+}
+
+/// Both real clients go on with these.
+#[test]
+fn what_is_no_reason_to_refuse_a_profile() {
+    let port = |line: &str| with(&format!("port 1\n{line}")).options.remotes[0].port;
+    assert_eq!(port("port openvpn"), 1194);
+    assert_eq!(port("rport https"), 443);
+    assert!(error("port telnet").to_string().contains("the service's number"));
+    assert_eq!(with("verb 99").options.verb, Some(11));
+    let warned = |line: &str| match last(line) {
+        VerdictKind::Ignored { reason, warning: true } => reason,
+        other => panic!("{line}: {other:?}"),
+    };
+    warned("push \"route 10.0.0.0 255.0.0.0\"");
+    assert!(warned("route intranet.example.com").contains("write the address"));
+    let route = |line: &str| with(line).options.network.routes.pop().unwrap();
+    assert_eq!(route("route 10.1.0.0/16"), route("route 10.1.0.0 255.255.0.0"));
+    assert!(error("route 10.1.0.0/16 255.0.0.0").reason.contains("and a netmask"));
+    for wrong in ["route 10.1.0.0/33", "route 10.1.0.300", "route 10.1.0.0/"] {
+        error(wrong);
+    }
 }
 
 #[test]
@@ -303,7 +367,7 @@ fn every_error_comes_at_once_in_order() {
     let lines: Vec<_> = errors.iter().map(|e| e.line).collect();
     assert_eq!(lines[..4], [Some(1), Some(2), Some(3), Some(4)]);
     assert!(lines[4..].iter().all(Option::is_none));
-    assert_eq!(errors[0].to_string(), "test.ovpn:1: verb: 'x' is not a number from 0 to 15");
+    assert_eq!(errors[0].to_string(), "test.ovpn:1: verb: 'x' is not a number from 0 to 11");
 }
 
 proptest::proptest! {

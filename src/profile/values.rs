@@ -35,9 +35,20 @@ pub(super) fn seconds_or_never(text: &str) -> Result<Option<Duration>, Problem> 
     Ok((n > 0).then(|| Duration::from_secs(n)))
 }
 
-/// A port, 1..=65535.
+/// A port, 1..=65535, or the name (IANA) of a service that an OpenVPN server is found at.
 pub(super) fn port(text: &str) -> Result<u16, Problem> {
-    number(text, 1, u16::MAX).map_err(|_| Problem::new(format!("'{text}' is not a port (1-65535)")))
+    const NAMES: [(&str, u16); 4] =
+        [("openvpn", 1194), ("https", 443), ("domain", 53), ("http", 80)];
+    if let Some((_, port)) = NAMES.iter().find(|(name, _)| *name == text) {
+        return Ok(*port);
+    }
+    number(text, 1, u16::MAX).map_err(|_| {
+        let reason = format!("'{text}' is not a port (1-65535)");
+        match text.bytes().all(|b| b.is_ascii_digit()) {
+            true => Problem::new(reason),
+            false => Problem::with_hint(reason, "write the service's number"),
+        }
+    })
 }
 
 /// An IPv4 address.

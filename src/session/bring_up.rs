@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use ovpn_dco::kernel::{Api, KernelDataChannel, LinkName};
 use ovpn_dco::{DataChannel, Error as DataError, Keepalive, PeerConfig};
-use ovpn_userspace::{Extras, TunDevice, TunOptions, UserspaceDataChannel};
+use ovpn_userspace::{Extras, MssClamp, TunDevice, TunOptions, UserspaceDataChannel};
 
 use super::SessionConfig;
 use super::ending::{DataPathError, Ending, Loss, SetUpError};
 use super::link::Link;
-use super::mtu::{Outer, link_mtu, mss_clamp};
+use super::mtu::{Outer, device_mtu, link_mtu, mss_clamp};
 use super::network::{Network, Wanted};
 use super::plane::DataPlane;
 use super::shared::Shared;
@@ -93,6 +93,7 @@ impl Shared {
         options: &SessionOptions,
         kept: Option<Tunnel>,
     ) -> Result<Tunnel, Unmade> {
+        link.look_at_path(&options.network);
         let mut kept = self.without_dead(kept).await;
         let mut decision = self.decide(&link.remote, Some(options));
         if let Decision::Kernel(api) = decision {
@@ -104,7 +105,7 @@ impl Shared {
                 made => return self.settle(made).await,
             }
         }
-        let made = self.with_userspace(link, options, kept, decision.why_not_kernel()).await;
+        let made = self.with_userspace(link, options, kept, decision).await;
         self.settle(made).await
     }
 
@@ -123,9 +124,9 @@ impl Shared {
             options: &self.config.options,
             remote: Some(remote),
             session,
-            kernel: &self.kernel,
+            kernel: self.offload.report(),
             netcfg: matches!(self.network, Network::Netcfg(_)),
-            kernel_failure: self.kernel_failure.as_deref(),
+            kernel_failure: self.offload.failure(),
         })
     }
 
@@ -197,16 +198,16 @@ impl Shared {
         link: &mut Link,
         options: &SessionOptions,
         mut kept: Option<Tunnel>,
-        why_not_kernel: Option<String>,
+        decision: Decision,
     ) -> Result<Tunnel, Unmade> {
-        if let Some(reason) = &why_not_kernel {
+        if let Some(reason) = decision.why_not_kernel() {
             tracing::info!("data path: userspace ({reason})");
         }
         if let Some(kernel) = kept.take_if(|tunnel| tunnel.plane().is_kernel()) {
             self.replace(kernel).await;
         }
         let mut tunnel = self.userspace_tunnel(link, options, kept).await?;
-        tunnel.why_not_kernel = why_not_kernel;
+        tunnel.why_not_kernel = decision.into_reasons();
         match self.hand_to_userspace(link, options, &mut tunnel).await {
             Ok(()) => Ok(tunnel),
             Err(failure) => Err(Unmade { failure, left: Some(tunnel) }),
@@ -222,7 +223,7 @@ impl Shared {
     ) -> Result<Tunnel, Unmade> {
         if let Network::Netcfg(netcfg) = &mut self.network {
             let query = route_query(&self.config, link);
-            let wanted = wanted(&self.config, options, options.tun_mtu, &query);
+            let wanted = wanted(&self.config, link, options, options.tun_mtu, &query);
             let made = Box::pin(netcfg_device(netcfg, kept, wanted));
             return self.commands.while_busy(&self.statistics, made).await;
         }
@@ -270,7 +271,7 @@ impl Shared {
         let counters = self.counters(Some(link.counters()), Some(tunnel)).await;
         let mtu = self.mtu(link, options, tunnel.plane());
         let query = route_query(&self.config, link);
-        let wanted = wanted(&self.config, options, mtu, &query);
+        let wanted = wanted(&self.config, link, options, mtu, &query);
         // On the heap: what configures a host is large, and would be so in every state around it.
         let work = Box::pin(self.network.configure(tunnel, wanted));
         self.commands.while_busy(&counters, work).await
@@ -298,7 +299,7 @@ impl Shared {
         };
         let extras = Extras {
             framing: options.framing,
-            mss: mss_clamp(self.config.options.data.mssfix, options.tun_mtu, outer(link, options)),
+            mss: self.mss(link, options),
             allow_recursive_routing: self.config.options.device.allow_recursive_routing,
             read_ahead: link.transport.take_residue(),
         };
@@ -312,12 +313,21 @@ impl Shared {
     /// The interface's MTU. Where packets bypass this process no SYN can be rewritten, so the MTU
     /// itself keeps outer packets as small as `mssfix` wants them.
     pub(super) fn mtu(&self, link: &Link, options: &SessionOptions, plane: &DataPlane) -> u16 {
-        if !plane.is_kernel() {
-            return options.tun_mtu;
+        let ipv6 = options.network.ifconfig_ipv6.is_some();
+        match (plane.is_kernel(), &self.network) {
+            (true, _) => link_mtu(options.tun_mtu, self.mss(link, options), ipv6),
+            (false, Network::Direct(_)) => {
+                let mssfix = self.config.options.data.mssfix;
+                device_mtu(mssfix, options.tun_mtu, outer(link, options), ipv6)
+            }
+            // The service makes it once.
+            (false, Network::Netcfg(_)) => options.tun_mtu,
         }
-        let clamp =
-            mss_clamp(self.config.options.data.mssfix, options.tun_mtu, outer(link, options));
-        link_mtu(options.tun_mtu, clamp, options.network.ifconfig_ipv6.is_some())
+    }
+
+    /// The clamp of TCP segments, where packets pass through this process.
+    pub(super) fn mss(&self, link: &Link, options: &SessionOptions) -> Option<MssClamp> {
+        mss_clamp(self.config.options.data.mssfix, options.tun_mtu, outer(link, options))
     }
 }
 
@@ -333,6 +343,7 @@ pub(super) fn route_query(config: &SessionConfig, link: &Link) -> RouteQuery {
 
 pub(super) fn wanted<'a>(
     config: &SessionConfig,
+    link: &Link,
     options: &'a SessionOptions,
     mtu: u16,
     query: &'a RouteQuery,
@@ -343,6 +354,7 @@ pub(super) fn wanted<'a>(
         tx_queue_len: config.options.device.tx_queue_len,
         dns_scope: config.dns_scope,
         query,
+        protocol: link.transport.protocol(),
     }
 }
 
@@ -405,5 +417,6 @@ fn outer(link: &Link, options: &SessionOptions) -> Outer {
         data_v2: options.peer_id.is_some(),
         format: options.cipher.format(),
         framing: options.framing,
+        path: link.path,
     }
 }

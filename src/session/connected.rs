@@ -10,7 +10,7 @@ use ovpn_dco::{
 use super::ending::{DataPathError, Ending, Loss};
 use super::event::{ConnectionInfo, SessionState};
 use super::fall_back::Broken;
-use super::heard::{Heard, Pushed, TunnelEvent};
+use super::heard::{Heard, Pushed, Told, TunnelEvent};
 use super::inactivity::{Inactivity, traffic};
 use super::link::Link;
 use super::negotiating::{Negotiating, until};
@@ -26,6 +26,13 @@ use crate::profile::{Protocol, PushedState, SessionOptions, loggable};
 /// Between one exit notification that nobody acknowledges and the next.
 const EXIT_INTERVAL: Duration = Duration::from_millis(100);
 
+/// How often the way to the server is asked how large packets may be: nothing tells what a router has
+/// said about it.
+const PATH_LOOK: Duration = Duration::from_secs(10);
+
+/// How long a new key waits for what has the server take it to be written.
+const WRITE_LIMIT: Duration = Duration::from_secs(1);
+
 /// A connection with a tunnel.
 pub(super) struct Connected {
     pub(super) link: Link,
@@ -39,6 +46,8 @@ pub(super) struct Connected {
     pub(super) inactivity: Option<Inactivity>,
     /// `session-timeout`
     pub(super) ends_at: Option<Instant>,
+    /// When to look at the way to the server again.
+    pub(super) path_due: Instant,
 }
 
 /// How far a connection with a tunnel has come.
@@ -65,14 +74,14 @@ impl<T: Into<End>> From<T> for Stop {
 }
 
 impl Connected {
-    pub(super) const fn new(
+    pub(super) fn new(
         link: Link,
         tunnel: Tunnel,
         options: SessionOptions,
         pushed: PushedState,
     ) -> Self {
-        let stage = Stage::Configured;
-        Self { link, tunnel, options, pushed, stage, inactivity: None, ends_at: None }
+        let (stage, path_due) = (Stage::Configured, Instant::now() + PATH_LOOK);
+        Self { link, tunnel, options, pushed, stage, inactivity: None, ends_at: None, path_due }
     }
 
     /// Brings the tunnel up that the push reply describes, and lets the control channel derive keys.
@@ -167,7 +176,13 @@ impl Connected {
 
     pub(super) async fn hear(&mut self, shared: &mut Shared, event: Event) -> Result<(), Stop> {
         match event.into() {
-            Heard::Told(told) => shared.told(told)?,
+            Heard::Told(told) => {
+                // The first handshake was before the push reply.
+                if matches!(told, Told::Tls { .. }) {
+                    shared.statistics.count(Counter::Renegotiations);
+                }
+                shared.told(told)?;
+            }
             Heard::Asked(asked) => shared.asked(&mut self.link, asked),
             Heard::Tunnel(TunnelEvent::Keys(key)) => {
                 self.install_key(shared, key).await?;
@@ -239,23 +254,29 @@ impl Connected {
             username: link.username().to_owned(),
             device: self.tunnel.interface().name.clone(),
             data_path: self.tunnel.plane().path(),
-            data_path_reason: self.tunnel.why_not_kernel.clone(),
+            data_path_reasons: self.tunnel.why_not_kernel.clone(),
             tunnel: addresses,
             gateways,
             mtu: shared.mtu(link, &self.options, self.tunnel.plane()),
-            cipher: self.options.cipher.name(),
+            cipher: self.options.cipher,
             device_path: self.tunnel.device_path.clone(),
+            tls: shared.tls_parameters.clone().map(Box::new),
+            network: Box::new(shared.network.configured()),
         }
     }
 
     /// When to look at the time next.
     fn deadline(&self) -> Option<Instant> {
         let inactive = self.inactivity.as_ref().map(Inactivity::deadline);
-        [inactive, self.ends_at].into_iter().flatten().min()
+        [inactive, self.ends_at, Some(self.path_due)].into_iter().flatten().min()
     }
 
     async fn timeout(&mut self, shared: &mut Shared) -> Result<(), Ending> {
         let now = Instant::now();
+        if now >= self.path_due {
+            self.path_due = now + PATH_LOOK;
+            Box::pin(self.follow_path(shared)).await?;
+        }
         if self.ends_at.is_some_and(|at| now >= at) {
             return Err(Ending::SessionTimeout);
         }
@@ -317,6 +338,9 @@ impl Connected {
         shared: &mut Shared,
         key: KeyId,
     ) -> Result<(), Stop> {
+        // What has the server take the key may wait for a full stream to have room; the kernel's packets
+        // would pass it, and are dropped there until it comes. An error is told by what reads.
+        let _ = tokio::time::timeout(WRITE_LIMIT, self.link.flush()).await;
         let promoted = self.tunnel.promote_key(key).await;
         promoted.or_else(|error| self.repair(shared, error.into()))
     }

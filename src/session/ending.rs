@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ovpn_dco::{Error as DataError, PeerDeletedReason};
 
-use crate::control::{AuthFailed, ControlError, RestartFlags};
+use crate::control::{AuthFailed, ControlError, NOTHING_SHARED, RestartFlags};
 use crate::fault::Fault;
 use crate::network::{NetcfgError, NetworkError, PlanError};
 use crate::profile::{Family, PushError};
@@ -34,7 +34,8 @@ pub enum Ending {
     /// The server did not answer at all, for so long.
     #[error(
         "no answer within {} s (wrong address or port, a firewall, or a tls-auth, tls-crypt or \
-         tls-crypt-v2 key that is not the server's)", .0.as_secs()
+         tls-crypt-v2 key that is not the server's; with tls-auth, key-direction and auth must fit, \
+         too)", .0.as_secs()
     )]
     NoAnswer(Duration),
     /// The control channel gave up.
@@ -120,6 +121,16 @@ pub enum Loss {
     /// The socket gives nothing.
     #[error("the connection to the server broke: {0}")]
     Receive(#[source] io::Error),
+    /// A stream that ends where an answer to our TLS hello should come.
+    #[error("the server closed the connection at our TLS hello: {NOTHING_SHARED}")]
+    Hello(#[source] io::Error),
+    /// A stream that ends before the server has said anything.
+    #[error(
+        "the server closed the connection without a word: most likely the tls-auth, tls-crypt or \
+         tls-crypt-v2 key is not the server's, or something else answers at this address and port; \
+         its log says which"
+    )]
+    Wordless(#[source] io::Error),
     /// A TCP stream that takes no more.
     #[error("the TCP stream stands still")]
     Stalled,
@@ -284,7 +295,11 @@ impl Loss {
             | Self::NoPeer
             | Self::DataPath(_)
             | Self::Moved(_) => Fault::Host,
-            Self::Receive(_) | Self::Stalled | Self::Transport => Fault::Peer,
+            Self::Receive(_)
+            | Self::Hello(_)
+            | Self::Wordless(_)
+            | Self::Stalled
+            | Self::Transport => Fault::Peer,
             Self::NoKey(error) => error.fault(),
             Self::Interrupted => Fault::Misuse,
         }

@@ -2,11 +2,15 @@
 
 use std::net::SocketAddr;
 
+use ovpn_dco::Cipher;
+
 use super::ending::{Ending, refusal, with_reason};
 use crate::control::{AuthFailed, PendingAuth};
-use crate::data_path::DataPath;
+use crate::data_path::{DataPath, Reason};
+use crate::network::dns::DnsPlan;
+use crate::network::{Item, PlannedRoute};
 use crate::profile::Protocol;
-use crate::tls::{SignAlgorithm, TlsError};
+use crate::tls::{SignAlgorithm, TlsError, TlsParameters};
 
 /// Where a session stands. Each change is told once.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -57,18 +61,58 @@ pub struct ConnectionInfo {
     pub device: String,
     /// What carries its data.
     pub data_path: DataPath,
-    /// Why it is not kernel offload, where it is not.
-    pub data_path_reason: Option<String>,
-    /// Tunnel addresses with prefix.
+    /// Why it is not kernel offload; empty where it is.
+    pub data_path_reasons: Vec<Reason>,
+    /// Tunnel addresses.
     pub tunnel: Vec<String>,
     /// Tunnel gateways.
     pub gateways: Vec<String>,
     /// Interface MTU.
     pub mtu: u16,
     /// Negotiated data cipher.
-    pub cipher: &'static str,
+    pub cipher: Cipher,
     /// The netcfg device object, where netcfg made the device.
     pub device_path: Option<String>,
+    /// What the handshake agreed on.
+    pub tls: Option<Box<TlsParameters>>,
+    /// What is configured for it on this host.
+    pub network: Box<ConfiguredNetwork>,
+}
+
+/// What a connection has had configured on this host. Where the netcfg service does that, nothing of
+/// it is known here.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ConfiguredNetwork {
+    /// The first of the routes, 256 at most, in the order in which they were made.
+    pub routes: Vec<PlannedRoute>,
+    /// How many there are in all.
+    pub route_count: usize,
+    /// DNS.
+    pub dns: Option<DnsPlan>,
+}
+
+impl ConfiguredNetwork {
+    /// Routes that are told one by one. A server may push many thousand.
+    const ROUTES: usize = 256;
+
+    /// Of a plan's parts.
+    pub(super) fn of(items: &[Item]) -> Self {
+        let routes = || {
+            items.iter().filter_map(|item| match item {
+                Item::Route(route) => Some(route),
+                _ => None,
+            })
+        };
+        let dns = items.iter().find_map(|item| match item {
+            Item::Dns(dns) => Some(dns.clone()),
+            _ => None,
+        });
+        Self {
+            routes: routes().take(Self::ROUTES).cloned().collect(),
+            route_count: routes().count(),
+            dns,
+        }
+    }
 }
 
 /// What a session tells.
@@ -116,8 +160,8 @@ pub enum Outcome {
     /// kept (`auth-nocache`) or used up.
     #[error("user name and password are needed again")]
     NeedCredentials,
-    /// The HTTP proxy wants credentials.
-    #[error("the HTTP proxy wants a user name and password")]
+    /// The proxy wants credentials.
+    #[error("the proxy wants a user name and password")]
     NeedProxyCredentials,
     /// TLS ended it for good.
     #[error(transparent)]

@@ -27,7 +27,7 @@ impl Connected {
     /// had, or with a new one, because packet ids of the old ones would repeat. In any case the old
     /// tunnel goes.
     pub(super) async fn fall_back(self, shared: &mut Shared, broken: Broken) -> Result<Self, Over> {
-        let Self { mut link, tunnel, options, pushed, stage, inactivity, ends_at } = self;
+        let Self { mut link, tunnel, options, pushed, stage, inactivity, ends_at, path_due } = self;
         let mut tunnel = match shared.take_over(&mut link, &options, tunnel, broken.why).await {
             Ok(tunnel) => tunnel,
             Err(Unmade { failure, left }) => {
@@ -42,7 +42,8 @@ impl Connected {
                 Ok(())
             }
         };
-        let mut taken = Self { link, tunnel, options, pushed, stage, inactivity, ends_at };
+        let mut taken =
+            Self { link, tunnel, options, pushed, stage, inactivity, ends_at, path_due };
         if let Err(not_installed) = installed {
             let ending = Ending::from(Failure::from(not_installed.error));
             return Err(taken.over(shared, ending.into()).await);
@@ -75,12 +76,12 @@ impl Shared {
         if link.transport.protocol() != Protocol::Udp {
             return self.settle(Err(Loss::DataPath(why).into())).await;
         }
-        let why_not_kernel = self.decide(&link.remote, Some(options)).why_not_kernel();
-        let made = self.with_userspace(link, options, None, why_not_kernel).await;
+        let decision = self.decide(&link.remote, Some(options));
+        let made = self.with_userspace(link, options, None, decision).await;
         self.settle(made).await
     }
 
-    /// The kernel refused or lost the data channel: this session does not ask it again.
+    /// The kernel refused or lost the data channel: it is not asked again soon.
     pub(super) async fn kernel_failed(
         &mut self,
         link: &mut Link,
@@ -89,7 +90,7 @@ impl Shared {
     ) {
         tracing::warn!("kernel offload failed: {why}; going on in userspace");
         self.statistics.count(Counter::TunError);
-        self.kernel_failure = Some(why.to_string());
+        self.offload.failed(why.to_string(), Instant::now());
         if let Some(mut broken) = broken {
             self.statistics.add_all(&broken.del_peer().await);
             self.replace(broken).await;

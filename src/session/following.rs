@@ -127,8 +127,45 @@ impl Connected {
                 self.announce_way(true).await?;
             }
         }
+        if verdict.response != Response::Wait {
+            self.follow_path(shared).await?;
+        }
         if verdict.doubtful {
             self.ask_for_proof(shared);
+        }
+        Ok(())
+    }
+
+    /// Packets are as large as the way to the server takes them in one piece.
+    pub(super) async fn follow_path(&mut self, shared: &mut Shared) -> Result<(), Ending> {
+        let sizes = |it: &Self, shared: &Shared| {
+            let mtu = shared.mtu(&it.link, &it.options, it.tunnel.plane());
+            (mtu, shared.mss(&it.link, &it.options))
+        };
+        let before = sizes(self, shared);
+        if !self.link.look_at_path(&self.options.network) {
+            return Ok(());
+        }
+        let now = sizes(self, shared);
+        if now == before {
+            return Ok(());
+        }
+        if let Some(path) = self.link.path {
+            let mtu = now.0;
+            tracing::info!(
+                "packets to the server may have {path} bytes: the tunnel's MTU is {mtu}"
+            );
+        }
+        self.resize(shared).await
+    }
+
+    /// Configures the host for what the tunnel is to be now, and has packets be as large as that.
+    pub(super) async fn resize(&mut self, shared: &mut Shared) -> Result<(), Ending> {
+        shared.configure(&mut self.link, &self.options, &mut self.tunnel).await?;
+        let mss = shared.mss(&self.link, &self.options);
+        if let Err(error) = self.tunnel.plane().set_mss(mss).await {
+            // The data path tells by itself what has become of it.
+            tracing::debug!("clamping TCP segments: {error}");
         }
         Ok(())
     }
@@ -144,7 +181,7 @@ impl Connected {
         let counters = shared.counters(Some(self.link.counters()), Some(&mut self.tunnel)).await;
         let mtu = shared.mtu(&self.link, &self.options, self.tunnel.plane());
         let query = route_query(&shared.config, &self.link);
-        let wanted = wanted(&shared.config, &self.options, mtu, &query);
+        let wanted = wanted(&shared.config, &self.link, &self.options, mtu, &query);
         // On the heap, like everything that configures a host.
         let keep = Box::pin(shared.network.keep(Some(wanted), moved));
         match shared.commands.while_busy(&counters, keep).await {

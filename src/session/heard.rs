@@ -8,6 +8,7 @@ use super::event::SessionEvent;
 use super::link::Link;
 use super::shared::Shared;
 use crate::control::{AppMessage, ControlError, Event, PendingAuth, PushedOptions};
+use crate::tls::TlsParameters;
 
 /// An event of the control channel.
 pub(super) enum Heard {
@@ -23,7 +24,7 @@ pub(super) enum Heard {
 
 /// To be passed on, or the end.
 pub(super) enum Told {
-    Tls { key_id: KeyId, description: String },
+    Tls { key_id: KeyId, description: String, parameters: Option<TlsParameters> },
     Info(String),
     PendingAuth(PendingAuth),
     AuthPending(Option<std::time::Duration>),
@@ -65,8 +66,8 @@ pub(super) enum TunnelEvent {
 impl From<Event> for Heard {
     fn from(event: Event) -> Self {
         match event {
-            Event::TlsEstablished { key_id, description } => {
-                Self::Told(Told::Tls { key_id, description })
+            Event::TlsEstablished { key_id, description, parameters } => {
+                Self::Told(Told::Tls { key_id, description, parameters })
             }
             Event::Info(text) => Self::Told(Told::Info(text)),
             Event::PendingAuth(pending) => Self::Told(Told::PendingAuth(pending)),
@@ -99,10 +100,15 @@ impl From<Event> for Heard {
 
 impl Shared {
     /// Passes on what the server says.
-    pub(super) fn told(&self, told: Told) -> Result<(), Ending> {
+    pub(super) fn told(&mut self, told: Told) -> Result<(), Ending> {
         match told {
-            Told::Tls { key_id, description } => {
-                tracing::info!("TLS for key {key_id}: {description}");
+            Told::Tls { key_id, description, parameters } => {
+                if key_id == KeyId::FIRST {
+                    tracing::info!("TLS: {description}");
+                } else {
+                    tracing::info!("TLS for key {key_id}: {description}");
+                }
+                self.tls_parameters = parameters;
             }
             Told::Info(text) => self.tell(SessionEvent::Info(text)),
             Told::PendingAuth(pending) => {

@@ -11,7 +11,7 @@ use super::login::Login;
 use super::shared::Shared;
 use crate::control::{Allowance, ControlChannel, Event, Output};
 use crate::counters::{Counter, Counters};
-use crate::profile::Remote;
+use crate::profile::{NetworkOptions, Protocol, Remote};
 use crate::transport::Transport;
 
 /// Bytes of control packets that are worked on: so many at once (more than the longest push reply),
@@ -27,6 +27,8 @@ pub(super) struct Link {
     pub(super) transport: Transport,
     pub(super) control: ControlChannel,
     pub(super) remote: Remote,
+    /// The largest packet that the way to the server takes in one piece, bytes; `None`: unknown.
+    pub(super) path: Option<u16>,
     /// The one sent for the first key; `None`: nothing has been sent yet.
     username: Option<String>,
     /// Bytes that the server may have the control channel work on.
@@ -42,6 +44,7 @@ impl Link {
             transport,
             control,
             remote,
+            path: None,
             username: None,
             pace: Allowance::new(PACE.0, PACE.1),
             until: None,
@@ -120,6 +123,25 @@ impl Link {
         None
     }
 
+    /// What the transport's end means where the server said nothing more: it closes a stream where
+    /// over UDP it would be silent.
+    pub(super) fn explain(&self, loss: Loss) -> Ending {
+        use std::io::ErrorKind::{ConnectionReset, UnexpectedEof};
+        match loss {
+            Loss::Receive(error) if matches!(error.kind(), UnexpectedEof | ConnectionReset) => {
+                if self.control.last_received().is_none() {
+                    Loss::Wordless(error)
+                } else if self.control.hello_is_unanswered() {
+                    Loss::Hello(error)
+                } else {
+                    Loss::Receive(error)
+                }
+            }
+            loss => loss,
+        }
+        .into()
+    }
+
     /// Gives an exit message, which [`ControlChannel::send_exit`] has made, until then to arrive.
     pub(super) async fn flush_exit(&mut self, shared: &mut Shared, until: Instant) {
         loop {
@@ -166,6 +188,27 @@ impl Link {
             login.sent();
         }
         true
+    }
+
+    /// Asks the kernel how large packets to the server may be. True: it is not what it was. `own`: the
+    /// tunnel's addresses; a way that leads through the tunnel itself says nothing.
+    pub(super) fn look_at_path(&mut self, own: &NetworkOptions) -> bool {
+        if self.transport.protocol() != Protocol::Udp {
+            return false;
+        }
+        let own = [
+            own.ifconfig.map(|(address, _)| address.into()),
+            own.ifconfig_ipv6.map(|(address, ..)| address.into()),
+        ];
+        let path = match self.transport.path_now() {
+            Ok((source, path)) if !own.contains(&Some(source)) => path,
+            Ok(_) => return false,
+            Err(error) => {
+                tracing::debug!("how large packets to the server may be: {error}");
+                return false;
+            }
+        };
+        self.path.replace(path) != Some(path)
     }
 
     /// What the control channel and its packets' way have counted.

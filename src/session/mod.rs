@@ -71,6 +71,7 @@ mod mtu;
 mod name_query;
 mod negotiating;
 mod network;
+mod offload;
 mod opening;
 mod over;
 mod plane;
@@ -93,7 +94,9 @@ use tokio::sync::mpsc;
 
 pub use commands::{Command, NoSignature, Wish};
 pub use ending::{DataPathError, Ending, Loss, NetworkChange, ResolveError, SetUpError};
-pub use event::{ConnectionInfo, Outcome, SessionEvent, SessionState, SignatureRequest};
+pub use event::{
+    ConfiguredNetwork, ConnectionInfo, Outcome, SessionEvent, SessionState, SignatureRequest,
+};
 pub use events::{Events, Teller, events};
 #[cfg(feature = "internals")]
 pub use posture::request as posture_request;
@@ -115,7 +118,7 @@ pub struct SessionConfig {
     pub one_time_password: bool,
     /// Passphrase of the private key.
     pub key_passphrase: Option<Secret<String>>,
-    /// Credentials for the HTTP proxy.
+    /// Credentials for the proxy.
     pub proxy_credentials: Option<Credentials>,
     /// Kernel offload wished for.
     pub dco: bool,

@@ -10,13 +10,13 @@ use socket2::Socket;
 
 use super::bring_up::Failure;
 use super::ending::{DataPathError, SetUpError};
-use super::event::Outcome;
+use super::event::{ConfiguredNetwork, Outcome};
 use super::tunnel::Tunnel;
 use crate::network::{
     DirectNetwork, Gateways, NetcfgConfig, NetcfgNetwork, NetworkError, NetworkPlan, PlanError,
     PlanInput, RemotePath, RouteQuery, Step, Way,
 };
-use crate::profile::{DnsScope, NetworkOptions};
+use crate::profile::{DnsScope, NetworkOptions, Protocol};
 use crate::transport::{Protect, TransportError};
 
 /// Either way of configuring the network.
@@ -46,6 +46,8 @@ pub(super) struct Wanted<'a> {
     pub(super) dns_scope: DnsScope,
     /// How the transport socket reaches the server.
     pub(super) query: &'a RouteQuery,
+    /// What it sends there.
+    pub(super) protocol: Protocol,
 }
 
 impl Network {
@@ -133,6 +135,14 @@ impl Network {
                 tracing::debug!("keeping the tunnel's configuration: {error}");
                 Kept::Failed
             }
+        }
+    }
+
+    /// What is configured now, as far as this process does it.
+    pub(super) fn configured(&self) -> ConfiguredNetwork {
+        match self {
+            Self::Direct(direct) => ConfiguredNetwork::of(direct.planned()),
+            Self::Netcfg(_) => ConfiguredNetwork::default(),
         }
     }
 
@@ -233,6 +243,7 @@ fn plan(wanted: Wanted<'_>, gateways: &Gateways) -> Result<NetworkPlan, PlanErro
         tun_mtu: wanted.mtu,
         tx_queue_len: wanted.tx_queue_len,
         remote: wanted.query.remote,
+        protocol: wanted.protocol,
         gateways,
         dns_scope: wanted.dns_scope,
     })

@@ -12,6 +12,7 @@ use super::host;
 use super::life::Opening;
 use super::link::Link;
 use super::network::Network;
+use super::offload;
 use super::over::End;
 use super::resolve::{self, Outside};
 use super::roaming::index;
@@ -29,6 +30,7 @@ impl Opening {
     /// A connection to the next server, and until when it may take to answer.
     pub(super) async fn open(&self, shared: &mut Shared) -> Result<(Link, Instant), End> {
         shared.commands.or_wish(&shared.statistics, shared.extensions.prepare()).await?;
+        shared.ask_kernel_again().await;
         shared.roaming.begin(index(self.kept.as_ref())).await;
         let Some(remote) = shared.remotes.current().cloned() else {
             return Err(Ending::from(SetUpError::NoRemote).into());
@@ -134,6 +136,18 @@ async fn connect(
 }
 
 impl Shared {
+    /// Has the kernel have another chance, if it is time.
+    async fn ask_kernel_again(&mut self) {
+        let direct = matches!(self.network, Network::Direct(_));
+        if !(self.config.dco && direct && self.offload.is_due(Instant::now())) {
+            return;
+        }
+        match offload::probe().await {
+            Ok(report) => self.offload.renew(report, Instant::now()),
+            Err(error) => tracing::debug!("asking the kernel again: {error}"),
+        }
+    }
+
     /// A connection that begins on this transport.
     pub(super) fn link(&self, remote: Remote, transport: Transport) -> Result<Link, Ending> {
         let options = &self.config.options;
@@ -144,8 +158,8 @@ impl Shared {
             gui_version: self.config.gui_version.clone(),
             sso: self.config.sso.clone(),
             app_protocols: String::new(),
-            // The kernel knows no framing, so a server must not count on it.
-            stubs: matches!(self.decide(&remote, None), Decision::Userspace { .. }),
+            // What the kernel does not know a server must not count on.
+            userspace: matches!(self.decide(&remote, None), Decision::Userspace { .. }),
             // A device of the service's would have to be made anew.
             push_update: !matches!(self.network, Network::Netcfg(_)),
             hardware_address: host::machine_identifier(),
@@ -153,6 +167,7 @@ impl Shared {
             platform_version: host::platform_version(),
         };
         self.extensions.introduce(&mut extra);
+        let wrap = options.wrap_for(&remote);
         let control = ControlChannel::new(
             ControlConfig {
                 transport: match transport.protocol() {
@@ -161,9 +176,9 @@ impl Shared {
                 },
                 ipv6: transport.remote().is_ipv6(),
                 options: options.control.clone(),
-                wrap: options.wrap.clone(),
+                wrap: wrap.clone(),
                 tls: Arc::new(self.tls.connection()),
-                occ: occ_string(options, remote.protocol),
+                occ: occ_string(options, wrap, remote.protocol),
                 peer_info: peer_info(options, &extra),
                 unix_time,
                 seed: rand::rng().random(),

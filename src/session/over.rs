@@ -12,9 +12,10 @@ use super::reconnect::{Decision, Situation, decide};
 use super::remotes::Advance;
 use super::shared::Shared;
 use super::tunnel::Tunnel;
-use crate::control::ControlError;
+use crate::control::{AuthFailed, ControlError};
 use crate::counters::Counter;
 use crate::profile::WrapOptions;
+use crate::transport::{ProxyError, TransportError};
 
 /// How a connection ended.
 #[derive(Debug)]
@@ -58,7 +59,7 @@ impl Shared {
     ) -> Over {
         let end = match end {
             End::Ending(Ending::Lost(why)) => {
-                link.last_words(self).await.unwrap_or(Ending::Lost(why)).into()
+                link.last_words(self).await.unwrap_or_else(|| link.explain(why)).into()
             }
             end => end,
         };
@@ -100,6 +101,9 @@ pub(super) async fn follow(shared: &mut Shared, wish: Wish, kept: Option<Tunnel>
     }
 }
 
+/// What servers of OpenVPN 2.5 and newer say in AUTH_FAILED.
+const NO_SHARED_CIPHER: &str = "Data channel cipher negotiation failed";
+
 /// After a connection that ended by itself.
 async fn recover(
     shared: &mut Shared,
@@ -117,6 +121,25 @@ async fn recover(
         _ => None,
     };
     tracing::debug!("at fault: {}", ending.fault());
+    if let Ending::Transport(TransportError::Proxy(error @ ProxyError::BadCredentials { .. })) =
+        &ending
+    {
+        // Whoever is asked again has a right to know why.
+        tracing::warn!("{error}");
+    }
+    let options = &shared.config.options;
+    if let Ending::AuthFailed(AuthFailed::Permanent { reason }) = &ending
+        && reason.contains(NO_SHARED_CIPHER)
+    {
+        // It stands where the refusal of a login does, and does not say what can be done.
+        let offered: Vec<_> = options.data.ciphers.iter().map(|cipher| cipher.name()).collect();
+        tracing::warn!(
+            "the server takes none of the data ciphers that were offered ({}): add its own to \
+             data-ciphers, or enable one of these on the server",
+            offered.join(":")
+        );
+    }
+    let wrap = shared.remotes.current().map_or(&options.wrap, |remote| options.wrap_for(remote));
     let situation = Situation {
         connected,
         ever_connected: shared.ever_connected,
@@ -125,7 +148,7 @@ async fn recover(
         auth_fail_retry: shared.config.auth_fail_retry,
         rounds: shared.remotes.rounds(),
         round_complete: shared.remotes.completes_round(),
-        wrapped: !matches!(shared.config.options.wrap, WrapOptions::None),
+        wrapped: !matches!(wrap, WrapOptions::None),
     };
     let options = Arc::clone(&shared.config.options);
     let retry = &options.retry;
@@ -189,7 +212,6 @@ async fn keep_if_persistent(shared: &mut Shared, kept: Option<Tunnel>) -> Option
 
 fn counter(ending: &Ending) -> Option<Counter> {
     use crate::tls::TlsErrorKind;
-    use crate::transport::TransportError;
     Some(match ending {
         Ending::Resolve { .. } | Ending::NoAddress(_) => Counter::ResolveError,
         Ending::Transport(TransportError::Proxy(_)) => Counter::ProxyError,
@@ -197,7 +219,9 @@ fn counter(ending: &Ending) -> Option<Counter> {
         Ending::Transport(TransportError::Io { .. }) => Counter::TransportError,
         Ending::NoAnswer(_) => Counter::ConnectionTimeout,
         Ending::Silence { source, .. } => return counter(source),
-        Ending::Control(ControlError::HandshakeTimeout(_)) => Counter::HandshakeTimeout,
+        Ending::Control(ControlError::HandshakeTimeout(_) | ControlError::HelloUnanswered(_)) => {
+            Counter::HandshakeTimeout
+        }
         Ending::Control(ControlError::Tls(error)) => match error.kind {
             TlsErrorKind::CertVerify => Counter::CertVerifyFail,
             TlsErrorKind::Version => Counter::TlsVersionMin,

@@ -2,7 +2,7 @@
 
 use ovpn_dco::kernel::{Api, KernelDataChannel};
 use ovpn_dco::{ControlPort, DataChannel, Either, Error, Framing, PeerConfig};
-use ovpn_userspace::{Extras, UserspaceDataChannel};
+use ovpn_userspace::{Extras, MssClamp, UserspaceDataChannel};
 
 use super::data_counters;
 use crate::counters::Counters;
@@ -86,6 +86,15 @@ impl DataPlane {
         };
         let by = self.api.map_or("the kernel", Api::name);
         Err(Error::Unsupported { what: beyond.to_owned(), by })
+    }
+
+    /// Has TCP of the present peer announce no larger segments from now on. The kernel's interface does
+    /// that by its MTU.
+    pub(super) async fn set_mss(&self, mss: Option<MssClamp>) -> Result<(), Error> {
+        match &self.channel {
+            Either::First(_) => Ok(()),
+            Either::Second(userspace) => userspace.set_mss(mss).await,
+        }
     }
 
     /// What its own work counts, beside its peers.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use ovpn_dco::kernel::Report;
 use tokio::sync::{mpsc, oneshot};
 
 use super::commands::{Command, Commands, Wish};
@@ -14,6 +13,7 @@ use super::extension::{Extensions, Step};
 use super::link::Link;
 use super::login::Login;
 use super::network::Network;
+use super::offload::{self, Offload};
 use super::remotes::Remotes;
 use super::resolve::Outside;
 use super::roaming::Roaming;
@@ -22,7 +22,7 @@ use super::tunnel::Tunnel;
 use super::{NetworkMode, SessionConfig};
 use crate::counters::Counters;
 use crate::profile::KeySource;
-use crate::tls::TlsConfig;
+use crate::tls::{TlsConfig, TlsParameters};
 
 /// What lives as long as the session.
 pub(super) struct Shared {
@@ -35,13 +35,12 @@ pub(super) struct Shared {
     pub(super) extensions: Extensions,
     pub(super) network: Network,
     pub(super) roaming: Roaming,
-    /// What the machine offers for kernel offload.
-    pub(super) kernel: Report,
-    /// Why kernel offload is not asked for again.
-    pub(super) kernel_failure: Option<String>,
+    pub(super) offload: Offload,
     /// Counters of everything before the present connection.
     pub(super) statistics: Counters,
     pub(super) login: Login,
+    /// Of the newest handshake.
+    pub(super) tls_parameters: Option<TlsParameters>,
     /// Some connection reached a working tunnel.
     pub(super) ever_connected: bool,
 }
@@ -65,10 +64,8 @@ impl Shared {
         for warning in tls.warnings() {
             tracing::warn!("{warning}");
         }
-        // Asking may load a module: not on this thread.
-        let kernel = tokio::task::spawn_blocking(ovpn_dco::kernel::probe)
-            .await
-            .map_err(|e| Outcome::Failed(SetUpError::from(e).into()))?;
+        let kernel =
+            offload::probe().await.map_err(|e| Outcome::Failed(SetUpError::from(e).into()))?;
         let network = match &config.network {
             NetworkMode::Direct => Network::direct(&config.runtime_dir, None).await?,
             NetworkMode::DirectWith(service) => {
@@ -85,14 +82,14 @@ impl Shared {
             extensions: Extensions::new(&config, signing.map(|signing| Box::new(signing) as _)),
             network,
             roaming: Roaming::open(),
-            kernel,
-            kernel_failure: None,
+            offload: Offload::new(kernel, Instant::now()),
             statistics: Counters::default(),
             login: Login::new(
                 std::mem::take(&mut config.credentials),
                 config.one_time_password,
                 config.options.auth.nocache,
             ),
+            tls_parameters: None,
             ever_connected: false,
             config,
         })

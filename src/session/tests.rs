@@ -27,6 +27,7 @@ use super::ending::DataPathError;
 use super::ending::Ending;
 use super::fall_back::Broken;
 use super::link::Link;
+use super::offload::Offload;
 use super::over::{End, Over};
 use super::plane::DataPlane;
 use super::roaming::Change;
@@ -74,12 +75,14 @@ pub(super) fn info(mtu: u16) -> ConnectionInfo {
         username: "joe".to_owned(),
         device: "tun0".to_owned(),
         data_path: DataPath::Userspace,
-        data_path_reason: None,
+        data_path_reasons: Vec::new(),
         tunnel: vec!["10.8.0.2/24".to_owned()],
         gateways: Vec::new(),
         mtu,
-        cipher: "AES-256-GCM",
+        cipher: Cipher::Aes256Gcm,
         device_path: None,
+        tls: None,
+        network: Box::default(),
     }
 }
 
@@ -161,7 +164,7 @@ async fn bench(protocol: Protocol, push: &[&str]) -> (Bench, Start) {
     let (commands, receiver) = mpsc::channel(1);
     let (teller, events) = events();
     let mut shared = Shared::new(config, receiver, teller).await.unwrap();
-    shared.kernel = report();
+    shared.offload = Offload::new(report(), Instant::now());
     // The fake has no interface of its own; the loopback is one.
     let (channel, recorder) = RecordingDataChannel::new("lo", true);
     let kept = Tunnel::new(DataPlane::recording(channel));
@@ -326,7 +329,7 @@ impl Bench {
     fn assert_fallen_back(&self, tunnel: &Tunnel) {
         assert_eq!(tunnel.plane().path().name(), "userspace");
         assert!(self.recorder.is_closed());
-        assert!(self.shared.kernel_failure.is_some(), "the kernel would be asked again");
+        assert!(self.shared.offload.failure().is_some(), "the kernel would be asked at once");
         assert!(tunnel.has_peer());
     }
 }

@@ -13,6 +13,7 @@ use ovpn_userspace::Extras;
 use super::data_counters;
 use super::plane::{Channel, DataPlane};
 use crate::counters::Counters;
+use crate::data_path::Reason;
 
 /// How often the counters are looked at: a peer that dies takes along what was counted since.
 const LOOK: Duration = Duration::from_secs(10);
@@ -28,7 +29,7 @@ pub(super) struct Tunnel {
     failed: bool,
     clock: tokio::time::Interval,
     /// Why it is not kernel offload, where it is not.
-    pub(super) why_not_kernel: Option<String>,
+    pub(super) why_not_kernel: Vec<Reason>,
     /// The netcfg object of the device.
     pub(super) device_path: Option<String>,
     /// The last counters seen, for when the peer is gone before it can be asked.
@@ -48,7 +49,7 @@ impl Tunnel {
             has_peer: false,
             failed: false,
             clock,
-            why_not_kernel: None,
+            why_not_kernel: Vec::new(),
             device_path: None,
             last_stats: PeerStats::default(),
             told: Counters::default(),

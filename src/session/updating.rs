@@ -39,10 +39,10 @@ impl Connected {
         if same {
             return Ok(());
         }
-        // Nothing else can have changed. The clamp of the MSS stays as the connection began with it.
+        // Nothing else can have changed.
         self.options.network = session.network;
         self.options.tun_mtu = session.tun_mtu;
-        shared.configure(&mut self.link, &self.options, &mut self.tunnel).await?;
+        self.resize(shared).await?;
         if self.stage == Stage::Working {
             self.announce(shared);
         }

@@ -10,7 +10,7 @@ use super::client::RustlsSession;
 use super::errors;
 use super::external::{ExternalIdentity, ExternalSigner, Waker};
 use super::key::{ClientKey, Identity};
-use super::session::{TlsError, TlsErrorKind, TlsFactory, TlsSession};
+use super::session::{Reason, TlsError, TlsErrorKind, TlsFactory, TlsSession};
 use super::suites::Offer;
 use super::threaded::ThreadedSession;
 use super::verify::ServerVerifier;
@@ -28,6 +28,24 @@ pub struct TlsConfig {
     warnings: Vec<String>,
     certificate_doubt: Option<String>,
     external: Option<External>,
+}
+
+/// Why rustls takes the options as a whole for unusable.
+#[derive(Debug, thiserror::Error)]
+enum UnusableOptions {
+    #[error(
+        "the TLS options contradict each other ({0}); check tls-version-min, tls-version-max, \
+         tls-cipher, tls-ciphersuites and tls-groups"
+    )]
+    Contradiction(#[source] rustls::Error),
+    #[error("sni must be a DNS name (letters, digits, hyphens and dots)")]
+    Sni,
+}
+
+impl Reason for UnusableOptions {
+    fn kind(&self) -> TlsErrorKind {
+        TlsErrorKind::Config
+    }
 }
 
 /// A key elsewhere, and whom to tell that its signature has arrived.
@@ -80,6 +98,7 @@ impl TlsConfig {
             Identity::load(options, passphrase, signing.as_ref().map(|(signer, _)| signer))?;
         let certificate_doubt = identity.key.warning();
         warnings.extend(certificate_doubt.clone());
+        warnings.extend(identity.key.weakness());
         let verifier = ServerVerifier::new(options, &identity.ca, &identity.extra, &mut warnings)?;
         let verifier = Arc::new(verifier);
 
@@ -88,15 +107,7 @@ impl TlsConfig {
         provider.kx_groups = offer.groups;
         let builder = ClientConfig::builder_with_provider(Arc::new(provider))
             .with_protocol_versions(&offer.versions)
-            .map_err(|error| {
-                TlsError::new(
-                    TlsErrorKind::Config,
-                    format!(
-                        "the TLS options contradict each other ({error}); check tls-version-min, \
-                         tls-version-max, tls-cipher, tls-ciphersuites and tls-groups"
-                    ),
-                )
-            })?
+            .map_err(UnusableOptions::Contradiction)?
             .dangerous()
             .with_custom_certificate_verifier(Arc::<ServerVerifier>::clone(&verifier));
         let (mut client, external) = match identity.key {
@@ -160,7 +171,7 @@ impl TlsFactory for TlsConfig {
         let open = |client: &Arc<ClientConfig>| {
             ClientConnection::new(Arc::clone(client), self.server_name.clone())
                 .map(|connection| RustlsSession::new(connection, Arc::clone(&self.verifier)))
-                .map_err(|error| errors::from_rustls(&error))
+                .map_err(errors::from_rustls)
         };
         let Some(external) = &self.external else {
             return Ok(Box::new(open(&self.client)?));
@@ -180,13 +191,10 @@ impl std::fmt::Debug for TlsConfig {
 }
 
 /// rustls wants a name; it leaves this machine only with `sni`.
-fn server_name(options: &TlsOptions) -> Result<ServerName<'static>, TlsError> {
+fn server_name(options: &TlsOptions) -> Result<ServerName<'static>, UnusableOptions> {
     let name = options.sni.clone().unwrap_or_else(|| "openvpn.invalid".to_owned());
     match ServerName::try_from(name) {
         Ok(name @ ServerName::DnsName(_)) => Ok(name),
-        _ => Err(TlsError::new(
-            TlsErrorKind::Config,
-            "sni must be a DNS name (letters, digits, hyphens and dots)",
-        )),
+        _ => Err(UnusableOptions::Sni),
     }
 }

@@ -1,46 +1,91 @@
 //! What rustls reports, told to people: which side refused what, and what to do about it.
 
-use rustls::{AlertDescription, CertificateError, Error, InconsistentKeys, PeerIncompatible};
+use std::error::Error as StdError;
+use std::fmt;
 
-use super::session::{TlsError, TlsErrorKind};
+use rustls::{
+    AlertDescription, CertificateError, Error, InconsistentKeys, PeerIncompatible, PeerMisbehaved,
+};
+
+use super::session::{Reason, TlsError, TlsErrorKind};
 
 /// Maps an error of rustls. Errors of our own verifier and signer pass through unchanged.
-pub(super) fn from_rustls(error: &Error) -> TlsError {
-    if let Some(own) = own(error) {
-        return own;
-    }
-    match error {
-        Error::AlertReceived(alert) => alert_received(*alert),
-        Error::PeerIncompatible(reason) => incompatible(reason),
-        Error::InvalidCertificate(CertificateError::BadSignature) => TlsError::new(
-            TlsErrorKind::CertVerify,
-            "the server's handshake signature does not fit its certificate: it does not hold the \
-             certificate's private key",
-        ),
-        Error::InvalidCertificate(reason) => TlsError::new(
-            TlsErrorKind::CertVerify,
-            format!("the server's certificate is not acceptable: {reason}"),
-        ),
-        Error::NoCertificatesPresented => TlsError::new(
-            TlsErrorKind::CertVerify,
-            "the server sent no certificate; check the server's `cert` option",
-        ),
-        Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => TlsError::new(
-            TlsErrorKind::Config,
-            "cert and key do not belong together; use the private key of this certificate",
-        ),
-        other => TlsError::new(whose(other), format!("TLS: {other}")),
+pub(super) fn from_rustls(error: Error) -> TlsError {
+    own(&error).unwrap_or_else(|| Reported(error).into())
+}
+
+/// What rustls reports.
+#[derive(Debug)]
+struct Reported(Error);
+
+impl StdError for Reported {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&self.0)
     }
 }
 
-/// Whose fault an error is that says nothing of certificates.
-const fn whose(error: &Error) -> TlsErrorKind {
-    match error {
-        Error::FailedToGetRandomBytes
-        | Error::FailedToGetCurrentTime
-        | Error::EncryptError
-        | Error::HandshakeNotComplete => TlsErrorKind::Host,
-        _ => TlsErrorKind::Protocol,
+impl fmt::Display for Reported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        use InconsistentKeys::KeyMismatch;
+        use PeerIncompatible as I;
+        match &self.0 {
+            Error::AlertReceived(alert) => match advice(*alert) {
+                Some((name, advice)) => {
+                    write!(f, "the server sent the TLS alert {name}: {advice}")
+                }
+                None => write!(f, "the server sent the TLS alert {alert:?}; its log says why"),
+            },
+            Error::PeerIncompatible(I::ServerDoesNotSupportTls12Or13) => {
+                f.write_str("the server offers neither TLS 1.2 nor TLS 1.3; it must be upgraded")
+            }
+            Error::PeerIncompatible(I::ServerTlsVersionIsDisabledByOurConfig) => f.write_str(
+                "the server chose a TLS version outside tls-version-min and tls-version-max; \
+                 change them or the server's",
+            ),
+            Error::PeerIncompatible(reason) => {
+                write!(f, "the server's TLS is not compatible with ours: {reason:?}")
+            }
+            Error::InvalidCertificate(CertificateError::BadSignature) => f.write_str(
+                "the server's handshake signature does not fit its certificate: it does not hold \
+                 the certificate's private key",
+            ),
+            Error::InvalidCertificate(reason) => {
+                write!(f, "the server's certificate is not acceptable: {reason}")
+            }
+            Error::NoCertificatesPresented => {
+                f.write_str("the server sent no certificate; check the server's `cert` option")
+            }
+            Error::InconsistentKeys(KeyMismatch) => f.write_str(
+                "cert and key do not belong together; use the private key of this certificate",
+            ),
+            Error::PeerMisbehaved(PeerMisbehaved::SignedKxWithWrongAlgorithm) => f.write_str(
+                "the server's signature does not fit the cipher suite of TLS 1.2; with an RSA-PSS \
+                 key the server needs TLS 1.3 (tls-version-max), or an ordinary RSA key instead",
+            ),
+            other => write!(f, "TLS: {other}"),
+        }
+    }
+}
+
+impl Reason for Reported {
+    fn kind(&self) -> TlsErrorKind {
+        use PeerIncompatible as I;
+        match &self.0 {
+            Error::AlertReceived(AlertDescription::ProtocolVersion)
+            | Error::PeerIncompatible(
+                I::ServerDoesNotSupportTls12Or13 | I::ServerTlsVersionIsDisabledByOurConfig,
+            ) => TlsErrorKind::Version,
+            Error::AlertReceived(_) => TlsErrorKind::Alert,
+            Error::InvalidCertificate(_) | Error::NoCertificatesPresented => {
+                TlsErrorKind::CertVerify
+            }
+            Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => TlsErrorKind::Config,
+            Error::FailedToGetRandomBytes
+            | Error::FailedToGetCurrentTime
+            | Error::EncryptError
+            | Error::HandshakeNotComplete => TlsErrorKind::Host,
+            _ => TlsErrorKind::Protocol,
+        }
     }
 }
 
@@ -64,10 +109,11 @@ pub(super) fn other_error(error: TlsError) -> Error {
     Error::Other(rustls::OtherError(std::sync::Arc::new(error)))
 }
 
-/// Alerts are what the server thinks of us: say which of our options it concerns.
-fn alert_received(alert: AlertDescription) -> TlsError {
+/// Alerts are what the server thinks of us: its registered name, and which of our options it
+/// concerns.
+const fn advice(alert: AlertDescription) -> Option<(&'static str, &'static str)> {
     use AlertDescription as A;
-    let (name, advice) = match alert {
+    Some(match alert {
         A::CertificateExpired => {
             ("certificate_expired", "the client certificate (cert) has expired; renew it")
         }
@@ -80,7 +126,11 @@ fn alert_received(alert: AlertDescription) -> TlsError {
              by the server's CA, and put intermediates into extra-certs",
         ),
         A::BadCertificate | A::CertificateUnknown => (
-            if alert == A::BadCertificate { "bad_certificate" } else { "certificate_unknown" },
+            if matches!(alert, A::BadCertificate) {
+                "bad_certificate"
+            } else {
+                "certificate_unknown"
+            },
             "the server refused the client certificate (cert); the server's log says why",
         ),
         A::UnsupportedCertificate => (
@@ -98,8 +148,9 @@ fn alert_received(alert: AlertDescription) -> TlsError {
         A::HandshakeFailure => (
             "handshake_failure",
             "the server shares no cipher suite, group or signature algorithm with us (it may be \
-             restricted to DHE, CBC or static RSA suites, or we by tls-cipher, tls-groups or \
-             tls-cert-profile), or wants a client certificate",
+             restricted to DHE, CBC or static RSA suites, or have an RSA-PSS key without TLS 1.3, \
+             or we be restricted by tls-cipher, tls-groups or tls-cert-profile), or wants a client \
+             certificate",
         ),
         A::InsufficientSecurity => (
             "insufficient_security",
@@ -118,32 +169,6 @@ fn alert_received(alert: AlertDescription) -> TlsError {
         A::UnrecognisedName => ("unrecognized_name", "the server does not know the name of sni"),
         A::CloseNotify => ("close_notify", "the server closed the TLS session; its log says why"),
         A::InternalError => ("internal_error", "the server failed; its log says why"),
-        other => {
-            return TlsError::new(
-                TlsErrorKind::Alert,
-                format!("the server sent the TLS alert {other:?}; its log says why"),
-            );
-        }
-    };
-    let kind =
-        if alert == A::ProtocolVersion { TlsErrorKind::Version } else { TlsErrorKind::Alert };
-    TlsError::new(kind, format!("the server sent the TLS alert {name}: {advice}"))
-}
-
-fn incompatible(reason: &PeerIncompatible) -> TlsError {
-    match reason {
-        PeerIncompatible::ServerDoesNotSupportTls12Or13 => TlsError::new(
-            TlsErrorKind::Version,
-            "the server offers neither TLS 1.2 nor TLS 1.3; it must be upgraded",
-        ),
-        PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig => TlsError::new(
-            TlsErrorKind::Version,
-            "the server chose a TLS version outside tls-version-min and tls-version-max; change \
-             them or the server's",
-        ),
-        other => TlsError::new(
-            TlsErrorKind::Protocol,
-            format!("the server's TLS is not compatible with ours: {other:?}"),
-        ),
-    }
+        _ => return None,
+    })
 }

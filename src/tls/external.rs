@@ -16,7 +16,8 @@ use webpki::RawPublicKeyEntity;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::errors::other_error;
-use super::session::{TlsError, TlsErrorKind};
+use super::key::KeyError;
+use super::session::{Reason, TlsErrorKind};
 use super::verify::handshake_algorithms;
 
 /// Asks for signatures. Called on a thread of the TLS session's own.
@@ -109,21 +110,50 @@ impl fmt::Display for SignAlgorithm {
 #[derive(Debug)]
 pub struct SignReply(Option<Sender<Answer>>);
 
-#[derive(Debug)]
-enum Answer {
-    Signature(Vec<u8>),
+type Answer = Result<Vec<u8>, Unsigned>;
+
+/// Why there is no signature.
+#[derive(Debug, thiserror::Error)]
+enum Unsigned {
+    /// In the words of whoever was asked.
+    #[error("{0}")]
     Refused(String),
+    #[error("the request was dropped")]
+    Dropped,
+    #[error("the connection was given up")]
+    GivenUp,
+    #[error("nobody is left to answer")]
+    NobodyLeft,
+    #[error(
+        "the signature does not fit the certificate; is it the right key, and does the signature \
+         cover the whole message?"
+    )]
+    Misfit,
+}
+
+/// Why a handshake could not be signed.
+#[derive(Debug, thiserror::Error)]
+#[error("the external key did not sign ({algorithm}): {source}")]
+struct SignError {
+    algorithm: SignAlgorithm,
+    source: Unsigned,
+}
+
+impl Reason for SignError {
+    fn kind(&self) -> TlsErrorKind {
+        TlsErrorKind::ExternalSign
+    }
 }
 
 impl SignReply {
     /// Gives the signature. ECDSA: DER, or `r || s` as PKCS#11 has it.
     pub fn answer(mut self, signature: Vec<u8>) {
-        self.send(Answer::Signature(signature));
+        self.send(Ok(signature));
     }
 
     /// There will be none; `reason` is for people.
     pub fn refuse(mut self, reason: &str) {
-        self.send(Answer::Refused(reason.to_owned()));
+        self.send(Err(Unsigned::Refused(reason.to_owned())));
     }
 
     fn send(&mut self, answer: Answer) {
@@ -136,7 +166,7 @@ impl SignReply {
 
 impl Drop for SignReply {
     fn drop(&mut self) {
-        self.send(Answer::Refused("the request was dropped".to_owned()));
+        self.send(Err(Unsigned::Dropped));
     }
 }
 
@@ -146,7 +176,7 @@ pub(super) struct Cancel(Sender<Answer>);
 
 impl Drop for Cancel {
     fn drop(&mut self) {
-        let _ = self.0.send(Answer::Refused("the connection was given up".to_owned()));
+        let _ = self.0.send(Err(Unsigned::GivenUp));
     }
 }
 
@@ -174,16 +204,9 @@ impl ExternalIdentity {
     pub(super) fn new(
         chain: Vec<CertificateDer<'static>>,
         signer: Arc<dyn ExternalSigner>,
-    ) -> Result<Self, TlsError> {
-        let unsupported = || {
-            TlsError::new(
-                TlsErrorKind::Config,
-                "cert: the key type of the certificate is not supported; supported are RSA, ECDSA \
-                 on P-256, P-384 and P-521, and Ed25519",
-            )
-        };
-        let leaf = chain.first().ok_or_else(unsupported)?;
-        let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| unsupported())?;
+    ) -> Result<Self, KeyError> {
+        let leaf = chain.first().ok_or(KeyError::CertificateKind)?;
+        let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| KeyError::CertificateKind)?;
         let algorithm = &leaf.public_key().algorithm;
         let curve = algorithm.parameters.as_ref().and_then(|any| any.as_oid().ok());
         let curve = curve.map(|oid| oid.to_id_string());
@@ -200,7 +223,7 @@ impl ExternalIdentity {
                     (Family::ECDSA, &[SignAlgorithm::EcdsaP521Sha512])
                 }
                 ("1.3.101.112", _) => (Family::ED25519, &[SignAlgorithm::Ed25519]),
-                _ => return Err(unsupported()),
+                _ => return Err(KeyError::CertificateKind),
             };
         Ok(Self { chain, family, algorithms, signer })
     }
@@ -270,25 +293,13 @@ impl fmt::Debug for PendingSigner {
 
 impl Signer for PendingSigner {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
-        let failed = |why: &str| {
-            other_error(TlsError::new(
-                TlsErrorKind::ExternalSign,
-                format!("the external key did not sign ({}): {why}", self.algorithm),
-            ))
-        };
         let request = SignRequest { algorithm: self.algorithm, message: message.to_vec() };
         self.identity.signer.sign(request, SignReply(Some(self.line.sender.clone())));
         let answers = self.line.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        match answers.recv() {
-            Ok(Answer::Signature(signature)) => self.checked(message, signature).ok_or_else(|| {
-                failed(
-                    "the signature does not fit the certificate; is it the right key, and does \
-                     the signature cover the whole message?",
-                )
-            }),
-            Ok(Answer::Refused(reason)) => Err(failed(&reason)),
-            Err(_) => Err(failed("nobody is left to answer")),
-        }
+        let answer = answers.recv().unwrap_or(Err(Unsigned::NobodyLeft));
+        answer
+            .and_then(|signature| self.checked(message, signature).ok_or(Unsigned::Misfit))
+            .map_err(|source| other_error(SignError { algorithm: self.algorithm, source }.into()))
     }
 
     fn scheme(&self) -> Scheme {

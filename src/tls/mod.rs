@@ -9,6 +9,7 @@ mod key;
 mod name;
 mod p521;
 mod pem;
+mod rsa;
 mod session;
 mod suites;
 #[cfg(test)]
@@ -19,4 +20,4 @@ mod verify;
 pub use config::TlsConfig;
 pub use external::{ExternalSigner, SignAlgorithm, SignReply, SignRequest, Waker};
 pub use key::{key_needs_passphrase, open_key};
-pub use session::{PeerCertificate, TlsError, TlsErrorKind, TlsFactory, TlsSession};
+pub use session::{PeerCertificate, TlsError, TlsErrorKind, TlsFactory, TlsParameters, TlsSession};

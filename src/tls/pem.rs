@@ -3,11 +3,45 @@
 use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
-use super::session::{TlsError, TlsErrorKind};
+use super::session::{Reason, TlsErrorKind};
 use crate::profile::pem_damage;
 
 /// Labels under which certificates are found.
 const CERTIFICATE: [&str; 3] = ["CERTIFICATE", "X509 CERTIFICATE", "TRUSTED CERTIFICATE"];
+
+/// What is wrong with the PEM text of an option.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PemError {
+    #[error("{option}: the PEM text is damaged ({})", pem_damage(.source))]
+    Damaged { option: String, source: pem::PemError },
+    #[error("{option}: the PEM text is damaged (block {block} has no \"-----END\" line)")]
+    Unended { option: String, block: usize },
+    #[error(
+        "{option}: certificate {number} cannot be read ({source}); replace it by a valid X.509 \
+         certificate"
+    )]
+    Unreadable {
+        option: String,
+        number: usize,
+        source: x509_parser::nom::Err<x509_parser::error::X509Error>,
+    },
+    #[error(
+        "{option}: no certificate found; it must hold at least one PEM block \
+         \"-----BEGIN CERTIFICATE-----\""
+    )]
+    NoCertificate { option: String },
+    #[error(
+        "crl-verify: no revocation list found; it must hold at least one PEM block \
+         \"-----BEGIN X509 CRL-----\""
+    )]
+    NoRevocationList,
+}
+
+impl Reason for PemError {
+    fn kind(&self) -> TlsErrorKind {
+        TlsErrorKind::Config
+    }
+}
 
 /// One block: label, decoded bytes, and the two headers of RFC 1421 that OpenSSL writes.
 pub(super) struct Section {
@@ -23,28 +57,22 @@ pub(super) struct Section {
 pub(super) fn certificates(
     option: &str,
     text: &str,
-) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+) -> Result<Vec<CertificateDer<'static>>, PemError> {
     let mut found = Vec::new();
     for section in sections(option, text)? {
         if !CERTIFICATE.contains(&section.label.as_str()) {
             continue;
         }
         // `TRUSTED CERTIFICATE` carries OpenSSL's own trust settings after the certificate.
-        let (trailing, _) = x509_parser::parse_x509_certificate(&section.der).map_err(|error| {
-            config(format!(
-                "{option}: certificate {} cannot be read ({error}); replace it by a valid \
-                     X.509 certificate",
-                found.len() + 1
-            ))
-        })?;
+        let (trailing, _) =
+            x509_parser::parse_x509_certificate(&section.der).map_err(|source| {
+                PemError::Unreadable { option: option.to_owned(), number: found.len() + 1, source }
+            })?;
         let length = section.der.len() - trailing.len();
         found.push(CertificateDer::from(section.der[..length].to_vec()));
     }
     if found.is_empty() {
-        return Err(config(format!(
-            "{option}: no certificate found; it must hold at least one PEM block \
-             \"-----BEGIN CERTIFICATE-----\""
-        )));
+        return Err(PemError::NoCertificate { option: option.to_owned() });
     }
     Ok(found)
 }
@@ -58,33 +86,26 @@ pub(super) fn text(certificates: &[CertificateDer<'_>]) -> String {
 }
 
 /// All revocation lists of `text`; at least one. The DER is not looked at.
-pub(super) fn crls(text: &str) -> Result<Vec<Vec<u8>>, TlsError> {
+pub(super) fn crls(text: &str) -> Result<Vec<Vec<u8>>, PemError> {
     let found: Vec<_> = sections("crl-verify", text)?
         .into_iter()
         .filter(|section| section.label == "X509 CRL")
         .map(|section| section.der.to_vec())
         .collect();
     if found.is_empty() {
-        return Err(config(
-            "crl-verify: no revocation list found; it must hold at least one PEM block \
-             \"-----BEGIN X509 CRL-----\"",
-        ));
+        return Err(PemError::NoRevocationList);
     }
     Ok(found)
 }
 
 /// All blocks of `text`, in order.
-pub(super) fn sections(option: &str, text: &str) -> Result<Vec<Section>, TlsError> {
+pub(super) fn sections(option: &str, text: &str) -> Result<Vec<Section>, PemError> {
     let tidy = tidy(text);
-    let parsed = pem::parse_many(tidy.as_bytes()).map_err(|error| {
-        config(format!("{option}: the PEM text is damaged ({})", pem_damage(&error)))
-    })?;
+    let parsed = pem::parse_many(tidy.as_bytes())
+        .map_err(|source| PemError::Damaged { option: option.to_owned(), source })?;
     // The parser stops at a block without end: what follows must not vanish silently.
     if parsed.len() != tidy.matches("-----BEGIN ").count() {
-        return Err(config(format!(
-            "{option}: the PEM text is damaged (block {} has no \"-----END\" line)",
-            parsed.len() + 1
-        )));
+        return Err(PemError::Unended { option: option.to_owned(), block: parsed.len() + 1 });
     }
     Ok(parsed
         .into_iter()
@@ -110,8 +131,4 @@ fn tidy(text: &str) -> Zeroizing<String> {
         after_header = line.contains(':');
     }
     tidy
-}
-
-fn config(message: impl std::fmt::Display) -> TlsError {
-    TlsError::new(TlsErrorKind::Config, message)
 }

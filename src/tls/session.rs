@@ -1,6 +1,8 @@
 //! The seam between the control channel and the TLS library.
 
+use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::fault::Fault;
 
@@ -32,8 +34,31 @@ pub trait TlsSession: Send {
     /// What was negotiated, e.g. `TLSv1.3, TLS_AES_256_GCM_SHA384, X25519MLKEM768`.
     fn description(&self) -> String;
 
+    /// The same as values; `None` as long as the handshake is not complete.
+    fn parameters(&self) -> Option<TlsParameters> {
+        None
+    }
+
     /// The server's certificate, once verified.
     fn peer_certificate(&self) -> Option<PeerCertificate>;
+}
+
+/// What a handshake agreed on, by the names registered with IANA.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct TlsParameters {
+    /// `TLSv1.3` or `TLSv1.2`.
+    pub version: &'static str,
+    /// e.g. `TLS_AES_256_GCM_SHA384`
+    pub cipher_suite: String,
+    /// e.g. `X25519MLKEM768`
+    pub key_exchange: String,
+}
+
+impl fmt::Display for TlsParameters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { version, cipher_suite, key_exchange } = self;
+        write!(f, "{version}, {cipher_suite}, {key_exchange}")
+    }
 }
 
 /// Makes a new session for each key (the first and every renegotiation).
@@ -54,13 +79,18 @@ pub struct PeerCertificate {
 }
 
 /// Why TLS failed. The text names the rule or the alert and what to do about it.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{message}")]
+#[derive(Clone, Debug)]
 pub struct TlsError {
     /// What kind of failure, for status codes.
     pub kind: TlsErrorKind,
-    /// For people.
-    pub message: String,
+    reason: Arc<dyn Error + Send + Sync>,
+}
+
+/// Why something of TLS failed: each part has an enum of its own, with the text and what to do
+/// beside each other.
+pub(super) trait Reason: Error + Send + Sync + 'static {
+    /// What kind of failure it is.
+    fn kind(&self) -> TlsErrorKind;
 }
 
 /// Failure kinds that the D-Bus status distinguishes (`dbus-contract` 3.3, OpenVPN 3 error names).
@@ -102,8 +132,35 @@ impl TlsError {
         }
     }
 
-    /// Builds an error.
-    pub fn new(kind: TlsErrorKind, message: impl fmt::Display) -> Self {
-        Self { kind, message: message.to_string() }
+    /// An error of this kind, for this reason: another error, which is kept, or a text.
+    pub fn new(kind: TlsErrorKind, reason: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { kind, reason: reason.into().into() }
     }
 }
+
+impl<R: Reason> From<R> for TlsError {
+    fn from(reason: R) -> Self {
+        Self { kind: reason.kind(), reason: Arc::new(reason) }
+    }
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.reason.fmt(f)
+    }
+}
+
+impl Error for TlsError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.reason.source()
+    }
+}
+
+/// The same to those who are told.
+impl PartialEq for TlsError {
+    fn eq(&self, other: &Self) -> bool {
+        self.kind == other.kind && self.to_string() == other.to_string()
+    }
+}
+
+impl Eq for TlsError {}

@@ -6,8 +6,37 @@ use rustls::crypto::aws_lc_rs::{cipher_suite as suite, kx_group};
 use rustls::{SupportedCipherSuite, SupportedProtocolVersion, version};
 
 use super::p521::Secp521r1;
-use super::session::{TlsError, TlsErrorKind};
+use super::session::{Reason, TlsErrorKind};
 use crate::profile::{TlsOptions, TlsVersion};
+
+/// Why the options leave nothing to offer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum OfferError {
+    #[error(
+        "tls-version-max is below 1.2: this client supports TLS 1.2 and 1.3 only; remove \
+         tls-version-max or raise it to 1.2"
+    )]
+    MaximumTooLow,
+    #[error(
+        "tls-version-min is above tls-version-max: no TLS version is left; correct one of them"
+    )]
+    MinimumAboveMaximum,
+    #[error("tls-cipher leaves no TLS 1.2 cipher suite; supported are {}", tls12_names())]
+    NoTls12Suite,
+    #[error(
+        "tls-ciphersuites names no supported TLS 1.3 cipher suite; supported are {}",
+        tls13_names()
+    )]
+    NoTls13Suite,
+    #[error("tls-groups names no supported group; supported are {}", group_names())]
+    NoGroup,
+}
+
+impl Reason for OfferError {
+    fn kind(&self) -> TlsErrorKind {
+        TlsErrorKind::Config
+    }
+}
 
 /// What a client offers in its hello.
 pub(super) struct Offer {
@@ -91,7 +120,10 @@ static GROUPS: [(&dyn SupportedKxGroup, &[&str]); 8] = [
 
 impl Offer {
     /// Reads `tls-version-min/max`, `tls-cipher`, `tls-ciphersuites` and `tls-groups`.
-    pub(super) fn new(options: &TlsOptions, warnings: &mut Vec<String>) -> Result<Self, TlsError> {
+    pub(super) fn new(
+        options: &TlsOptions,
+        warnings: &mut Vec<String>,
+    ) -> Result<Self, OfferError> {
         let (mut tls12, tls13) = versions(options.version_min, options.version_max)?;
         let mut suites = Vec::new();
         if tls13 {
@@ -107,10 +139,7 @@ impl Offer {
             };
             if selected.is_empty() {
                 if !tls13 {
-                    return Err(config(format!(
-                        "tls-cipher leaves no TLS 1.2 cipher suite; supported are {}",
-                        tls12_names()
-                    )));
+                    return Err(OfferError::NoTls12Suite);
                 }
                 warnings.push(format!(
                     "tls-cipher leaves no TLS 1.2 cipher suite (supported are {}): only TLS 1.3 is \
@@ -138,17 +167,12 @@ impl Offer {
 
 /// Whether TLS 1.2 and TLS 1.3 are allowed. A minimum below 1.2 means 1.2: rustls has nothing
 /// older.
-fn versions(min: TlsVersion, max: TlsVersion) -> Result<(bool, bool), TlsError> {
+fn versions(min: TlsVersion, max: TlsVersion) -> Result<(bool, bool), OfferError> {
     if max < TlsVersion::V1_2 {
-        return Err(config(
-            "tls-version-max is below 1.2: this client supports TLS 1.2 and 1.3 only; remove \
-             tls-version-max or raise it to 1.2",
-        ));
+        return Err(OfferError::MaximumTooLow);
     }
     if min > max {
-        return Err(config(
-            "tls-version-min is above tls-version-max: no TLS version is left; correct one of them",
-        ));
+        return Err(OfferError::MinimumAboveMaximum);
     }
     Ok((min <= TlsVersion::V1_2, max >= TlsVersion::V1_3))
 }
@@ -156,7 +180,7 @@ fn versions(min: TlsVersion, max: TlsVersion) -> Result<(bool, bool), TlsError> 
 fn select_tls13(
     names: &[String],
     warnings: &mut Vec<String>,
-) -> Result<Vec<SupportedCipherSuite>, TlsError> {
+) -> Result<Vec<SupportedCipherSuite>, OfferError> {
     let mut selected = Vec::new();
     for name in names {
         match TLS13.iter().find(|(_, iana)| *iana == normalise(name)) {
@@ -166,11 +190,7 @@ fn select_tls13(
         }
     }
     if selected.is_empty() {
-        let supported: Vec<_> = TLS13.iter().map(|(_, iana)| iana.replace('-', "_")).collect();
-        return Err(config(format!(
-            "tls-ciphersuites names no supported TLS 1.3 cipher suite; supported are {}",
-            supported.join(", ")
-        )));
+        return Err(OfferError::NoTls13Suite);
     }
     Ok(selected)
 }
@@ -237,7 +257,7 @@ impl Tls12Suite {
 fn select_groups(
     names: &[String],
     warnings: &mut Vec<String>,
-) -> Result<Vec<&'static dyn SupportedKxGroup>, TlsError> {
+) -> Result<Vec<&'static dyn SupportedKxGroup>, OfferError> {
     let mut selected: Vec<&'static dyn SupportedKxGroup> = Vec::new();
     for name in names {
         // `?` (optional) and `*` (send a key share) of OpenSSL 3.5 do not change the choice.
@@ -254,13 +274,17 @@ fn select_groups(
         }
     }
     if selected.is_empty() {
-        let supported: Vec<_> = GROUPS.iter().map(|(_, known)| known[0]).collect();
-        return Err(config(format!(
-            "tls-groups names no supported group; supported are {}",
-            supported.join(", ")
-        )));
+        return Err(OfferError::NoGroup);
     }
     Ok(selected)
+}
+
+fn tls13_names() -> String {
+    TLS13.iter().map(|(_, iana)| iana.replace('-', "_")).collect::<Vec<_>>().join(", ")
+}
+
+fn group_names() -> String {
+    GROUPS.iter().map(|(_, known)| known[0]).collect::<Vec<_>>().join(", ")
 }
 
 fn tls12_names() -> String {
@@ -269,8 +293,4 @@ fn tls12_names() -> String {
 
 fn normalise(name: &str) -> String {
     name.to_ascii_uppercase().replace('_', "-")
-}
-
-fn config(message: impl std::fmt::Display) -> TlsError {
-    TlsError::new(TlsErrorKind::Config, message)
 }

@@ -1,16 +1,39 @@
 //! A session whose key is elsewhere. rustls signs synchronously, so while the handshake lasts,
 //! received bytes are processed on a thread that may block; the caller never does.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::thread;
 
 use super::client::RustlsSession;
 use super::external::{Cancel, Waker};
-use super::session::{PeerCertificate, TlsError, TlsErrorKind, TlsSession};
+use super::session::{PeerCertificate, Reason, TlsError, TlsErrorKind, TlsParameters, TlsSession};
 
 /// What waits for the thread, at most: no honest handshake has that much.
 const MAX_QUEUED: usize = 256 * 1024;
+
+/// What goes wrong around the thread.
+#[derive(Debug, thiserror::Error)]
+enum ThreadError {
+    #[error("TLS: no thread to sign on ({0})")]
+    NoThread(#[source] io::Error),
+    #[error("TLS: the server sent more than {MAX_QUEUED} bytes while the private key signs")]
+    Flood,
+    #[error("TLS: the handshake is not complete")]
+    NotComplete,
+    #[error("TLS: the handshake thread ended unexpectedly")]
+    Lost,
+}
+
+impl Reason for ThreadError {
+    fn kind(&self) -> TlsErrorKind {
+        match self {
+            Self::NoThread(_) | Self::NotComplete | Self::Lost => TlsErrorKind::Host,
+            Self::Flood => TlsErrorKind::Protocol,
+        }
+    }
+}
 
 /// [`RustlsSession`] that lives on another thread while it may wait for a signature.
 pub(super) struct ThreadedSession {
@@ -49,7 +72,7 @@ impl ThreadedSession {
             }
         }
         if matches!(self.state, State::Lost) {
-            return Err(lost());
+            return Err(ThreadError::Lost.into());
         }
         if self.queued.is_empty() {
             return Ok(());
@@ -83,9 +106,10 @@ impl ThreadedSession {
                 waker();
             }
         };
-        thread::Builder::new().name("tls-handshake".to_owned()).spawn(work).map_err(|error| {
-            TlsError::new(TlsErrorKind::Host, format!("TLS: no thread to sign on ({error})"))
-        })?;
+        thread::Builder::new()
+            .name("tls-handshake".to_owned())
+            .spawn(work)
+            .map_err(ThreadError::NoThread)?;
         self.state = State::Away(receiver);
         Ok(())
     }
@@ -94,12 +118,7 @@ impl ThreadedSession {
 impl TlsSession for ThreadedSession {
     fn read_ciphertext(&mut self, ciphertext: &[u8]) -> Result<(), TlsError> {
         if self.queued.len() + ciphertext.len() > MAX_QUEUED {
-            return Err(TlsError::new(
-                TlsErrorKind::Protocol,
-                format!(
-                    "TLS: the server sent more than {MAX_QUEUED} bytes while the private key signs"
-                ),
-            ));
+            return Err(ThreadError::Flood.into());
         }
         self.queued.extend_from_slice(ciphertext);
         self.poll()
@@ -117,7 +136,7 @@ impl TlsSession for ThreadedSession {
         self.poll()?;
         match &mut self.state {
             State::Here(session) => session.write_plaintext(plaintext),
-            State::Away(_) | State::Lost => Err(not_complete()),
+            State::Away(_) | State::Lost => Err(ThreadError::NotComplete.into()),
         }
     }
 
@@ -139,7 +158,7 @@ impl TlsSession for ThreadedSession {
     fn export(&self, label: &str, out: &mut [u8]) -> Result<(), TlsError> {
         match &self.state {
             State::Here(session) => session.export(label, out),
-            State::Away(_) | State::Lost => Err(not_complete()),
+            State::Away(_) | State::Lost => Err(ThreadError::NotComplete.into()),
         }
     }
 
@@ -150,18 +169,17 @@ impl TlsSession for ThreadedSession {
         }
     }
 
+    fn parameters(&self) -> Option<TlsParameters> {
+        match &self.state {
+            State::Here(session) => session.parameters(),
+            State::Away(_) | State::Lost => None,
+        }
+    }
+
     fn peer_certificate(&self) -> Option<PeerCertificate> {
         match &self.state {
             State::Here(session) => session.peer_certificate(),
             State::Away(_) | State::Lost => None,
         }
     }
-}
-
-fn not_complete() -> TlsError {
-    TlsError::new(TlsErrorKind::Host, "TLS: the handshake is not complete")
-}
-
-fn lost() -> TlsError {
-    TlsError::new(TlsErrorKind::Host, "TLS: the handshake thread ended unexpectedly")
 }

@@ -226,6 +226,15 @@ impl Transport {
         source::now(self.remote, &self.options)
     }
 
+    /// The same, with the largest packet that the way to the remote address takes in one piece now, as
+    /// the kernel knows it: bytes, IP header included.
+    ///
+    /// # Errors
+    /// As [`Self::source_now`].
+    pub fn path_now(&self) -> io::Result<(IpAddr, u16)> {
+        source::path(self.remote, &self.options)
+    }
+
     /// Has packets come from [`Self::source_now`]. UDP only. Whoever shares the socket shares that.
     ///
     /// # Errors

@@ -1,5 +1,5 @@
-//! The source address of UDP packets: which one the kernel would choose now, and choosing again for
-//! a socket that is in use.
+//! The source address of UDP packets: which one the kernel would choose now, and how large packets may
+//! be on that way; and choosing again for a socket that is in use.
 //!
 //! Connecting a socket gives it the source address of that moment, for good: packets of the server
 //! to another address do not reach it, and once the address has gone nothing can be sent. Only
@@ -9,7 +9,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use nix::sys::socket::SockaddrIn;
+use nix::sys::socket::{SockaddrIn, getsockopt, sockopt};
+use nix::{getsockopt_impl, sockopt_impl};
 use socket2::{SockRef, Socket};
 
 use super::socket::{self, SocketOptions};
@@ -36,10 +37,37 @@ pub(super) fn bind_free_port(socket: &Socket, remote: SocketAddr) -> io::Result<
 
 /// Where a UDP socket with these options would send from, to `remote`, now.
 pub(super) fn now(remote: SocketAddr, options: &SocketOptions) -> io::Result<IpAddr> {
+    local(SockRef::from(&probe(remote, options)?))
+}
+
+/// The same, with the largest packet that the way there takes in one piece, as the kernel knows it: of
+/// the route, or what a router on it has said of late (which the kernel believes only about packets of
+/// ours). Bytes, IP header included; `u16::MAX` for more than that.
+pub(super) fn path(remote: SocketAddr, options: &SocketOptions) -> io::Result<(IpAddr, u16)> {
+    // One that is in use knows only what was true when it sent last.
+    let probe = probe(remote, options)?;
+    let mtu = match remote {
+        SocketAddr::V4(_) => getsockopt(&probe, sockopt::IpMtu)?,
+        SocketAddr::V6(_) => getsockopt(&probe, Ipv6Mtu)?,
+    };
+    Ok((local(SockRef::from(&probe))?, u16::try_from(mtu).unwrap_or(u16::MAX)))
+}
+
+sockopt_impl!(
+    /// What `IP_MTU` is for IPv4.
+    Ipv6Mtu,
+    GetOnly,
+    libc::IPPROTO_IPV6,
+    libc::IPV6_MTU,
+    libc::c_int
+);
+
+/// A socket with these options that is connected now, and sends nothing.
+fn probe(remote: SocketAddr, options: &SocketOptions) -> io::Result<Socket> {
     let options = SocketOptions { local_port: None, ..options.clone() };
     let probe = socket::unbound_udp(remote, &options).map_err(io::Error::other)?;
     probe.connect(&remote.into())?;
-    local(SockRef::from(&probe))
+    Ok(probe)
 }
 
 /// The address that a socket sends from.

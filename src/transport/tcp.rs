@@ -22,12 +22,20 @@ pub(super) struct TcpPackets {
     /// The packet being read, length included.
     partial: Vec<u8>,
     unsent: Vec<u8>,
+    /// Bytes at its front that are the rest of a packet, where packets are written one by one.
+    torn: usize,
     one_packet_per_read: bool,
 }
 
 impl TcpPackets {
     pub(super) fn new(stream: TcpStream) -> Self {
-        Self { stream, partial: Vec::new(), unsent: Vec::new(), one_packet_per_read: false }
+        Self {
+            stream,
+            partial: Vec::new(),
+            unsent: Vec::new(),
+            torn: 0,
+            one_packet_per_read: false,
+        }
     }
 
     /// The in-tree kernel module returns one whole packet from each read and discards what does not
@@ -119,22 +127,31 @@ impl TcpPackets {
     }
 
     fn write_some(&mut self) -> io::Result<()> {
-        // Kernel offload accepts whole packets only, so a write ends at a packet's end.
-        while let Some(length) = self.unsent.first_chunk::<LENGTH>() {
-            let end = if self.one_packet_per_read {
-                LENGTH + usize::from(u16::from_be_bytes(*length))
-            } else {
-                self.unsent.len()
-            };
+        while !self.unsent.is_empty() {
+            let end = self.end();
             match self.stream.try_write(self.unsent.get(..end).unwrap_or_default()) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     self.unsent.drain(..written);
+                    self.torn = if self.one_packet_per_read { end - written } else { 0 };
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) => return Err(e),
             }
         }
         Ok(())
+    }
+
+    /// Where a write ends: kernel offload accepts whole packets only. A stream that it does not have
+    /// takes a part of one as well.
+    fn end(&self) -> usize {
+        match self.unsent.first_chunk::<LENGTH>() {
+            _ if self.torn > 0 => self.torn,
+            Some(length) if self.one_packet_per_read => {
+                LENGTH + usize::from(u16::from_be_bytes(*length))
+            }
+            _ => self.unsent.len(),
+        }
     }
 
     /// The stream without the runtime's attention. What was read in part or not yet written is

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ovpn_client::network::{
     Gateways, Network, NetworkPlan, Path, PlanInput, PlannedRoute, RemotePath, RouteTarget,
 };
-use ovpn_client::profile::DnsScope;
+use ovpn_client::profile::{DnsScope, Protocol};
 
 use crate::pushed;
 
@@ -78,6 +78,7 @@ fn plan(options: &str, local: Network) -> NetworkPlan {
         tun_mtu: session.tun_mtu,
         tx_queue_len: None,
         remote: "192.0.2.1".parse().unwrap(),
+        protocol: Protocol::Udp,
         gateways: &gateways,
         dns_scope: DnsScope::Global,
     })

@@ -17,7 +17,7 @@ fn cve_2023_6247_pkcs7() {
     tls.ca = Some(empty);
     let error = TlsConfig::new(&tls, None).unwrap_err();
     assert_eq!(error.kind, TlsErrorKind::Config);
-    assert!(error.message.contains("ca: no certificate found"), "{error}");
+    assert!(error.to_string().contains("ca: no certificate found"), "{error}");
 }
 
 /// OpenVPN Connect wrote the profile's private key to its log.

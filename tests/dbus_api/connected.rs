@@ -32,12 +32,14 @@ fn info() -> ConnectionInfo {
         username: String::new(),
         device: "tun7".to_owned(),
         data_path: DataPath::Userspace,
-        data_path_reason: None,
+        data_path_reasons: Vec::new(),
         tunnel: vec!["10.8.0.2/24".to_owned()],
         gateways: vec!["10.8.0.1".to_owned()],
         mtu: 1500,
-        cipher: "AES-256-GCM",
+        cipher: ovpn_dco::Cipher::Aes256Gcm,
         device_path: Some(DEVICE_PATH.to_owned()),
+        tls: None,
+        network: Box::default(),
     }
 }
 
@@ -90,6 +92,7 @@ impl Private {
         let (keep_answers, answers) = mpsc::channel(1);
         let (server, profile) = silent_server("");
         let service = PrivateService {
+            name: "test".to_owned(),
             settings: Settings {
                 network: NetworkMode::Direct,
                 runtime_dir: "/nowhere".into(),

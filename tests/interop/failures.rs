@@ -118,12 +118,15 @@ fn server_of_another_name() {
 fn wrong_control_channel_key() {
     let other = tempfile::TempDir::new().expect("temporary directory");
     let other = StaticKeys::generate(other.path());
-    for wrapping in Wrapping::ALL {
+    let cases = Wrapping::ALL.into_iter().flat_map(|wrapping| {
+        [Transport::Udp4, Transport::Tcp4].map(|transport| (wrapping, transport))
+    });
+    for (wrapping, transport) in cases {
         if wrapping == Wrapping::None {
             continue;
         }
         let mut lab = Lab::new();
-        let config = ServerConfig { wrapping, ..plain(Version::V27, Transport::Udp4) };
+        let config = ServerConfig { wrapping, ..plain(Version::V27, transport) };
         let server = lab.start_server(&config);
         lab.keys = StaticKeys {
             shared: other.shared.clone(),
@@ -134,7 +137,8 @@ fn wrong_control_channel_key() {
         let profile = lab.profile(&config, ONCE);
         let ending = lab.start_client(&profile, &[]).finish(Duration::from_secs(30));
         before.assert_same(&lab.client_ns.snapshot());
-        // Such a server answers nothing, so all the client can do is to name what may be wrong.
+        // Such a server answers nothing, or closes the connection, so all the client can do is to
+        // name what may be wrong.
         let option = match wrapping {
             Wrapping::TlsAuth(_) => "tls-auth",
             Wrapping::TlsCrypt => "tls-crypt",

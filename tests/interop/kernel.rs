@@ -212,6 +212,38 @@ fn module_absent() {
     assert_eq!(attempts, 1, "insisting on offload asks no server");
 }
 
+/// A server with CBC alone: user space carries it and says what would be better. Insisting on the
+/// kernel fails, before a packet leaves where the profile alone tells.
+#[test]
+#[ignore = "runs in a guest: ci/vm/run"]
+fn cbc_alone() {
+    const WHY: &str = "the kernel has no AES-256-CBC; AES-256-GCM, set on the server, would be";
+    let lab = Lab::new();
+    let config = ServerConfig { cipher: "AES-256-CBC", ..plain(version(), Transport::Udp4) };
+    let server = lab.start_server(&config);
+    let alone = lab.profile(&config, "");
+    let either = alone.replace("data-ciphers ", "data-ciphers AES-256-GCM:");
+    for (profile, attempts, remedy) in
+        [(&alone, 0, "set on the server"), (&either, 1, "--dco auto")]
+    {
+        let on = lab.start_client(profile, &["--dco", "on"]).finish(SOON);
+        assert_eq!(on.code, Some(4), "{}", on.transcript);
+        assert!(on.transcript.contains(WHY), "{}", on.transcript);
+        assert!(on.transcript.contains(remedy), "{}", on.transcript);
+        assert_eq!(server.log_count("Peer Connection Initiated"), attempts, "{}", server.log());
+    }
+    for profile in [&alone, &either] {
+        let mut client = lab.start_client(profile, &["--dco", "auto"]);
+        client.wait(CONNECTED, SOON).unwrap_or_else(|e| panic!("{e}\n{}", server.log()));
+        assert_eq!(links(&lab), [""; 0]);
+        lab.ping("10.8.0.1").unwrap();
+        lab.transfer("10.8.0.1", 1_000_000).unwrap();
+        let auto = client.stop(Signal::SIGTERM);
+        assert_eq!(auto.code, Some(0), "{}", auto.transcript);
+        assert!(auto.transcript.contains(WHY), "{}", auto.transcript);
+    }
+}
+
 /// Connect and disconnect, again and again: no link, socket, or memory of the kernel stays.
 #[test]
 #[ignore = "runs in a guest: ci/vm/run"]

@@ -9,15 +9,21 @@
     reason = "a test that cannot go on fails"
 )]
 
+mod certificates;
 mod cleanup;
 mod embed;
+mod epochs;
 mod failures;
 mod features;
 mod kernel;
 mod matrix;
 mod not_kept;
+mod old_ciphers;
 mod outage;
+mod path_mtu;
 mod probe;
+mod profiles;
+mod proxies;
 mod push_update;
 mod readdressed;
 mod recursion;

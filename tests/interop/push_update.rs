@@ -1,6 +1,7 @@
 //! A server changes what it has pushed while traffic goes on: OpenVPN 2.7's management commands.
 
 use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -58,7 +59,7 @@ fn updated(transport: Transport) {
     let lab = Lab::new();
     let socket = lab.directory().join("management").to_str().unwrap().to_owned();
     let extra = format!(
-        "management {socket} unix\nkeepalive 10 60\npush \"route 192.0.2.0 255.255.255.0\"\n\
+        "management {socket} unix\nmssfix 0\nkeepalive 10 60\npush \"route 192.0.2.0 255.255.255.0\"\n\
          push \"route 198.18.9.0 255.255.255.0\"\npush \"dhcp-option DNS 10.8.0.1\"\n"
     );
     let config = ServerConfig { extra, ..plain(Version::V27, transport) };
@@ -83,11 +84,19 @@ fn updated(transport: Transport) {
     probe.run(|| {
         probe.recovers(Instant::now(), SOON).unwrap();
         let update = "route 192.0.2.0 255.255.255.0, route 198.18.1.0 255.255.255.0, \
-                      dhcp-option DNS 10.8.0.53, tun-mtu 1400";
+                      dhcp-option DNS 10.8.0.53, tun-mtu 1450";
         follow(&server, &mut client, &mut management, update);
         let now = configured(&lab);
         assert!(now.contains("198.18.1.0/24") && !now.contains("198.18.9.0/24"), "{now}");
-        assert!(now.contains("mtu 1400"), "{now}");
+        assert!(now.contains("mtu 1450"), "{now}");
+        // IP and TCP with time stamps: segments follow the MTU, both ways.
+        let listener = lab.server_ns.run(|| TcpListener::bind("10.8.0.1:0").unwrap());
+        let address = listener.local_addr().unwrap();
+        let near = lab.client_ns.run(|| TcpStream::connect(address).unwrap());
+        let (far, _) = listener.accept().unwrap();
+        for stream in [near, far] {
+            assert_eq!(socket2::SockRef::from(&stream).tcp_mss().unwrap(), 1450 - 20 - 32);
+        }
         assert!(names().contains("nameserver 10.8.0.53\n"), "{}", names());
         assert!(!names().contains("nameserver 10.8.0.1\n"), "{}", names());
 

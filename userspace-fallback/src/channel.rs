@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::link::Link;
 use crate::message;
+use crate::mss::MssClamp;
 use crate::options::{Extras, Options};
 use crate::stats::{Counters, Published};
 use crate::tun::TunDevice;
@@ -78,6 +79,18 @@ impl UserspaceDataChannel {
         self.generation = self.generation.next();
         let generation = self.generation;
         self.ask(move |worker| worker.new_peer(generation, peer, &extras)).await
+    }
+
+    /// Clamps the MSS of the present peer's TCP anew, from the next SYN on.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPeer`], [`Error::Closed`].
+    pub async fn set_mss(&self, mss: Option<MssClamp>) -> Result<(), Error> {
+        let set = move |link: &mut Link| {
+            link.peer.set_mss(mss);
+            Ok(())
+        };
+        self.ask(move |worker| worker.for_link(set)).await
     }
 
     /// How the data path works, since the channel was created.

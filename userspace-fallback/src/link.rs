@@ -270,7 +270,8 @@ impl Link {
         let Some(&first) = packet.first() else { return Ok(true) };
         let envelope = self.peer.envelope(first);
         while *next < plan.segments() {
-            let sealed = envelope.sealed_len(plan.segment_len(*next));
+            let len = plan.segment_len(*next);
+            let sealed = envelope.sealed_len(len);
             if sealed > self.transport.max_packet() {
                 counters.tun_malformed += 1;
                 *next += 1;
@@ -280,10 +281,10 @@ impl Link {
                 self.block(counters);
                 return Ok(false);
             };
-            plan.write_segment(packet, *next, &mut out[envelope.inner(sealed)]);
+            plan.write_segment(packet, *next, &mut out[envelope.inner(len)]);
             *next += 1;
             // A key at its end was reported before; nothing can be sent until it is replaced.
-            if self.peer.seal(envelope, out).is_ok() {
+            if self.peer.seal(envelope, out, len).is_ok() {
                 self.transport.commit(sealed);
             } else {
                 counters.tun_discarded += 1;
@@ -322,8 +323,8 @@ impl Link {
             self.block(counters);
             return Ok(());
         };
-        out[envelope.inner(sealed)].copy_from_slice(message);
-        if self.peer.seal_message(envelope, out).is_ok() {
+        out[envelope.inner(message.len())].copy_from_slice(message);
+        if self.peer.seal_message(envelope, out, message.len()).is_ok() {
             self.transport.commit(sealed);
         }
         self.flush(counters)

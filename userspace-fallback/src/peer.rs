@@ -40,22 +40,31 @@ struct Key {
 pub struct Envelope {
     /// Bytes in front.
     pub front: usize,
-    /// Bytes behind.
-    pub back: usize,
     prefix: &'static [u8],
+    /// Of the framing.
+    suffix: usize,
+    format: DataFormat,
 }
 
 impl Envelope {
     /// Length of a sealed packet.
+    #[inline]
     #[must_use]
     pub fn sealed_len(&self, inner: usize) -> usize {
-        self.front + inner + self.back
+        self.front + inner + self.suffix + self.format.back(self.body_len(inner))
     }
 
-    /// Where in a sealed packet of this length the inner packet is.
+    /// Where in its sealed packet an inner packet of this length is.
+    #[inline]
     #[must_use]
-    pub fn inner(&self, sealed: usize) -> Range<usize> {
-        self.front..sealed - self.back
+    pub fn inner(&self, inner: usize) -> Range<usize> {
+        self.front..self.front + inner
+    }
+
+    /// Length of what is encrypted.
+    #[inline]
+    fn body_len(&self, inner: usize) -> usize {
+        self.prefix.len() + inner + self.suffix
     }
 }
 
@@ -106,6 +115,14 @@ impl Peer {
         self.keys.promote(key)
     }
 
+    /// Begins the next epoch of the key that seals, as at the end of the last one; see
+    /// [`DataFormat::Epoch`]. [`NotSealed::NoKey`]: there is no key with epochs.
+    #[cfg(feature = "internals")]
+    pub fn begin_epoch(&mut self) -> Result<(), NotSealed> {
+        let (_, key) = self.keys.sending_mut().ok_or(NotSealed::NoKey)?;
+        key.sealer.begin_epoch()
+    }
+
     /// Deletes a key, if it is there.
     pub fn retire(&mut self, key: KeyId) {
         self.keys.retire(key);
@@ -153,40 +170,55 @@ impl Peer {
         let format = self.keys.sending_ref().map_or(DataFormat::Aead, |(_, key)| key.format);
         Envelope {
             front: header + format.front() + prefix.len(),
-            back: framing::suffix(self.framing) + format.back(),
             prefix,
+            suffix: framing::suffix(self.framing),
+            format,
         }
     }
 
-    /// Seals a packet in place: `packet` has the inner packet where `envelope` says. MSS clamping
-    /// included. An inner IP packet counts as such; see [`Peer::seal_message`].
+    /// Another clamp, from the next packet on.
+    pub fn set_mss(&mut self, mss: Option<MssClamp>) {
+        self.mss = mss;
+    }
+
+    /// Seals a packet in place: `packet` is as long and has the inner packet of `len` bytes where
+    /// `envelope` says. MSS clamping included. An inner IP packet counts as such; see
+    /// [`Peer::seal_message`].
     #[inline]
-    pub fn seal(&mut self, envelope: Envelope, packet: &mut [u8]) -> Result<(), NotSealed> {
-        let inner = envelope.inner(packet.len());
+    pub fn seal(
+        &mut self,
+        envelope: Envelope,
+        packet: &mut [u8],
+        len: usize,
+    ) -> Result<(), NotSealed> {
         if let Some(limits) = self.mss {
-            mss::clamp(limits, &mut packet[inner.clone()]);
+            let inner = packet.get_mut(envelope.inner(len)).ok_or(NotSealed::NoRoom)?;
+            mss::clamp(limits, inner);
         }
-        self.seal_message(envelope, packet)?;
-        self.stats.vpn_tx_bytes += inner.len() as u64;
+        self.seal_message(envelope, packet, len)?;
+        self.stats.vpn_tx_bytes += len as u64;
         self.stats.vpn_tx_packets += 1;
         Ok(())
     }
 
     /// Seals something that is no IP packet: a ping, an OCC message.
     #[inline]
-    pub fn seal_message(&mut self, envelope: Envelope, packet: &mut [u8]) -> Result<(), NotSealed> {
+    pub fn seal_message(
+        &mut self,
+        envelope: Envelope,
+        packet: &mut [u8],
+        len: usize,
+    ) -> Result<(), NotSealed> {
         let (id, key) = self.keys.sending_mut().ok_or(NotSealed::NoKey)?;
-        let len = packet.len();
-        let (header, format) = (DataHeader::new(self.id, id), key.format);
-        if len < header.size() + format.overhead() {
-            return Err(NotSealed::NoRoom);
-        }
-        let (place, rest) = packet.split_at_mut(header.size());
+        let sealed = packet.len();
+        let header = DataHeader::new(self.id, id);
+        let (place, rest) = packet.split_at_mut_checked(header.size()).ok_or(NotSealed::NoRoom)?;
         header.write(place);
-        let body = format.front()..rest.len() - format.back();
-        framing::encode(self.framing, envelope.prefix, &mut rest[body]);
-        key.sealer.seal(header, rest)?;
-        self.stats.link_tx_bytes += len as u64;
+        let (front, body_len) = (key.format.front(), envelope.body_len(len));
+        let body = rest.get_mut(front..front + body_len).ok_or(NotSealed::NoRoom)?;
+        framing::encode(self.framing, envelope.prefix, body);
+        key.sealer.seal(header, rest, body_len)?;
+        self.stats.link_tx_bytes += sealed as u64;
         self.stats.link_tx_packets += 1;
         Ok(())
     }
@@ -207,7 +239,9 @@ impl Peer {
         }
         let Some(key) = self.keys.get_mut(header.key_id()) else { return Opened::UnknownKey };
         let front = header.size() + key.format.front();
-        let body = match key.opener.open(header, sealed, now) {
+        let opened = key.opener.open(header, sealed, now);
+        key.sealer.follow(&key.opener);
+        let body = match opened {
             Ok(body) => body,
             Err(OpenError::Forged) => return self.forged(),
             Err(OpenError::Replay(_)) => {
@@ -298,8 +332,8 @@ mod tests {
     fn seal(peer: &mut Peer, inner: &[u8]) -> Result<Vec<u8>, NotSealed> {
         let envelope = peer.envelope(inner[0]);
         let mut packet = vec![0; envelope.sealed_len(inner.len())];
-        packet[envelope.inner(envelope.sealed_len(inner.len()))].copy_from_slice(inner);
-        peer.seal(envelope, &mut packet)?;
+        packet[envelope.inner(inner.len())].copy_from_slice(inner);
+        peer.seal(envelope, &mut packet, inner.len())?;
         Ok(packet)
     }
 
@@ -326,9 +360,7 @@ mod tests {
         ] {
             let text = b"abcdefgh01234567ABCDEFGHjkuchenl";
             let bytes: Vec<u8> = (0..=255u8).map(|i| text[usize::from(i) % 32] ^ i).collect();
-            let direction = || {
-                DirectionKey::new(cipher, &bytes[..32], bytes[64..72].try_into().unwrap()).unwrap()
-            };
+            let direction = || DirectionKey::new(cipher, &bytes[..32], &bytes[64..72]).unwrap();
             let config = KeyConfig {
                 key_id: KeyId::FIRST,
                 cipher,
@@ -349,7 +381,7 @@ mod tests {
             for id in [None, Some(0), Some(0xff_ffff)] {
                 let [mut a, mut b] = peers(id, framing);
                 let header = id.map_or(DataHeader::V1_LEN, |_| DataHeader::V2_LEN);
-                let added = header + DataFormat::Aead.overhead() + framing.overhead();
+                let added = header + DataFormat::Aead.front() + framing.overhead();
                 for inner in [&b"\x45"[..], b"\x50abc", &[0x60; 1400]] {
                     let packet = seal(&mut a, inner).unwrap();
                     // An IP packet never begins like this.

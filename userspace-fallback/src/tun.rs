@@ -75,7 +75,7 @@ impl TunDevice {
             }
             result => result,
         };
-        attached.map_err(|source| not_permitted(source, "creating the TUN interface"))?;
+        attached.map_err(|source| not_created(source, name, tun::index(name).is_ok()))?;
         Self::from_file(file, options)
     }
 
@@ -185,7 +185,7 @@ fn not_opened(source: io::Error) -> Error {
     match source.raw_os_error() {
         Some(libc::ENOENT) => Error::NotPermitted {
             operation,
-            needs: "/dev/net/tun, which is missing (modprobe tun)",
+            needs: "/dev/net/tun, which is missing (modprobe tun; in a container --device /dev/net/tun)",
         },
         // The node is there, but nothing is behind it.
         Some(libc::ENODEV | libc::ENXIO) => {
@@ -204,11 +204,23 @@ fn not_opened(source: io::Error) -> Error {
     }
 }
 
-fn not_permitted(source: io::Error, operation: &'static str) -> Error {
-    match source.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => Error::NotPermitted { operation, needs: PRIVILEGE },
-        _ => Error::io(operation, source),
-    }
+/// `exists`: there is an interface of that name already.
+fn not_created(source: io::Error, name: &str, exists: bool) -> Error {
+    const OPERATION: &str = "creating the TUN interface";
+    let errno = source.raw_os_error().unwrap_or_default();
+    let message = match errno {
+        libc::EPERM | libc::EACCES => {
+            return Error::NotPermitted { operation: OPERATION, needs: PRIVILEGE };
+        }
+        libc::EINVAL if exists => {
+            format!(
+                "{name} exists and is none: choose another dev, or delete it (ip link delete {name})"
+            )
+        }
+        libc::EBUSY => format!("{name} is in use by another program: choose another dev"),
+        _ => return Error::io(OPERATION, source),
+    };
+    Error::Kernel { operation: OPERATION, errno, message: Some(message) }
 }
 
 #[cfg(test)]
@@ -218,7 +230,11 @@ mod tests {
     #[test]
     fn a_missing_device_is_told_as_what_is_needed() {
         for (errno, words) in [
-            (libc::ENOENT, "the TUN interface needs /dev/net/tun, which is missing (modprobe tun)"),
+            (
+                libc::ENOENT,
+                "the TUN interface needs /dev/net/tun, which is missing (modprobe tun; in a container \
+                 --device /dev/net/tun)",
+            ),
             (libc::ENODEV, "the TUN interface needs the kernel module tun (modprobe tun)"),
             (libc::ENXIO, "the TUN interface needs the kernel module tun (modprobe tun)"),
             (
@@ -237,5 +253,16 @@ mod tests {
             assert_eq!(error.to_string(), words);
         }
         assert!(matches!(not_opened(io::Error::from_raw_os_error(libc::EMFILE)), Error::Io { .. }));
+    }
+
+    #[test]
+    fn a_name_that_is_taken_is_told() {
+        let told = |errno, exists| {
+            not_created(io::Error::from_raw_os_error(errno), "office", exists).to_string()
+        };
+        assert!(told(libc::EINVAL, true).contains("office exists and is none"));
+        assert!(!told(libc::EINVAL, false).contains("office"));
+        assert!(told(libc::EBUSY, true).contains("office is in use by another program"));
+        assert!(told(libc::EPERM, false).contains("CAP_NET_ADMIN"));
     }
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{Setup, Tunnel, key, namespaces, udp};
-use ovpn_dco::{Cipher, DataChannel, Framing, KeyId};
+use ovpn_dco::{Cipher, DataChannel, Digest, Framing, KeyId};
 use ovpn_userspace::{MssClamp, Options, TunDevice, TunOptions};
 
 const MEGABYTE: usize = 1_000_000;
@@ -39,7 +39,9 @@ async fn exercised(setup: Setup) -> Tunnel {
 
 #[tokio::test]
 async fn every_cipher_and_transport() {
-    for cipher in Cipher::ALL {
+    let cbc = [Cipher::Aes128Cbc(Digest::Sha1), Cipher::Aes256Cbc(Digest::Sha256)];
+    let epochs = Cipher::AEAD.into_iter().filter_map(Cipher::with_epochs);
+    for cipher in Cipher::AEAD.into_iter().chain(cbc).chain(epochs) {
         for tcp in [false, true] {
             for outer_v6 in [false, true] {
                 exercised(Setup { cipher, tcp, outer_v6, ..Setup::default() }).await;

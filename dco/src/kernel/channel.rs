@@ -50,10 +50,18 @@ const POLL: Duration = Duration::from_secs(10);
 /// # Recursive routing
 ///
 /// Where the route to the server is gone and the tunnel has the next best, the module sends each
-/// encrypted packet into its own link. It does not look for that; what ends it is the kernel's limit
-/// on nested transmissions ("Dead loop on virtual device": `IP_TUNNEL_RECURSION_LIMIT`, 4 or 5 levels;
-/// `XMIT_RECURSION_LIMIT`, 8, in kernels before that), because AEAD ciphers work synchronously on the
-/// processors at hand. A packet costs a few encryptions, then, and never comes round again.
+/// encrypted packet into its own link. It does not look for that.
+///
+/// * UDP: what ends it is the kernel's limit on nested transmissions ("Dead loop on virtual device":
+///   `IP_TUNNEL_RECURSION_LIMIT`, 4 or 5 levels; `XMIT_RECURSION_LIMIT`, 8, in kernels before that),
+///   because AEAD ciphers work synchronously on the processors at hand. A packet costs a few
+///   encryptions, then, and never comes round again.
+/// * TCP: nothing ends it. The in-tree module (seen with Linux 7.3) sends with the socket's lock held;
+///   the segment comes back by way of the link, and `ovpn_tcp_send_skb` spins on the same lock in the
+///   same softirq: the processor is lost, and soon the whole machine. Whoever hands a TCP socket over
+///   must see to it that no route ever leads from there into the link, also for the moment after a
+///   device has gone with the routes on it: with an `unreachable` route to the server, which belongs to
+///   no device and loses against every other one.
 ///
 /// # Transport sockets
 ///

@@ -93,6 +93,10 @@ impl Device {
     /// lacks the cipher.
     #[expect(clippy::missing_errors_doc, reason = "at the type")]
     pub fn new_key(&mut self, peer: PeerId, slot: KeySlot, key: &KeyConfig) -> Result<(), Error> {
+        if !key.cipher.is_aead() {
+            let what = format!("the cipher {}", key.cipher);
+            return Err(Error::Unsupported { what, by: self.api().name() });
+        }
         match self.command(&Command::NewKey { peer, slot, key }) {
             // ENOENT means either: no such peer, or no such algorithm in the kernel.
             Err(Error::NoSuchPeer) if self.peer(peer).is_ok() => Err(Error::Unsupported {

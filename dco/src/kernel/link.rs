@@ -17,7 +17,7 @@ use netlink_packet_route::link::{
 use netlink_sys::protocols::NETLINK_ROUTE;
 use zeroize::Zeroizing;
 
-use super::attr::{Attr, NLMSG_HEADER};
+use super::attr::{Attr, Attrs, NLMSG_HEADER};
 use super::family::Api;
 use super::netlink::{Failure, Netlink};
 use super::uapi;
@@ -39,6 +39,16 @@ pub enum Mode {
     PointToPoint,
     /// Peers chosen by their tunnel addresses.
     MultiPeer,
+}
+
+impl Mode {
+    /// `IFLA_OVPN_MODE`
+    const fn number(self) -> u8 {
+        match self {
+            Self::PointToPoint => 0,
+            Self::MultiPeer => 1,
+        }
+    }
 }
 
 /// The name to create a link under.
@@ -136,7 +146,7 @@ impl Links {
                 check_name(name)?;
                 match self.add(api, name, mode) {
                     Err(Error::Kernel { errno: libc::EEXIST, .. }) => {
-                        self.existing(api, name).map(|interface| (interface, false))
+                        self.existing(api, name, mode).map(|interface| (interface, false))
                     }
                     other => other.map(|interface| (interface, true)),
                 }
@@ -201,9 +211,9 @@ impl Links {
     }
 
     /// The link of this name, if it may be taken.
-    fn existing(&mut self, api: Api, name: &str) -> Result<Interface, Error> {
+    fn existing(&mut self, api: Api, name: &str, mode: Mode) -> Result<Interface, Error> {
         match self.by_name(name)? {
-            Some(link) => link.take(api),
+            Some(link) => link.take(api, mode),
             None => Err(exists(format!("{name} was deleted just now"))),
         }
     }
@@ -251,12 +261,8 @@ impl Links {
 }
 
 fn new_link(api: Api, name: &str, mode: Mode) -> Result<LinkMessage, Error> {
-    let mode = match mode {
-        Mode::PointToPoint => 0,
-        Mode::MultiPeer => 1,
-    };
     let mut data = Cursor::new(Vec::new());
-    Attr::u8(uapi::IFLA_MODE, mode)
+    Attr::u8(uapi::IFLA_MODE, mode.number())
         .to_bytes(&mut data)
         .map_err(|e| Error::Malformed { what: format!("IFLA_INFO_DATA: {e}") })?;
     let mut message = LinkMessage::default();
@@ -295,6 +301,8 @@ fn check_name(name: &str) -> Result<(), Error> {
 struct Described {
     interface: Interface,
     kind: Option<String>,
+    /// `None`: the module does not tell.
+    mode: Option<u8>,
     carrier: bool,
     alias: Option<String>,
 }
@@ -302,16 +310,20 @@ struct Described {
 fn describe(message: &LinkMessage) -> Option<Described> {
     let mut name = None;
     let mut kind = None;
+    let mut mode = None;
     let mut alias = None;
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(text) => name = Some(text.clone()),
             LinkAttribute::IfAlias(text) => alias = Some(text.clone()),
             LinkAttribute::LinkInfo(infos) => {
-                kind = infos.iter().find_map(|info| match info {
-                    LinkInfo::Kind(kind) => Some(kind.to_string()),
-                    _ => None,
-                });
+                for info in infos {
+                    match info {
+                        LinkInfo::Kind(found) => kind = Some(found.to_string()),
+                        LinkInfo::Data(InfoData::Other(bytes)) => mode = mode_in(bytes),
+                        _ => {}
+                    }
+                }
             }
             _ => {}
         }
@@ -319,19 +331,34 @@ fn describe(message: &LinkMessage) -> Option<Described> {
     Some(Described {
         interface: Interface { name: name?, index: message.header.index },
         kind,
+        mode,
         carrier: message.header.flags.contains(LinkFlags::LowerUp),
         alias,
     })
 }
 
+fn mode_in(data: &[u8]) -> Option<u8> {
+    Attrs::parse("IFLA_INFO_DATA", data).ok()?.u8(uapi::IFLA_MODE, "IFLA_OVPN_MODE").ok()?
+}
+
 impl Described {
     /// The link, for a channel of its own. A peer of ours would replace, without a word, that of
     /// whoever uses it.
-    fn take(self, api: Api) -> Result<Interface, Error> {
+    fn take(self, api: Api, mode: Mode) -> Result<Interface, Error> {
         let name = &self.interface.name;
         if self.kind.as_deref() != Some(api.link_kind()) {
             let kind = api.link_kind();
             return Err(exists(format!("{name} exists and is not a link of kind {kind}")));
+        }
+        if self.mode.is_some_and(|found| found != mode.number()) {
+            let made_for = match mode {
+                Mode::PointToPoint => "many peers (mode MP), as a server's",
+                Mode::MultiPeer => "one peer (mode P2P), as a client's",
+            };
+            return Err(exists(format!(
+                "{name} exists and is a link for {made_for}: choose another dev, or delete it \
+                 (ip link delete {name})"
+            )));
         }
         let owned = self
             .alias
@@ -427,19 +454,25 @@ mod tests {
         let link = |kind: &str, carrier, alias: Option<&str>| Described {
             interface: Interface { name: "office".to_owned(), index: 9 },
             kind: Some(kind.to_owned()),
+            mode: None,
             carrier,
             alias: alias.map(str::to_owned),
         };
         for api in Api::ALL {
             let kind = api.link_kind();
-            assert_eq!(link(kind, false, None).take(api).unwrap().index, 9);
-            assert!(link(kind, false, Some("by hand")).take(api).is_ok());
+            let take = |link: Described| link.take(api, Mode::PointToPoint);
+            assert_eq!(take(link(kind, false, None)).unwrap().index, 9);
+            assert!(take(link(kind, false, Some("by hand"))).is_ok());
+            assert!(take(Described { mode: Some(0), ..link(kind, false, None) }).is_ok());
+            let server = Described { mode: Some(1), ..link(kind, false, None) };
+            let error = take(server).unwrap_err().to_string();
+            assert!(error.contains("office exists and is a link for many peers"), "{error}");
             for busy in [link(kind, true, None), link(kind, false, Some(&owner_alias()))] {
-                let error = busy.take(api).unwrap_err();
+                let error = take(busy).unwrap_err();
                 assert!(matches!(error, Error::Kernel { errno: libc::EBUSY, .. }), "{error}");
                 assert!(error.to_string().contains("office is in use"), "{error}");
             }
-            let error = link("dummy", false, None).take(api).unwrap_err();
+            let error = take(link("dummy", false, None)).unwrap_err();
             assert!(matches!(error, Error::Kernel { errno: libc::EEXIST, .. }), "{error}");
         }
     }
@@ -458,6 +491,7 @@ mod tests {
         let mut bytes = vec![0; message.buffer_len()];
         message.emit(&mut bytes);
         assert!(bytes.windows(8).any(|w| w == [5, 0, 1, 0, 1, 0, 0, 0]), "{bytes:02x?}");
+        assert_eq!(describe(&LinkMessage::parse(&bytes).unwrap()).unwrap().mode, Some(1));
     }
 
     #[test]
@@ -469,7 +503,7 @@ mod tests {
         assert!(links.by_name("no-such-link").unwrap().is_none());
         assert!(links.exists(1).unwrap());
         assert!(!links.exists(i32::MAX as u32).unwrap());
-        let error = links.existing(Api::Ovpn, "lo").unwrap_err().to_string();
+        let error = links.existing(Api::Ovpn, "lo", Mode::PointToPoint).unwrap_err().to_string();
         assert!(error.contains("lo exists and is not a link of kind ovpn"), "{error}");
     }
 }

@@ -161,10 +161,12 @@ impl Algorithm {
     }
 }
 
+/// CBC ciphers have none: [`super::Device::new_key`] refuses them before, as a module would refuse this.
 pub(super) fn cipher_number(cipher: Cipher) -> u8 {
     match cipher {
         Cipher::Aes128Gcm | Cipher::Aes192Gcm | Cipher::Aes256Gcm => uapi::CIPHER_AES_GCM,
         Cipher::ChaCha20Poly1305 => uapi::CIPHER_CHACHA20_POLY1305,
+        _ => uapi::CIPHER_NONE,
     }
 }
 

@@ -151,7 +151,7 @@ pub(super) fn direction(kind: u16, key: &DirectionKey) -> Attr<'_> {
         kind,
         vec![
             Attr::secret(keydir::CIPHER_KEY, key.cipher_key()),
-            Attr::secret(keydir::NONCE_TAIL, key.nonce_tail()),
+            Attr::secret(keydir::NONCE_TAIL, key.second_key()),
         ],
     )
 }

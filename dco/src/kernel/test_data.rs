@@ -29,7 +29,7 @@ pub(super) fn key() -> KeyConfig {
     let direction = |first: u8, tail: u8| {
         let key: Vec<u8> = (first..first + 32).collect();
         let tail: Vec<u8> = (tail..tail + 8).collect();
-        DirectionKey::new(Cipher::Aes256Gcm, &key, tail.try_into().unwrap()).unwrap()
+        DirectionKey::new(Cipher::Aes256Gcm, &key, tail).unwrap()
     };
     KeyConfig {
         key_id: KeyId::FIRST,

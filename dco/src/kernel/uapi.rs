@@ -14,6 +14,7 @@ pub(super) const GROUP_PEERS: &str = "peers";
 pub(super) const IFLA_MODE: u16 = 1;
 
 /// Cipher numbers, the same in both.
+pub(super) const CIPHER_NONE: u8 = 0;
 pub(super) const CIPHER_AES_GCM: u8 = 1;
 pub(super) const CIPHER_CHACHA20_POLY1305: u8 = 2;
 

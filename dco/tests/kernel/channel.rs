@@ -3,7 +3,7 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use ovpn_dco::kernel::{Api, Device, Family, KernelDataChannel, LinkName, Links};
+use ovpn_dco::kernel::{Api, Device, Family, KernelDataChannel, LinkName, Links, Mode};
 use ovpn_dco::{
     Cipher, DataChannel, DataEvent, Error, Keepalive, KeyId, PeerDeletedReason, PeerId,
     TransportSocket,
@@ -251,6 +251,16 @@ fn names() {
         let error = inside(&ns, KernelDataChannel::create(api, exact("mine"))).await.unwrap_err();
         assert!(error.to_string().contains("mine is in use"), "{error}");
         owner.close().await.unwrap();
+
+        // A server's; the other module does not tell them apart.
+        if api == Api::Ovpn {
+            let name = exact("hub");
+            let links = ns.run(|| Links::open().unwrap().create(api, &name, Mode::MultiPeer));
+            links.unwrap();
+            let error = inside(&ns, KernelDataChannel::create(api, name)).await.unwrap_err();
+            assert!(error.to_string().contains("a link for many peers"), "{error}");
+            ns.delete_link("hub");
+        }
 
         let error = inside(&ns, KernelDataChannel::create(api, exact("a/b"))).await.unwrap_err();
         assert!(matches!(error, Error::Malformed { .. }), "{error}");

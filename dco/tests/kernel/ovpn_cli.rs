@@ -64,7 +64,7 @@ impl Tool {
 fn key(slot: u8, cipher: Cipher) -> KeyConfig {
     let id = slot - 1;
     let bytes = KEYS[usize::from(id)];
-    let nonce = bytes[64..].try_into().unwrap();
+    let nonce = &bytes[64..];
     let direction = |key: &[u8]| DirectionKey::new(cipher, key, nonce).unwrap();
     KeyConfig {
         key_id: KeyId::new(id).unwrap(),

@@ -17,7 +17,7 @@ fn every_transport_family_and_cipher() {
         let mut pair = Pair::new(api).await;
         for transport in [Transport::Udp, Transport::Tcp] {
             for v6 in [false, true] {
-                for cipher in Cipher::ALL {
+                for cipher in Cipher::AEAD {
                     let sockets = pair.sockets(transport, v6);
                     pair.up(&sockets, cipher).await;
                     pair.ping();

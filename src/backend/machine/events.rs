@@ -339,6 +339,6 @@ fn connected_line(info: &ConnectionInfo) -> String {
         info.tunnel.join("/"),
         info.gateways.join("/"),
         info.mtu,
-        info.cipher,
+        info.cipher.name(),
     )
 }

@@ -56,12 +56,14 @@ fn info() -> ConnectionInfo {
         username: "joe".to_owned(),
         device: "tun0".to_owned(),
         data_path: DataPath::Userspace,
-        data_path_reason: None,
+        data_path_reasons: Vec::new(),
         tunnel: vec!["10.8.0.2/24".to_owned()],
         gateways: vec!["10.8.0.1".to_owned()],
         mtu: 1500,
-        cipher: "AES-256-GCM",
+        cipher: ovpn_dco::Cipher::Aes256Gcm,
         device_path: None,
+        tls: None,
+        network: Box::default(),
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::{Body, Threads};
 use crate::network::{DirectNetwork, NetworkPlan, PlanInput, RouteQuery};
-use crate::profile::{DnsScope, NetworkOptions, NoFiles, Profile, Topology};
+use crate::profile::{DnsScope, NetworkOptions, NoFiles, Profile, Protocol, Topology};
 use crate::secret::{Credentials, Secret};
 use crate::session::{
     Command, NetworkMode, Outcome, SessionConfig, SessionEvent, SessionState, Teller,
@@ -59,6 +59,7 @@ async fn configure(config: &SessionConfig) -> DirectNetwork {
         tun_mtu: 1420,
         tx_queue_len: None,
         remote,
+        protocol: Protocol::Udp,
         gateways: &gateways,
         dns_scope: config.dns_scope,
     })

@@ -1,25 +1,29 @@
 //! The front end's loop: registers, answers questions, connects, shows what happens, ends.
 
 use std::cell::RefCell;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::{Notify, broadcast, mpsc};
 
 use super::browser::Browser;
-use super::login::LoginFile;
-use super::output::{Console, Printer};
+use super::event::{self, Own};
+use super::given::Given;
+use super::hook::Hook;
+use super::output::{Console, Printer, without_marker};
 use super::peer::{Backend, News, Question, guid};
+use super::service_manager::ServiceManager;
 use super::{ConnectArgs, Dco, EXIT_AUTH, EXIT_FAILED, EXIT_PRIVILEGE, Output, prompt};
 use crate::cli::EXIT_USAGE;
+use crate::cli::tunnels::{Access, Door, summary};
 use crate::control::WebAddress;
 use crate::dbus::{Answer, PrivateService, serve_private};
 use crate::ending;
 use crate::network::helper::{HelperEnd, Said};
-use crate::secret::Secret;
 use crate::stop::{self, Stop};
 
 const LIVE_INTERVAL: Duration = Duration::from_secs(1);
@@ -67,10 +71,27 @@ impl From<Option<Stop>> for End {
     }
 }
 
+/// Reasons to stop.
+struct Stops {
+    here: mpsc::Receiver<Stop>,
+    /// Somebody has asked for it at the door.
+    leave: Arc<Notify>,
+}
+
 struct Signals {
-    stop: mpsc::Receiver<Stop>,
+    stops: Stops,
     restart: Signal,
     statistics: Signal,
+}
+
+impl Stops {
+    /// The next one. Cancel safe.
+    async fn next(&mut self) -> Option<Stop> {
+        tokio::select! {
+            reason = self.here.recv() => reason,
+            () = self.leave.notified() => Some(Stop::Asked),
+        }
+    }
 }
 
 struct Front {
@@ -78,9 +99,11 @@ struct Front {
     news: broadcast::Receiver<News>,
     printer: Printer,
     console: Console,
-    login: Option<LoginFile>,
+    given: Given,
     browser: Browser,
+    hook: Option<Hook>,
     signals: Signals,
+    manager: ServiceManager,
     insist_on_dco: bool,
     verbosity: u32,
     /// Since when, and over which device.
@@ -92,33 +115,54 @@ struct Front {
 /// What is there before the loop begins.
 pub(super) struct Start<'a> {
     pub(super) args: &'a ConnectArgs,
-    pub(super) login: Option<LoginFile>,
+    pub(super) given: Given,
     pub(super) verbosity: u32,
     pub(super) service: PrivateService,
     pub(super) answers: mpsc::Sender<Answer>,
     pub(super) browser: Browser,
     pub(super) helper: Option<&'a HelperEnd>,
+    pub(super) hook: Option<Hook>,
+    pub(super) door: Option<(UnixListener, Access)>,
     pub(super) console: Console,
 }
 
-/// Runs a connection to its end and returns the exit status.
-pub(super) async fn run(start: Start<'_>) -> u8 {
+/// How a connection has ended.
+pub(super) struct Ended {
+    /// Unless it is as asked.
+    pub(super) reason: Option<String>,
+    /// Of the process.
+    pub(super) status: u8,
+    /// Has yet to hear of it.
+    pub(super) hook: Option<Hook>,
+}
+
+impl Ended {
+    /// What it is while nobody knows better.
+    pub(super) const BROKEN: Self = Self { reason: None, status: EXIT_FAILED, hook: None };
+}
+
+/// Runs a connection to its end.
+pub(super) async fn run(start: Start<'_>) -> Ended {
     let (errors, helper) = (start.console.clone(), start.helper);
+    let mut told = None;
+    let mut hook = None;
     let end = match Front::new(start).await {
         Ok(mut front) => {
             let end = tokio::select! {
                 end = front.drive() => end,
                 end = lost(helper) => end,
             };
-            front.shut_down().await;
+            told = front.printer.last_error().map(str::to_owned);
+            hook = front.shut_down().await;
             end
         }
         Err(end) => end,
     };
-    if let Some(text) = end.text {
-        errors.complain(&text);
+    if let Some(text) = &end.text {
+        ServiceManager::of_this_process().status(without_marker(text));
+        errors.complain_once(text, told.as_deref());
     }
-    end.status
+    Ended { reason: end.text, status: end.status, hook }
 }
 
 /// When the helper process has ended: nothing can be noted any more, and DNS not be taken back.
@@ -146,10 +190,12 @@ fn tell(said: Said) {
 
 impl Front {
     async fn new(start: Start<'_>) -> Result<Self, End> {
-        let Start { args, login, verbosity, service, answers, browser, console, .. } = start;
+        let Start {
+            args, given, verbosity, service, answers, browser, hook, door, console, ..
+        } = start;
         let io = |error: std::io::Error| End::failed(error, EXIT_FAILED);
         let signals = Signals {
-            stop: stop::reasons().map_err(io)?,
+            stops: Stops { here: stop::reasons().map_err(io)?, leave: Arc::default() },
             restart: signal(SignalKind::user_defined1()).map_err(io)?,
             statistics: signal(SignalKind::user_defined2()).map_err(io)?,
         };
@@ -162,14 +208,21 @@ impl Front {
             }
         });
         let (backend, news) = Backend::connect(ours, answers).await?;
+        if let Some((listener, access)) = door {
+            let leave = Arc::clone(&signals.stops.leave);
+            let door = Door { backend: backend.connection(), leave, access };
+            tokio::spawn(door.keep(listener, news.resubscribe()));
+        }
         Ok(Self {
             backend,
             news,
             printer: Printer::new(args.output == Output::Json, console.out.clone()),
             console,
-            login,
+            given,
             browser,
+            hook,
             signals,
+            manager: ServiceManager::of_this_process().watched(),
             insist_on_dco: args.dco == Dco::On,
             verbosity,
             connected: None,
@@ -185,9 +238,13 @@ impl Front {
             let showing = self.connected.is_some() && self.printer.is_live();
             let result = tokio::select! {
                 biased;
-                reason = self.signals.stop.recv() => Err(reason.into()),
+                reason = self.signals.stops.next() => Err(reason.into()),
                 _ = self.signals.restart.recv() => self.restart().await,
                 _ = self.signals.statistics.recv() => self.show_statistics().await,
+                () = self.manager.pulse() => {
+                    show_life(self.backend.clone());
+                    Ok(())
+                }
                 news = self.news.recv() => match news {
                     Ok(news) => self.react(news).await,
                     Err(RecvError::Lagged(missing)) => {
@@ -201,11 +258,51 @@ impl Front {
             if let Err(end) = result {
                 return end;
             }
+            if !showing && self.connected.is_some() {
+                // Not the tick that nobody took while there was nothing to show.
+                live.reset_immediately();
+            }
         }
     }
 
+    /// Tells the service manager how it stands.
+    async fn show_state(&self) -> Result<(), End> {
+        if self.manager.listens() {
+            self.manager.status(&summary(&self.backend.report().await?));
+        }
+        Ok(())
+    }
+
+    /// Shows it, and passes it on.
+    fn tell(&mut self, news: &News) {
+        self.printer.news(news);
+        if let Some(hook) = self.hook.as_ref().filter(|_| !matches!(news, News::Log { .. }))
+            && let Some(line) = event::of_news(news)
+        {
+            hook.tell(&line);
+        }
+    }
+
+    /// Tells programs what the connection is.
+    async fn tell_connection(&mut self) -> Result<(), End> {
+        if !self.printer.is_json() && self.hook.is_none() {
+            return Ok(());
+        }
+        if let Some(connection) = &self.backend.report().await?.connection {
+            let line = event::line(&Own::Connected { connection });
+            self.printer.event(&line);
+            if let Some(hook) = &self.hook {
+                hook.tell(&line);
+            }
+        }
+        Ok(())
+    }
+
     async fn react(&mut self, news: News) -> Result<(), End> {
-        self.printer.news(&news);
+        self.tell(&news);
+        if matches!(news, News::Status { .. }) {
+            self.show_state().await?;
+        }
         match news {
             News::RegistrationRequest { token } => {
                 self.backend.register(&token).await?;
@@ -236,11 +333,13 @@ impl Front {
                 if self.insist_on_dco && !self.backend.dco().await? {
                     return Err(End::failed(
                         "kernel offload was insisted on (--dco on) and is not in use; the log says \
-                         why, and so does 'ovpn-client doctor'",
+                         why, and with --dco auto user space takes the data",
                         EXIT_PRIVILEGE,
                     ));
                 }
+                self.tell_connection().await?;
                 self.connected = Some((Instant::now(), device));
+                self.manager.ready();
                 Ok(())
             }
             minor::CONN_RECONNECTING | minor::CONN_PAUSED => {
@@ -265,12 +364,12 @@ impl Front {
     async fn answer_and_connect(&mut self) -> Result<(), End> {
         self.printer.leave_live();
         let waiting = RefCell::default();
-        let mut answered =
-            pin!(answer(&self.backend, self.login.as_ref(), &self.console, &waiting));
+        let backend = self.backend.clone();
+        let mut answered = pin!(answer(&backend, &mut self.given, &self.console, &waiting));
         loop {
             tokio::select! {
                 biased;
-                reason = self.signals.stop.recv() => {
+                reason = self.signals.stops.next() => {
                     prompt::leave(&self.console);
                     return Err(reason.into());
                 }
@@ -289,6 +388,7 @@ impl Front {
                     let show = |printer: &mut Printer| printer.statistics(&counters);
                     self.printer.above(&waiting.borrow(), show);
                 }
+                () = self.manager.pulse() => show_life(self.backend.clone()),
                 result = &mut answered => break result?,
             }
         }
@@ -325,10 +425,11 @@ impl Front {
     }
 
     /// Disconnects and shows what the backend still says, up to its last word.
-    async fn shut_down(mut self) {
+    async fn shut_down(mut self) -> Option<Hook> {
         if self.done {
-            return;
+            return self.hook.take();
         }
+        self.manager.stopping();
         let backend = self.backend.clone();
         let disconnect = tokio::time::timeout(ending::LAST_WORD, backend.request("Disconnect"));
         let news = async {
@@ -336,7 +437,7 @@ impl Front {
             loop {
                 match self.news.recv().await {
                     Ok(news) => {
-                        self.printer.news(&news);
+                        self.tell(&news);
                         if matches!(news, News::Status { minor: minor::CONN_DONE, .. }) {
                             break;
                         }
@@ -360,47 +461,59 @@ impl Front {
         };
         // One limit for all of it; what is told by then is told.
         let _ = tokio::time::timeout(ending::LAST_WORD, both).await;
+        self.hook.take()
     }
 }
 
-/// Answers every open question: from the file with the login, or on the terminal, where the prompt
-/// that waits is `waiting`.
+/// Tells the service manager that all of it works: the front end's loop, which came here, and the backend
+/// and the session, which answer. Whoever does not is not waited for.
+fn show_life(backend: Backend) {
+    tokio::spawn(async move {
+        if matches!(backend.is_alive().await, Ok(true)) {
+            ServiceManager::alive();
+        }
+    });
+}
+
+/// Answers every open question: with what is given, or on the terminal, where the prompt that waits is
+/// `waiting`.
 async fn answer(
     backend: &Backend,
-    login: Option<&LoginFile>,
+    given: &mut Given,
     console: &Console,
     waiting: &RefCell<String>,
 ) -> Result<(), End> {
-    let questions = backend.questions().await?;
-    let login =
-        login.map(LoginFile::read).transpose().map_err(|reason| End::failed(reason, EXIT_USAGE))?;
-    let known = |name: &str| match (name, &login) {
-        ("username", Some(login)) => Some(Secret::new(login.username.clone())),
-        ("password", Some(login)) => Some(login.password.clone()),
-        _ => None,
-    };
+    let mut questions = Vec::new();
+    for question in backend.questions().await? {
+        let known = given.answer(&question.name);
+        questions.push((question, known.map_err(|reason| End::failed(reason, EXIT_USAGE))?));
+    }
     if !prompt::possible() {
-        let missing: Vec<_> =
-            questions.iter().filter(|question| known(&question.name).is_none()).collect();
+        let open = questions.iter().filter(|(_, known)| known.is_none());
+        let missing: Vec<_> = open.map(|(question, _)| question).collect();
         if !missing.is_empty() {
             return Err(End::failed(unanswerable(&missing), EXIT_USAGE));
         }
     }
-    for question in &questions {
-        let answer = match known(&question.name) {
+    for (question, known) in questions {
+        let answer = match known {
             Some(answer) => answer,
             None => loop {
-                let text = prompt::text(question);
+                let text = prompt::text(&question);
                 waiting.replace(text.clone());
-                let asked = prompt::ask(console, text, question.hidden).await;
-                let answer = asked
-                    .map_err(|error| End::failed(format!("no answer: {error}"), EXIT_USAGE))?;
+                let answer = match prompt::ask(console, text, question.hidden).await {
+                    Ok(answer) => answer,
+                    Err(error) => {
+                        prompt::leave(console);
+                        return Err(End::failed(unanswered(&question, &error), EXIT_USAGE));
+                    }
+                };
                 if !answer.expose().is_empty() {
                     break answer;
                 }
             },
         };
-        if let Err(error) = backend.provide(question, answer).await {
+        if let Err(error) = backend.provide(&question, answer).await {
             // The connection that asked may be over by now.
             tracing::warn!("{}: {}", question.description, error.text);
         }
@@ -411,22 +524,46 @@ async fn answer(
 /// What cannot be asked without a terminal, and what can be done about it.
 fn unanswerable(missing: &[&Question]) -> String {
     let asked: Vec<_> = missing.iter().map(|question| question.description.as_str()).collect();
-    let mut remedies: Vec<_> = missing
-        .iter()
-        .map(|question| match &*question.name {
-            "username" | "password" => {
-                "user name and password can be given with --auth-user-pass FILE"
-            }
-            "pk_passphrase" => "the passphrase can be given by 'askpass FILE' in the profile",
-            _ => "a code that is good for one login can only be typed: run this on a terminal",
-        })
-        .collect();
+    let mut remedies: Vec<_> = missing.iter().map(|question| remedy(question)).collect();
     remedies.dedup();
     format!(
         "input is needed and there is no terminal to ask on: {} ({})",
         asked.join(", "),
         remedies.join("; ")
     )
+}
+
+/// A question that its terminal left open.
+fn unanswered(question: &Question, error: &std::io::Error) -> String {
+    let asked = prompt::text(question).to_lowercase();
+    let asked = asked.trim_end_matches([':', ' ']);
+    match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => {
+            format!("the input ended where the {asked} was asked for ({})", remedy(question))
+        }
+        _ => format!("no {asked}: {error} ({})", remedy(question)),
+    }
+}
+
+/// How else a question can be answered.
+fn remedy(question: &Question) -> &'static str {
+    match &*question.name {
+        "username" | "password" => {
+            "user name and password can be given with --auth-user-pass FILE, or as the credential login"
+        }
+        "http_proxy_user" | "http_proxy_pass" => {
+            "the proxy's user name and password can be given in a file that http-proxy or socks-proxy \
+             names in the profile"
+        }
+        "pk_passphrase" => {
+            "the passphrase can be given with --askpass FILE, by 'askpass FILE' in the profile, or as \
+             the credential passphrase"
+        }
+        "static_challenge" | "dynamic_challenge" => {
+            "a code that is good for one login can be given with --otp FILE, or as the credential otp"
+        }
+        _ => "it can only be typed: run this on a terminal",
+    }
 }
 
 /// Exit status of a failed connection; the markers are OpenVPN 3's.

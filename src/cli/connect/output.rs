@@ -2,14 +2,17 @@
 
 use std::collections::HashMap;
 use std::io::{self, IsTerminal as _};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use nix::sys::stat::fstat;
 use serde_json::json;
 
+use super::event;
 use super::peer::News;
+use crate::cli::journald::{self, Level};
 use crate::ending;
 use crate::line_writer::{LineWriter, Weight};
-use crate::text::printable_json;
 
 /// Standard output and standard error, neither of which anything waits for.
 #[derive(Clone, Debug)]
@@ -18,6 +21,10 @@ pub(super) struct Console {
     pub(super) err: LineWriter,
     /// Where somebody reads what they are asked: standard error, or else the terminal that answers.
     pub(super) prompt: LineWriter,
+    /// Who reads one reads the other.
+    one_reader: bool,
+    /// Standard error goes into systemd's journal.
+    journal: bool,
 }
 
 impl Console {
@@ -31,12 +38,25 @@ impl Console {
         } else {
             err.clone()
         };
-        Ok(Self { out: LineWriter::new(&io::stdout(), dropped)?, err, prompt })
+        let one_reader = !json && same_file(&io::stdout(), &io::stderr());
+        let out = LineWriter::new(&io::stdout(), dropped)?;
+        Ok(Self { out, err, prompt, one_reader, journal: journald::reads(&io::stderr()) })
     }
 
     /// Says what is wrong.
     pub(super) fn complain(&self, text: &str) {
-        self.err.put(format!("ovpn-client: {text}\n"), Weight::Heavy);
+        let mut text = format!("ovpn-client: {}\n", without_marker(text));
+        if self.journal {
+            text = journald::lines(Level::Error, &text);
+        }
+        self.err.put(text, Weight::Heavy);
+    }
+
+    /// Says what is wrong, unless the same reader has just read it: `told`.
+    pub(super) fn complain_once(&self, text: &str, told: Option<&str>) {
+        if !self.one_reader || told != Some(text) {
+            self.complain(text);
+        }
     }
 
     /// The end: what is not read by then is lost.
@@ -48,8 +68,14 @@ impl Console {
     }
 }
 
+/// Whether both lead to the same terminal, file or pipe.
+fn same_file(one: &impl AsFd, other: &impl AsFd) -> bool {
+    let identity = |output: &dyn AsFd| fstat(output.as_fd()).map(|stat| (stat.st_dev, stat.st_ino));
+    matches!((identity(one), identity(other)), (Ok(one), Ok(other)) if one == other)
+}
+
 fn dropped_json(lines: u64) -> String {
-    format!("{}\n", json!({ "signal": "OutputDropped", "lines": lines }))
+    format!("{}\n", event::line(&json!({ "signal": "OutputDropped", "lines": lines })))
 }
 
 fn dropped_text(lines: u64) -> String {
@@ -60,22 +86,27 @@ fn dropped_text(lines: u64) -> String {
 const CLEAR: &str = "\r\x1b[2K";
 
 /// How the front end talks.
-pub(super) struct Printer {
+pub(in crate::cli) struct Printer {
     out: LineWriter,
     json: bool,
+    /// It goes into systemd's journal, which has the time of every line.
+    journal: bool,
     live: bool,
     live_shown: bool,
+    last_error: Option<String>,
     started: Instant,
     last: Option<(Instant, i64, i64)>,
 }
 
 impl Printer {
-    pub(super) fn new(json: bool, out: LineWriter) -> Self {
+    pub(in crate::cli) fn new(json: bool, out: LineWriter) -> Self {
         Self {
             out,
             json,
+            journal: !json && journald::reads(&io::stdout()),
             live: !json && io::stdout().is_terminal(),
             live_shown: false,
+            last_error: None,
             started: Instant::now(),
             last: None,
         }
@@ -87,29 +118,47 @@ impl Printer {
     }
 
     /// The backend's signal.
-    pub(super) fn news(&mut self, news: &News) {
+    pub(in crate::cli) fn news(&mut self, news: &News) {
         if self.json {
-            if matches!(news, News::RegistrationRequest { .. }) {
-                return;
-            }
-            // Numbers and strings: nothing that cannot be written as JSON.
-            if let Ok(object) = serde_json::to_string(news) {
+            if let Some(line) = event::of_news(news) {
                 let log = matches!(news, News::Log { .. });
-                self.line(
-                    &printable_json(&object),
-                    if log { Weight::Light } else { Weight::Heavy },
-                );
+                self.line(&line, if log { Weight::Light } else { Weight::Heavy });
             }
         } else if let News::Log { level, message, .. } = news {
-            let label = match level {
-                0..=3 => "  ",
-                4 => "",
-                5 => "warning: ",
-                _ => "error: ",
+            let (label, level_there) = match level {
+                0..=3 => ("  ", Level::Debug),
+                4 => ("", Level::Info),
+                5 => ("warning: ", Level::Warning),
+                _ => ("error: ", Level::Error),
             };
+            if *level > 5 {
+                self.last_error = Some(message.clone());
+            }
             let weight = if *level < 4 { Weight::Light } else { Weight::Heavy };
-            self.timed(&format!("{label}{message}"), weight);
+            let message = without_marker(message);
+            if self.journal {
+                self.line(journald::lines(level_there, message).trim_end(), weight);
+            } else {
+                self.timed(&format!("{label}{message}"), weight);
+            }
         }
+    }
+
+    /// True if programs read it.
+    pub(super) fn is_json(&self) -> bool {
+        self.json
+    }
+
+    /// What is for programs alone.
+    pub(super) fn event(&mut self, line: &str) {
+        if self.json {
+            self.line(line, Weight::Heavy);
+        }
+    }
+
+    /// The last error of the backend's log that was shown.
+    pub(super) fn last_error(&self) -> Option<&str> {
+        self.last_error.as_deref()
     }
 
     /// So many of the backend's news are missing here.
@@ -120,7 +169,9 @@ impl Printer {
 
     /// A step of the front end itself. JSON output has no place for it.
     pub(super) fn step(&mut self, text: &str) {
-        if !self.json {
+        if self.journal {
+            self.line(text, Weight::Heavy);
+        } else if !self.json {
             self.timed(text, Weight::Heavy);
         }
     }
@@ -133,7 +184,7 @@ impl Printer {
     /// The counters, on request.
     pub(super) fn statistics(&mut self, counters: &HashMap<String, i64>) {
         if self.json {
-            let line = json!({ "signal": "Statistics", "counters": counters }).to_string();
+            let line = event::line(&json!({ "signal": "Statistics", "counters": counters }));
             self.line(&line, Weight::Light);
             return;
         }
@@ -212,13 +263,22 @@ impl Drop for Printer {
     }
 }
 
-fn clock(time: Duration) -> String {
+/// Without the word for programs that OpenVPN 3 puts behind some texts, as in `... {TUN_SETUP_FAILED}`.
+pub(super) fn without_marker(message: &str) -> &str {
+    message
+        .strip_suffix('}')
+        .and_then(|text| text.rsplit_once(" {"))
+        .filter(|(_, marker)| marker.bytes().all(|b| b.is_ascii_uppercase() || b == b'_'))
+        .map_or(message, |(text, _)| text)
+}
+
+pub(in crate::cli) fn clock(time: Duration) -> String {
     let seconds = time.as_secs();
     format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
-fn scaled_bytes(bytes: i64) -> String {
+pub(in crate::cli) fn scaled_bytes(bytes: i64) -> String {
     scaled(bytes as f64, "B")
 }
 
@@ -270,6 +330,14 @@ mod tests {
         assert_eq!(scaled(12_345.0, "bit/s"), "12.3 kbit/s");
         assert_eq!(scaled(999_900_000.0, "B"), "1.00 GB");
         assert_eq!(scaled(5e12, "B"), "5.0 TB");
+    }
+
+    #[test]
+    fn people_do_not_read_markers() {
+        assert_eq!(without_marker("no device {TUN_SETUP_FAILED}"), "no device");
+        for as_it_is in ["no device", "route {10.0.0.1}", "{TUN_SETUP_FAILED}", "a {b", "c}"] {
+            assert_eq!(without_marker(as_it_is), as_it_is);
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use zbus::message::Type;
 use zbus::{Connection, Guid, Message, MessageStream, ObjectPath, OwnedVariant, Variant};
 
 use crate::backend::Error;
-use crate::dbus::{Answer, INTERFACE, OBJECT};
+use crate::dbus::{Answer, INTERFACE, OBJECT, Report, TUNNEL_INTERFACE};
 use crate::secret::Secret;
 
 const SESSION_PATH: &str = "/net/openvpn/v3/sessions/private";
@@ -26,7 +26,7 @@ const MAX_NEWS: usize = 2048;
 /// What the backend says. Serialized, it is a line of the JSON output.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "signal")]
-pub(super) enum News {
+pub(in crate::cli) enum News {
     RegistrationRequest {
         #[serde(skip)]
         token: String,
@@ -84,6 +84,11 @@ impl Backend {
         Ok((Self { connection, answers }, news))
     }
 
+    /// The private connection itself.
+    pub(super) fn connection(&self) -> Connection {
+        self.connection.clone()
+    }
+
     pub(super) async fn register(&self, token: &str) -> zbus::Result<()> {
         let session = ObjectPath::try_from(SESSION_PATH)?;
         let config = ObjectPath::try_from(CONFIG_PATH)?;
@@ -124,6 +129,21 @@ impl Backend {
         // A backend that is gone has said so, or its connection ends.
         let _ = self.answers.send(answer).await;
         taken.await.unwrap_or(Ok(()))
+    }
+
+    /// Whether the session's own loop answers; without a session that of the backend.
+    pub(super) async fn is_alive(&self) -> zbus::Result<bool> {
+        self.call("Ping", &()).await?.body().deserialize()
+    }
+
+    /// Everything that it tells of itself.
+    pub(super) async fn report(&self) -> zbus::Result<Report> {
+        let reply = self
+            .connection
+            .call_method(None::<&str>, OBJECT, Some(TUNNEL_INTERFACE), "Report", &())
+            .await?;
+        let json: String = reply.body().deserialize()?;
+        serde_json::from_str(&json).map_err(|error| zbus::Error::Failure(error.to_string()))
     }
 
     pub(super) async fn statistics(&self) -> zbus::Result<HashMap<String, i64>> {
@@ -171,7 +191,7 @@ async fn listen(mut messages: MessageStream, news: broadcast::Sender<News>) {
     }
 }
 
-fn read_signal(message: &Message) -> zbus::Result<Option<News>> {
+pub(in crate::cli) fn read_signal(message: &Message) -> zbus::Result<Option<News>> {
     let header = message.header();
     let body = message.body();
     Ok(Some(match header.member().map_or("", |name| name.as_str()) {

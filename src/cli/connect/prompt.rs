@@ -33,9 +33,14 @@ pub(super) fn leave(console: &Console) {
     }
 }
 
-/// What is shown of a question.
+/// What is shown of a question. The backend's own words are OpenVPN 3's, which front ends look for.
 pub(super) fn text(question: &Question) -> String {
-    format!("{}: ", question.description.trim_end_matches([':', ' ']))
+    let asked = match &*question.name {
+        "username" => "User name",
+        "password" => "Password",
+        _ => question.description.trim_end_matches([':', ' ']),
+    };
+    format!("{asked}: ")
 }
 
 /// Asks on the terminal, without echo if the answer is secret. The answer may be empty. Cancel safe,

@@ -263,6 +263,11 @@ impl DirectNetwork {
         Ok(())
     }
 
+    /// What the last plan says, in the order in which it was applied; nothing once it is undone.
+    pub fn planned(&self) -> &[Item] {
+        &self.wanted
+    }
+
     /// Takes everything back, latest first.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Why the tunnel's DNS is not in use on this host, or still is.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::DnsUndo;
@@ -30,7 +30,7 @@ pub enum DnsError {
         failure: ProgramFailure,
     },
     /// `resolv.conf` is not to be changed, or cannot be.
-    #[error("{}: {error}", .path.display())]
+    #[error("{}: {error}{}", .path.display(), immutable(path, error))]
     File {
         /// Which.
         path: PathBuf,
@@ -82,6 +82,19 @@ impl DnsError {
             }
             one => Self::NoWay(vec![one, other]),
         }
+    }
+}
+
+/// What makes this of a file that even root may not change.
+fn immutable(path: &Path, error: &FileError) -> String {
+    match error {
+        FileError::Io(error) if error.raw_os_error() == Some(libc::EPERM) => {
+            format!(
+                " (immutable? 'lsattr' shows it, 'chattr -i {}' lets it be written)",
+                path.display()
+            )
+        }
+        _ => String::new(),
     }
 }
 

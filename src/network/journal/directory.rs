@@ -9,10 +9,14 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd as _;
+#[cfg(feature = "cli")]
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use nix::fcntl::{OFlag, openat};
+#[cfg(feature = "cli")]
+use nix::sys::stat::fchmod;
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, geteuid, unlinkat};
 
@@ -24,9 +28,16 @@ const STICKY: u32 = 0o1000;
 
 /// An open directory of journals.
 #[derive(Debug)]
-pub(super) struct Directory {
+pub(crate) struct Directory {
     file: File,
     path: PathBuf,
+}
+
+#[cfg(feature = "cli")]
+impl AsFd for Directory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
 }
 
 /// What stands in for a file that may not be used: why.
@@ -34,7 +45,7 @@ pub(super) type Refused = String;
 
 impl Directory {
     /// Opens it, or makes it (mode 0700) with what is missing on the way.
-    pub(super) fn create(path: &Path) -> Result<Self, NetworkError> {
+    pub(crate) fn create(path: &Path) -> Result<Self, NetworkError> {
         match Self::walk(path, true)? {
             Some(directory) => Ok(directory),
             None => Err(failure("create", path, io::ErrorKind::NotFound.into())),
@@ -42,7 +53,7 @@ impl Directory {
     }
 
     /// Opens it. `None`: there is none.
-    pub(super) fn open(path: &Path) -> Result<Option<Self>, NetworkError> {
+    pub(crate) fn open(path: &Path) -> Result<Option<Self>, NetworkError> {
         Self::walk(path, false)
     }
 
@@ -86,9 +97,17 @@ impl Directory {
     }
 
     /// Waits until no other process is at work on this directory. For as long as the result lives.
-    pub(super) fn lock(&self) -> Result<Locked, NetworkError> {
+    pub(crate) fn lock(&self) -> Result<Locked, NetworkError> {
         let locked = self.file.try_clone().and_then(|file| file.lock().map(|()| Locked(file)));
         locked.map_err(|e| failure("lock", &self.path, e))
+    }
+
+    /// Everybody may see the names in it (mode 0755); what stands in the files is not for them. Only
+    /// where it is this user's.
+    #[cfg(feature = "cli")]
+    pub(crate) fn let_others_look(&self) -> io::Result<()> {
+        let mode = Mode::S_IRWXU | Mode::S_IRGRP | Mode::S_IXGRP | Mode::S_IROTH | Mode::S_IXOTH;
+        Ok(fchmod(&self.file, mode)?)
     }
 
     pub(super) fn path_of(&self, name: &str) -> PathBuf {
@@ -96,7 +115,7 @@ impl Directory {
     }
 
     /// The names of its files that end in `.extension`.
-    pub(super) fn names(&self, extension: &str) -> Result<Vec<String>, NetworkError> {
+    pub(crate) fn names(&self, extension: &str) -> Result<Vec<String>, NetworkError> {
         let fail = |e| failure("read", &self.path, e);
         let mut names = Vec::new();
         // By its descriptor: the path may lead elsewhere by now.
@@ -141,7 +160,7 @@ impl Directory {
     }
 
     /// Removes a file; one that is not there is no error.
-    pub(super) fn remove(&self, name: &str) -> io::Result<()> {
+    pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
         match unlinkat(&self.file, name, UnlinkatFlags::NoRemoveDir) {
             Ok(()) | Err(nix::Error::ENOENT) => Ok(()),
             Err(e) => Err(e.into()),
@@ -151,7 +170,7 @@ impl Directory {
 
 /// Unlocks by itself: another descriptor of the same open file may live on.
 #[derive(Debug)]
-pub(super) struct Locked(File);
+pub(crate) struct Locked(File);
 
 impl Drop for Locked {
     fn drop(&mut self) {

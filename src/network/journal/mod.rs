@@ -10,7 +10,7 @@
 //! What a journal says is done with root's rights, so it must be ours: see [`directory`]. It holds
 //! names and numbers, never a program to run.
 
-mod directory;
+pub(super) mod directory;
 mod format;
 
 use std::collections::BTreeMap;

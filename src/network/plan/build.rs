@@ -8,6 +8,8 @@
 //!   DHCP client that renews its route, or a crash, cannot undo the redirection or the host's own.
 //! - A host route keeps the server reachable whenever *any* planned route covers its address, not
 //!   only with `redirect-gateway`.
+//! - Where the transport is TCP, packets to the server go nowhere rather than into the tunnel when that
+//!   host route goes away with its device.
 //! - A family that is redirected but that the tunnel cannot carry is made unreachable, so nothing
 //!   leaks around the tunnel.
 
@@ -20,7 +22,11 @@ use super::{
 use crate::network::dns::{DnsPlan, DnsScope};
 use crate::network::error::PlanError;
 use crate::network::types::{Gateways, Network, Path, RemotePath, netmask_prefix};
-use crate::profile::{NetworkOptions, RouteDestination, RouteGateway, Topology};
+use crate::profile::{NetworkOptions, Protocol, RouteDestination, RouteGateway, Topology};
+
+/// Of the route that keeps a TCP transport out of the tunnel: the last of its destination, but for
+/// what guards a change of the plan.
+const BARRIER_METRIC: u32 = u32::MAX - 1;
 
 /// All that a plan is made of.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +39,8 @@ pub struct PlanInput<'a> {
     pub tx_queue_len: Option<u32>,
     /// The address the transport socket sends to.
     pub remote: IpAddr,
+    /// What it sends there.
+    pub protocol: Protocol,
     /// The host's own routes.
     pub gateways: &'a Gateways,
     /// Profile override `dns-scope`.
@@ -391,6 +399,7 @@ impl<'a> Builder<'a> {
         if covering.is_empty() {
             return;
         }
+        self.bar(to_server);
         let path = match &self.input.gateways.remote {
             RemotePath::Local => return,
             RemotePath::Via(path) => path.clone(),
@@ -402,13 +411,32 @@ impl<'a> Builder<'a> {
                 return;
             }
         };
-        if self.stays_local(&path, &covering) {
+        // The local network's own route is none beside a barrier.
+        if self.input.protocol == Protocol::Udp && self.stays_local(&path, &covering) {
             return;
         }
         // First, so that it wins over a pushed one of the same key.
         let target = RouteTarget::Outside(path);
         let route = PlannedRoute { target, destination: to_server, metric: None, source: None };
         self.routes.insert(0, route);
+    }
+
+    /// A device that goes takes the host route with it, and what covers the server leads into the tunnel
+    /// then. The kernel's `ovpn` sends segments of its TCP socket with that socket locked; one that comes
+    /// back by way of the tunnel waits for the lock for ever, on a processor of its own, and the whole
+    /// machine with it. This route has no device, so it stays.
+    fn bar(&mut self, to_server: Network) {
+        if self.input.protocol == Protocol::Tcp && !to_server.address().is_loopback() {
+            self.routes.insert(
+                0,
+                PlannedRoute {
+                    target: RouteTarget::Unreachable,
+                    destination: to_server,
+                    metric: Some(BARRIER_METRIC),
+                    source: None,
+                },
+            );
+        }
     }
 
     /// `local`, `autolocal`: the server is on the local network, whose own route is enough.

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use super::{NetworkPlan, PlanInput, diff};
 use crate::network::{Gateways, Network, Path, PlanError, RemotePath};
 use crate::profile::{
-    DnsScope, NetworkOptions, RedirectGateway, Route, RouteDestination, RouteGateway, Topology,
+    DnsScope, NetworkOptions, Protocol, RedirectGateway, Route, RouteDestination, RouteGateway,
+    Topology,
 };
 
 const SERVER: &str = "203.0.113.5";
@@ -76,6 +77,7 @@ fn build_for(options: &NetworkOptions, gateways: &Gateways, remote: &str) -> Net
         tun_mtu: 1500,
         tx_queue_len: None,
         remote: remote.parse().unwrap(),
+        protocol: Protocol::Udp,
         gateways,
         dns_scope: DnsScope::Global,
     })
@@ -152,6 +154,7 @@ fn topologies() {
         tun_mtu: 1500,
         tx_queue_len: None,
         remote: SERVER.parse().unwrap(),
+        protocol: Protocol::Udp,
         gateways: &gateways,
         dns_scope: DnsScope::Global,
     };
@@ -234,6 +237,63 @@ fn the_server_is_kept_out_of_every_covering_route() {
     assert!(routes(&mapped).contains(&around));
 }
 
+/// The device of the host route may go, and the route with it: then a stream goes nowhere.
+#[test]
+fn a_stream_is_never_led_into_the_tunnel() {
+    let stream = |options: &NetworkOptions, gateways: &Gateways, remote: &str| {
+        let plan = NetworkPlan::build(&PlanInput {
+            options,
+            tun_mtu: 1500,
+            tx_queue_len: None,
+            remote: remote.parse().unwrap(),
+            protocol: Protocol::Tcp,
+            gateways,
+            dns_scope: DnsScope::Global,
+        });
+        routes(&plan.unwrap())
+    };
+    let (around, barrier) = (
+        "route 203.0.113.5/32 via 192.168.1.1 dev eth0".to_owned(),
+        "route 203.0.113.5/32 unreachable metric 4294967294".to_owned(),
+    );
+    let mut options = dual();
+    options.redirect = Some(redirect());
+    // Between the way around the tunnel and what leads into it: so they are made, and go in reverse.
+    let (first, second) = ("route 0.0.0.0/1 tunnel".to_owned(), "route 128.0.0.0/1 tunnel".into());
+    let everything = [around.clone(), barrier.clone(), first, second];
+    assert_eq!(stream(&options, &home(), SERVER), everything);
+    assert_eq!(stream(&options, &home(), "::ffff:203.0.113.5"), everything);
+    // One pushed with its metric is no other way.
+    options.routes =
+        vec![Route { metric: Some(4_294_967_294), ..route("203.0.113.5/32", RouteGateway::Net) }];
+    assert_eq!(stream(&options, &home(), SERVER), everything);
+    options.routes.clear();
+    // No way is known at this moment, or it is within the host.
+    for remote in [RemotePath::Local, RemotePath::Unreachable] {
+        let present = stream(&options, &Gateways { remote, ..home() }, SERVER);
+        assert_eq!(present, everything[1..]);
+    }
+    let local = Gateways { remote: RemotePath::Local, ..home() };
+    assert_eq!(stream(&options, &local, "127.0.0.1"), everything[2..]);
+    // The route of the local network is none beside it.
+    options.redirect = Some(RedirectGateway { local: true, ..redirect() });
+    let near = Gateways { remote: RemotePath::Via(path(None)), ..home() };
+    let present = stream(&options, &near, "192.168.1.9");
+    assert_eq!(
+        present[..2],
+        ["route 192.168.1.9/32 dev eth0", "route 192.168.1.9/32 unreachable metric 4294967294"]
+    );
+    // The other family, and where nothing covers the server.
+    let six = stream(&options, &home(), "2001:db8::5");
+    assert!(six.iter().all(|route| !route.contains("unreachable")), "{six:?}");
+    options.redirect = Some(RedirectGateway { ipv6: true, ..redirect() });
+    let six = stream(&options, &home(), "2001:db8::5");
+    assert!(six.contains(&"route 2001:db8::5/128 unreachable metric 4294967294".to_owned()));
+    options.redirect = None;
+    options.routes = vec![route("10.20.0.0/16", RouteGateway::Vpn)];
+    assert_eq!(stream(&options, &home(), SERVER), ["route 10.20.0.0/16 tunnel"]);
+}
+
 #[test]
 fn a_pushed_default_route_is_the_internet() {
     let mut options = dual();
@@ -269,6 +329,7 @@ fn families_the_tunnel_cannot_carry() {
         tun_mtu: 1200,
         tx_queue_len: Some(500),
         remote: SERVER.parse().unwrap(),
+        protocol: Protocol::Udp,
         gateways: &gateways,
         dns_scope: DnsScope::Global,
     })

@@ -18,6 +18,8 @@ pub(super) enum Fact {
     Address(u32),
     /// A route came or went.
     Route,
+    /// A default route did.
+    DefaultRoute,
     /// A route that was made here went.
     OwnRouteGone,
     /// A policy rule came or went.
@@ -35,7 +37,20 @@ impl Fact {
                 Some(*index) == tunnel
             }
             Self::OwnRouteGone | Self::Overrun => true,
-            Self::Route | Self::Rule => false,
+            Self::Route | Self::DefaultRoute | Self::Rule => false,
+        }
+    }
+
+    /// Whether the tunnel may be cut off until somebody looks. Of routes there can be very many that
+    /// change without end, in which this says nothing.
+    pub(super) const fn is_pressing(&self) -> bool {
+        match self {
+            Self::Link(_)
+            | Self::LinkMoved(_)
+            | Self::Address(_)
+            | Self::DefaultRoute
+            | Self::OwnRouteGone => true,
+            Self::Route | Self::Rule | Self::Overrun => false,
         }
     }
 }
@@ -75,9 +90,13 @@ fn fact(message: &RouteNetlinkMessage) -> Option<Fact> {
             Fact::Address(address.header.index)
         }
         Message::NewRoute(route) if is_own(route) => return None,
-        Message::NewRoute(_) => Fact::Route,
         Message::DelRoute(route) if is_own(route) => Fact::OwnRouteGone,
-        Message::DelRoute(_) => Fact::Route,
+        Message::NewRoute(route) | Message::DelRoute(route)
+            if route.header.destination_prefix_length == 0 =>
+        {
+            Fact::DefaultRoute
+        }
+        Message::NewRoute(_) | Message::DelRoute(_) => Fact::Route,
         Message::NewRule(_) | Message::DelRule(_) => Fact::Rule,
         _ => return None,
     })
@@ -118,8 +137,9 @@ mod tests {
         message
     }
 
-    fn route(protocol: u8) -> RouteMessage {
+    fn route(protocol: u8, prefix: u8) -> RouteMessage {
         let mut message = RouteMessage::default();
+        message.header.destination_prefix_length = prefix;
         message.header.protocol = RouteProtocol::from(protocol);
         message
     }
@@ -134,9 +154,10 @@ mod tests {
             Message::DelLink(link(3, Vec::new())),
             Message::DelLink(link(3, vec![LinkAttribute::NewNetnsId(0)])),
             Message::DelAddress(address),
-            Message::NewRoute(route(PROTOCOL)),
-            Message::DelRoute(route(PROTOCOL)),
-            Message::NewRoute(route(4)),
+            Message::NewRoute(route(PROTOCOL, 1)),
+            Message::DelRoute(route(PROTOCOL, 1)),
+            Message::NewRoute(route(4, 24)),
+            Message::DelRoute(route(4, 0)),
         ];
         let expected = [
             Fact::Link(2),
@@ -145,6 +166,7 @@ mod tests {
             Fact::Address(4),
             Fact::OwnRouteGone,
             Fact::Route,
+            Fact::DefaultRoute,
         ];
         let mut datagram = datagram(messages);
         assert_eq!(read(&datagram), expected);
@@ -157,5 +179,7 @@ mod tests {
         assert!(Fact::Link(7).is_about(Some(7)) && !Fact::Link(7).is_about(Some(8)));
         assert!(!Fact::Link(7).is_about(None) && !Fact::Route.is_about(Some(7)));
         assert!(Fact::OwnRouteGone.is_about(None) && Fact::Overrun.is_about(None));
+        assert!(Fact::DefaultRoute.is_pressing() && Fact::Address(7).is_pressing());
+        assert!(!Fact::Route.is_pressing() && !Fact::Overrun.is_pressing());
     }
 }

@@ -8,6 +8,7 @@
 mod facts;
 mod outside;
 mod respond;
+mod rest;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -21,6 +22,7 @@ use tokio::time::{Instant, sleep_until};
 use self::facts::Fact;
 pub use self::outside::Outside;
 pub use self::respond::{Outlook, Response, Roaming, respond};
+use self::rest::Rest;
 use super::error::NetworkError;
 use super::netlink::Netlink;
 
@@ -42,10 +44,6 @@ const QUEUE: libc::c_int = 1 << 20;
 const SETTLED: Duration = Duration::from_millis(30);
 /// A network that never rests is looked at all the same.
 const PATIENCE: Duration = Duration::from_millis(200);
-/// Between two looks, at least: times what a look takes, so that a big table that changes all the
-/// time does not take the processor.
-const REST: u32 = 10;
-const LONGEST_REST: Duration = Duration::from_secs(10);
 
 /// What has happened since the last look.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -62,8 +60,7 @@ pub struct NetworkWatch {
     netlink: Netlink,
     news: News,
     due: Option<Due>,
-    /// Not before then.
-    rested: Instant,
+    rest: Rest,
 }
 
 /// When to tell the news.
@@ -74,6 +71,8 @@ struct Due {
     limit: Instant,
     /// It is not put off.
     urgent: bool,
+    /// The tunnel may be cut off until then.
+    pressing: bool,
 }
 
 impl NetworkWatch {
@@ -90,7 +89,7 @@ impl NetworkWatch {
             netlink: Netlink::open().map_err(fail)?,
             news: News::default(),
             due: None,
-            rested: Instant::now(),
+            rest: Rest::new(Instant::now()),
         })
     }
 
@@ -98,11 +97,13 @@ impl NetworkWatch {
     /// the next call. `tunnel`: index of the tunnel's interface, whose own changes are told at once.
     pub async fn changed(&mut self, tunnel: Option<u32>) -> News {
         loop {
-            let tell = self.due.map(|due| due.at.max(self.rested));
+            let Rest { until, pressing_until, .. } = self.rest;
+            let rested = |due: &Due| if due.pressing { pressing_until } else { until };
+            let tell = self.due.map(|due| due.at.max(rested(&due)));
             tokio::select! {
                 biased;
                 facts = next(&mut self.socket, &mut self.buffer) => self.note(&facts, tunnel),
-                () = sleep_until(tell.unwrap_or(self.rested)), if tell.is_some() => {
+                () = sleep_until(tell.unwrap_or(until)), if tell.is_some() => {
                     self.due = None;
                     return std::mem::take(&mut self.news);
                 }
@@ -114,12 +115,12 @@ impl NetworkWatch {
     pub fn look_again(&mut self, after: Duration) {
         let at = Instant::now() + after;
         let sooner = self.due.filter(|due| due.at <= at);
-        self.due = Some(sooner.unwrap_or(Due { at, limit: at, urgent: true }));
+        self.due = Some(sooner.unwrap_or(Due { at, limit: at, urgent: true, pressing: true }));
     }
 
     /// A look took so long: the next one has time.
     pub fn looked(&mut self, took: Duration) {
-        self.rested = Instant::now() + took.saturating_mul(REST).min(LONGEST_REST);
+        self.rest.looked(took, Instant::now());
     }
 
     /// Reads what there is outside a tunnel's interface.
@@ -137,11 +138,13 @@ impl NetworkWatch {
             if let Fact::LinkMoved(index) = fact {
                 self.news.moved.insert(*index);
             }
-            let due = self.due.unwrap_or(Due { at: now, limit: now + PATIENCE, urgent: false });
+            let none = Due { at: now, limit: now + PATIENCE, urgent: false, pressing: false };
+            let due = self.due.unwrap_or(none);
             let urgent = due.urgent || fact.is_about(tunnel);
             let put_off = (now + SETTLED).min(due.limit);
             let at = if urgent { now.min(due.limit) } else { put_off };
-            self.due = Some(Due { at, urgent, ..due });
+            let pressing = due.pressing || fact.is_pressing();
+            self.due = Some(Due { at, urgent, pressing, ..due });
         }
     }
 }

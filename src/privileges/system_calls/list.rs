@@ -55,6 +55,7 @@ pub(super) const OWN: &[c_long] = &[
     libc::SYS_ppoll,
     libc::SYS_pselect6,
     // Sockets of the families below.
+    libc::SYS_accept4,
     libc::SYS_bind,
     libc::SYS_connect,
     libc::SYS_getpeername,
@@ -234,7 +235,6 @@ pub(super) const PROGRAMS: &[c_long] = &[
     libc::SYS_utimensat,
     // Of libraries and services.
     libc::SYS_accept,
-    libc::SYS_accept4,
     libc::SYS_getcpu,
     libc::SYS_getitimer,
     libc::SYS_listen,

@@ -6,6 +6,7 @@ use crate::profile::options::StaticChallenge;
 use crate::profile::values::one_of;
 use crate::profile::verdict::{Done, Outcome, Problem};
 use crate::secret::Secret;
+use crate::text::decoded;
 
 /// Longest user name or password line (OpenVPN 3).
 const MAX_LINE: usize = 1024;
@@ -46,8 +47,12 @@ fn auth_user_pass(draft: &mut Draft, call: &Call<'_>) -> Outcome {
         draft.options.auth.user_pass = true;
         return Ok(Done::Taken);
     }
-    let text = call.text()?;
-    let (username, password) = user_pass(text.expose())?;
+    let bytes = call.bytes()?;
+    if bytes.expose().contains(&0) {
+        return Err(Problem::new("the content is not text (is it in binary form, or UTF-16?)"));
+    }
+    let (text, latin1) = decoded(bytes.expose());
+    let (username, password) = user_pass(text.expose().trim_start_matches('\u{feff}'))?;
     draft.options.auth.user_pass = true;
     let missing = match (&username, &password) {
         (None, _) => Some("user name"),
@@ -56,7 +61,11 @@ fn auth_user_pass(draft: &mut Draft, call: &Call<'_>) -> Outcome {
     };
     draft.options.auth.username = username;
     draft.options.auth.password = password;
-    Ok(missing.map_or(Done::Taken, |what| Done::Noted(format!("the {what} is asked for"))))
+    Ok(match missing {
+        Some(what) => Done::Noted(format!("the {what} is asked for")),
+        None if latin1 => Done::Noted("read as Latin-1, and sent as UTF-8".to_owned()),
+        None => Done::Taken,
+    })
 }
 
 /// The first two lines of a credentials file: user name and password, control characters removed;
@@ -77,6 +86,30 @@ pub(super) fn user_pass(text: &str) -> Result<(Option<String>, Option<Secret<Str
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_old_file_is_read_as_it_was_written() {
+        use crate::profile::{Profile, ProfileFile};
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("old.ovpn");
+        let fingerprint = ["00"; 32].join(":");
+        let profile = |login: &[u8]| -> Result<Profile, String> {
+            let text = format!("client\nremote a\npeer-fingerprint {fingerprint}\n");
+            std::fs::write(&path, [text.as_bytes(), b"# M\xfcnchen\n", login].concat()).unwrap();
+            let file = ProfileFile::read(&path).unwrap();
+            Profile::parse(file.text.expose(), &file.name, &file.files).map_err(|e| e.to_string())
+        };
+        let auth = |profile: Profile| profile.options.auth;
+        let inline = b"<auth-user-pass>\njos\xe9\nm\xfcller\n</auth-user-pass>\n";
+        std::fs::write(directory.path().join("login"), b"jos\xe9\nm\xfcller\n").unwrap();
+        for login in [&inline[..], b"auth-user-pass login\n"] {
+            let auth = auth(profile(login).unwrap());
+            assert_eq!(auth.username.as_deref(), Some("jos\u{e9}"));
+            assert_eq!(auth.password.unwrap().expose(), "m\u{fc}ller");
+        }
+        std::fs::write(directory.path().join("login"), b"j\0o\0e\0\n\0").unwrap();
+        assert!(profile(b"auth-user-pass login\n").unwrap_err().contains("not text"));
+    }
 
     // Known vectors of the protocol reference, 16.14.
     #[test]

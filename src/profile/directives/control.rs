@@ -64,7 +64,11 @@ pub(super) const TABLE: &[Entry] = &[
     Entry::apply("inactive", 1, 2, timer),
     Entry::apply("session-timeout", 1, 1, timer),
     Entry::apply("verb", 1, 1, |d, c| {
-        d.options.verb = Some(number(c.word(0)?, 0, 15u8)?.min(11));
+        // Above 11 there is nothing more to say; both real clients take any number.
+        let level = number(c.word(0)?, 0, u8::MAX).map_err(|_| {
+            Problem::new(format!("'{}' is not a number from 0 to 11", c.get(0).unwrap_or_default()))
+        })?;
+        d.options.verb = Some(level.min(11));
         Ok(Done::Taken)
     }),
     Entry::apply("key-method", 1, 1, |_, c| match c.word(0)? {

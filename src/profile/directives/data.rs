@@ -26,8 +26,8 @@ pub(super) const TABLE: &[Entry] = &[
         Ok(match d.options.data.fallback {
             Some(_) => Done::Taken,
             None => Done::Warned(format!(
-                "{name} is not an authenticated (AEAD) cipher; a server that negotiates none of \
-                 data-ciphers cannot be used"
+                "{name} is not available here; a server that negotiates none of data-ciphers cannot be \
+                 used unless it is given AES-256-CBC, or better AES-256-GCM"
             )),
         })
     }),
@@ -103,14 +103,18 @@ fn unknown_cipher(name: &str) -> Problem {
 
 fn data_ciphers(draft: &mut Draft, call: &Call<'_>) -> Outcome {
     let list = ciphers::parse_list(call.word(0)?)?;
+    let only_cbc = !list.ciphers.iter().any(|cipher| cipher.is_aead());
     draft.options.data.ciphers = list.ciphers;
-    if list.dropped.is_empty() {
-        return Ok(Done::Taken);
-    }
-    Ok(Done::Noted(format!(
-        "not offered to the server: {} (not authenticated)",
-        list.dropped.join(", ")
-    )))
+    draft.lists_ciphers = true;
+    let dropped = list.dropped.join(", ");
+    let dropped = format!("not offered to the server, not available here: {dropped}");
+    let slow = "only CBC, which no kernel offloads; AES-256-GCM is faster if the server has it";
+    Ok(match (only_cbc, list.dropped.is_empty()) {
+        (false, true) => Done::Taken,
+        (false, false) => Done::Noted(dropped),
+        (true, true) => Done::Noted(slow.to_owned()),
+        (true, false) => Done::Noted(format!("{slow}; {dropped}")),
+    })
 }
 
 fn auth(draft: &mut Draft, call: &Call<'_>) -> Outcome {
@@ -123,7 +127,7 @@ fn auth(draft: &mut Draft, call: &Call<'_>) -> Outcome {
         }
         // Whether that matters shows only once it is known if tls-auth is used.
         None => Ok(Done::Warned(format!(
-            "the digest '{name}' is not known; data ciphers here authenticate by themselves"
+            "the digest '{name}' is not known: CBC ciphers and tls-auth cannot be used"
         ))),
     }
 }

@@ -74,7 +74,10 @@ pub(super) const TABLE: &[Entry] = &[
     Entry::ignore("keying-material-exporter", SCRIPT),
     Entry::warn("ifconfig-noexec", "the address is set; a script that would do it is not run"),
     Entry::ignore("ifconfig-nowarn", "there is no such warning"),
+    Entry::warn("dns-updown", "DNS is set without a script, with the servers that are pushed"),
     Entry::ignore("client-crresponse", SERVER_SIDE),
+    Entry::warn("push", SERVER_SIDE),
+    Entry::ignore("max-clients", SERVER_SIDE),
     Entry::ignore("iproute", "addresses and routes are set over netlink, not by a command"),
     // Sizes and sockets that are handled otherwise.
     Entry::ignore("link-mtu", "tun-mtu and mssfix decide packet sizes").in_connection(),
@@ -96,6 +99,10 @@ pub(super) const TABLE: &[Entry] = &[
     Entry::ignore("socks-proxy-retry", "connecting is always repeated").in_connection(),
     Entry::ignore("http-proxy-timeout", "server-poll-timeout bounds it").in_connection(),
     // Routes and DNS.
+    Entry::ignore("remote-cache-lifetime", "names are resolved when they are needed"),
+    Entry::warn("ip-remote-hint", "the server's name is resolved here"),
+    Entry::warn("http-proxy-override", "write http-proxy, which says the same"),
+    Entry::ignore("rdns-internal", "DNS follows the dns and dhcp-option settings"),
     Entry::ignore("max-routes", "there is no limit"),
     Entry::ignore("route-delay", "routes are set as soon as the device is up"),
     Entry::ignore("route-method", WINDOWS),
@@ -116,6 +123,10 @@ pub(super) const TABLE: &[Entry] = &[
     Entry::ignore("msg-channel", WINDOWS),
     Entry::ignore("redirect-dns", "DNS follows the dns and dhcp-option settings"),
     // Crypto settings without effect on what is negotiated here.
+    Entry::ignore(
+        "allow-name-constraints",
+        "name constraints of CA certificates are always checked",
+    ),
     Entry::ignore("ncp-disable", "the data cipher is always negotiated"),
     Entry::ignore("keysize", "the cipher's name says its key size"),
     Entry::ignore("comp-noadapt", "nothing is compressed"),

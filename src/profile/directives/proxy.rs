@@ -17,19 +17,14 @@ pub(super) const TABLE: &[Entry] = &[
     })
     .in_connection(),
     Entry::apply("http-proxy-option", 1, 3, option).in_connection(),
-    // Another connection than meant.
-    Entry::refuse(
-        "socks-proxy",
-        "SOCKS proxies are not supported, and going around the proxy is not what was asked for",
-        "use http-proxy with a TCP server, or OpenVPN 2",
-    )
-    .in_connection(),
+    Entry::apply("socks-proxy", 1, 3, socks_proxy).in_connection(),
 ];
 
 /// What was read of an endpoint's proxy.
 #[derive(Clone, Default)]
 pub(in crate::profile) struct ProxyDraft {
     named: Option<Named>,
+    /// For HTTP.
     credentials: Option<Credentials>,
     version: Option<String>,
     agent: Option<String>,
@@ -41,7 +36,13 @@ pub(in crate::profile) struct ProxyDraft {
 struct Named {
     host: String,
     port: u16,
-    auth: ProxyAuth,
+    kind: NamedKind,
+}
+
+#[derive(Clone)]
+enum NamedKind {
+    Http(ProxyAuth),
+    Socks5(Option<Credentials>),
 }
 
 impl ProxyDraft {
@@ -58,7 +59,13 @@ impl ProxyDraft {
 
     /// The proxy, if one was named.
     pub(in crate::profile) fn finish(self) -> Option<Proxy> {
-        let Named { host, port, auth } = self.named?;
+        let Named { host, port, kind } = self.named?;
+        let auth = match kind {
+            NamedKind::Http(auth) => auth,
+            NamedKind::Socks5(credentials) => {
+                return Some(Proxy { host, port, credentials, kind: ProxyKind::Socks5 });
+            }
+        };
         let auth = match auth {
             // Credentials without a method mean: whatever the proxy asks for.
             ProxyAuth::None if self.credentials.is_some() => ProxyAuth::Any,
@@ -95,7 +102,8 @@ fn http_proxy(draft: &mut Draft, call: &Call<'_>) -> Outcome {
         Some("digest" | "ntlm" | "ntlm2") => auth = ProxyAuth::NoCleartext,
         Some(other) => return Err(one_of(other, "none, basic, digest")),
     }
-    let proxy = Named { host: host(call.word(0)?)?, port: port(call.word(1)?)?, auth };
+    let kind = NamedKind::Http(auth);
+    let proxy = Named { host: host(call.word(0)?)?, port: port(call.word(1)?)?, kind };
     let credentials = match file {
         Some(path) => {
             let args = [path.to_owned()];
@@ -104,7 +112,7 @@ fn http_proxy(draft: &mut Draft, call: &Call<'_>) -> Outcome {
         None => None,
     };
     let endpoint = draft.endpoint(call);
-    endpoint.proxy.named = Some(proxy);
+    name(&mut endpoint.proxy, proxy)?;
     if let Some(credentials) = credentials {
         endpoint.proxy.credentials = credentials;
     }
@@ -114,6 +122,35 @@ fn http_proxy(draft: &mut Draft, call: &Call<'_>) -> Outcome {
         }
         _ => Done::Taken,
     })
+}
+
+/// `socks-proxy HOST [PORT [FILE]]`
+fn socks_proxy(draft: &mut Draft, call: &Call<'_>) -> Outcome {
+    const DEFAULT_PORT: u16 = 1080;
+    let credentials = match call.get(2) {
+        None | Some("stdin") => None,
+        Some(path) => {
+            let args = [path.to_owned()];
+            credentials(&Call { args: &args, inline: None, ..*call })?
+        }
+    };
+    let port = call.get(1).map_or(Ok(DEFAULT_PORT), port)?;
+    let kind = NamedKind::Socks5(credentials);
+    name(&mut draft.endpoint(call).proxy, Named { host: host(call.word(0)?)?, port, kind })?;
+    Ok(Done::Taken)
+}
+
+/// The last line counts, but only among proxies of one kind.
+fn name(draft: &mut ProxyDraft, proxy: Named) -> Result<(), Problem> {
+    let is_socks = |named: &Named| matches!(named.kind, NamedKind::Socks5(_));
+    if draft.named.as_ref().is_some_and(|other| is_socks(other) != is_socks(&proxy)) {
+        return Err(Problem::with_hint(
+            "http-proxy and socks-proxy are both there",
+            "keep the one that is to be used",
+        ));
+    }
+    draft.named = Some(proxy);
+    Ok(())
 }
 
 fn credentials(call: &Call<'_>) -> Result<Option<Credentials>, Problem> {

@@ -48,6 +48,11 @@ pub(super) const TABLE: &[Entry] = &[
     ),
     // Another connection than meant.
     Entry::refuse("client-nat", "address translation in the tunnel is not supported", "remove it"),
+    Entry::refuse(
+        "route-table",
+        "routes go to the main table only",
+        "remove the line, or use route-nopull and set routes to the table by a script",
+    ),
     Entry::refuse("mtu-dynamic", "fragmenting inside of the tunnel is not supported", "remove it"),
     Entry::refuse(
         "config",
@@ -74,7 +79,7 @@ pub(super) const TABLE: &[Entry] = &[
     Entry::refuse("server", SERVER, SERVER_HINT),
     Entry::refuse("server-ipv6", SERVER, SERVER_HINT),
     Entry::refuse("server-bridge", SERVER, SERVER_HINT),
-    Entry::refuse("push", SERVER, SERVER_HINT),
+    Entry::refuse("override-username", SERVER, SERVER_HINT),
     Entry::refuse("push-remove", SERVER, SERVER_HINT),
     Entry::refuse("push-reset", SERVER, SERVER_HINT),
     Entry::refuse("auth-user-pass-optional", SERVER, SERVER_HINT),
@@ -100,7 +105,6 @@ pub(super) const TABLE: &[Entry] = &[
     Entry::refuse("iroute", SERVER, SERVER_HINT),
     Entry::refuse("iroute-ipv6", SERVER, SERVER_HINT),
     Entry::refuse("learn-address", SERVER, SERVER_HINT),
-    Entry::refuse("max-clients", SERVER, SERVER_HINT),
     Entry::refuse("max-routes-per-client", SERVER, SERVER_HINT),
     Entry::refuse("stale-routes-check", SERVER, SERVER_HINT),
     Entry::refuse("tls-crypt-v2-verify", SERVER, SERVER_HINT),

@@ -8,18 +8,20 @@ use crate::profile::values::one_of;
 use crate::profile::verdict::{Done, Outcome, Problem};
 
 pub(super) const TABLE: &[Entry] = &[
-    Entry::apply("tls-auth", 1, 2, tls_auth),
+    Entry::apply("tls-auth", 1, 2, tls_auth).in_connection(),
     Entry::apply("tls-crypt", 1, 2, |d, c| {
         let key = keyfile::static_key(c.text()?.expose())?;
         if key.expose().len() != STATIC_KEY_LEN {
             return Err(Problem::new("tls-crypt needs a key of 256 bytes, this one has 128"));
         }
         set(d, c, RawWrap::Crypt(key))
-    }),
+    })
+    .in_connection(),
     Entry::apply("tls-crypt-v2", 1, 2, |d, c| {
         let (key, wrapped) = keyfile::tls_crypt_v2(c.text()?.expose())?;
         set(d, c, RawWrap::CryptV2(key, wrapped))
-    }),
+    })
+    .in_connection(),
     Entry::apply("tls-auth-digest", 1, 1, |d, c| {
         let name = c.word(0)?;
         let digest = super::digest(name).ok_or_else(|| unsupported_digest(name))?;
@@ -27,9 +29,10 @@ pub(super) const TABLE: &[Entry] = &[
         Ok(Done::Taken)
     }),
     Entry::apply("key-direction", 1, 1, |d, c| {
-        d.key_direction = Some(direction(c.word(0)?)?);
+        d.endpoint(c).key_direction = Some(direction(c.word(0)?)?);
         Ok(Done::Taken)
-    }),
+    })
+    .in_connection(),
 ];
 
 /// For a digest that is needed and not there.
@@ -42,7 +45,7 @@ pub(in crate::profile) fn unsupported_digest(name: &str) -> Problem {
 
 fn tls_auth(draft: &mut Draft, call: &Call<'_>) -> Outcome {
     if let Some(text) = call.get(1) {
-        draft.key_direction = Some(direction(text)?);
+        draft.endpoint(call).key_direction = Some(direction(text)?);
     }
     if call.get(0) == Some(INLINE) {
         return Ok(Done::Noted("the key is in the <tls-auth> block".to_owned()));
@@ -61,7 +64,8 @@ fn direction(text: &str) -> Result<KeyDirection, Problem> {
 
 /// Exactly one kind of wrapping: with two it would be unclear which one the server expects.
 fn set(draft: &mut Draft, call: &Call<'_>, wrap: RawWrap) -> Outcome {
-    if let Some((name, line)) = &draft.wrap_set_by
+    let endpoint = draft.endpoint(call);
+    if let Some((name, line)) = &endpoint.wrap_set_by
         && name != call.name
     {
         return Err(Problem::with_hint(
@@ -69,7 +73,7 @@ fn set(draft: &mut Draft, call: &Call<'_>, wrap: RawWrap) -> Outcome {
             "keep the one that the server uses",
         ));
     }
-    draft.wrap_set_by = Some((call.name.to_owned(), call.line));
-    draft.wrap = Some(wrap);
+    endpoint.wrap_set_by = Some((call.name.to_owned(), call.line));
+    endpoint.wrap = Some(wrap);
     Ok(Done::Taken)
 }

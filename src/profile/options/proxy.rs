@@ -20,6 +20,8 @@ pub struct Proxy {
 pub enum ProxyKind {
     /// `http-proxy`: HTTP CONNECT.
     Http(HttpProxy),
+    /// `socks-proxy`: SOCKS 5, CONNECT.
+    Socks5,
 }
 
 impl Proxy {
@@ -27,14 +29,16 @@ impl Proxy {
     pub const fn directive(&self) -> &'static str {
         match self.kind {
             ProxyKind::Http(_) => "http-proxy",
+            ProxyKind::Socks5 => "socks-proxy",
         }
     }
 
-    /// Whether the password may be sent readably.
+    /// Whether the password may be sent readably. SOCKS has no other way.
     pub(in crate::profile) const fn allow_cleartext(&mut self, allowed: bool) {
         match &mut self.kind {
             ProxyKind::Http(http) if allowed => http.auth = ProxyAuth::Any,
             ProxyKind::Http(http) => http.auth = ProxyAuth::NoCleartext,
+            ProxyKind::Socks5 => {}
         }
     }
 }

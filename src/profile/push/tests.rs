@@ -1,3 +1,5 @@
+use ovpn_dco::Digest;
+
 use super::*;
 use crate::profile::options::{DnsServer, RouteGateway};
 use crate::profile::{NoFiles, Profile};
@@ -95,7 +97,7 @@ fn ciphers() {
     // Pushed but not allowed, not known, not authenticated.
     let text = with_occ(only, "cipher AES-192-GCM", "").unwrap_err().to_string();
     assert!(text.contains("AES-192-GCM") && text.contains("add it to data-ciphers"), "{text}");
-    for name in ["AES-256-CBC", "none", "vollbit"] {
+    for name in ["AES-256-CBC", "BF-CBC", "none", "vollbit"] {
         assert!(with_occ("", &format!("cipher {name}"), "").is_err(), "{name}");
     }
     // `cipher` of an authenticated cipher is what servers without negotiation use; it adds nothing
@@ -103,6 +105,45 @@ fn ciphers() {
     let list = "data-ciphers AES-256-GCM:AES-192-GCM\ncipher AES-192-GCM";
     assert_eq!(with_occ(list, "", ""), Ok(Cipher::Aes192Gcm));
     assert!(with_occ("data-ciphers AES-256-GCM\ncipher AES-192-GCM", "", "").is_err());
+}
+
+#[test]
+fn cbc_with_its_digest() {
+    let of = |p: &str, body: &str, occ: &str| {
+        SessionOptions::from_push(&profile(p), &split_push(body), occ)
+    };
+    let cipher = |p: &str, body: &str, occ: &str| of(p, body, occ).map(|s| s.cipher);
+    let occ = "V4,cipher AES-256-CBC,auth SHA1";
+    for (text, digest) in [
+        ("data-ciphers AES-256-GCM:AES-256-CBC", Digest::Sha1),
+        ("auth SHA512\ndata-ciphers aes256", Digest::Sha512),
+        ("data-ciphers AES-256-CBC\nauth SHA224", Digest::Sha224),
+        ("data-ciphers-fallback AES-256-CBC\nauth SHA384", Digest::Sha384),
+        // A profile from before data-ciphers.
+        ("cipher AES-256-CBC\nauth SHA256", Digest::Sha256),
+    ] {
+        let expected = Ok(Cipher::Aes256Cbc(digest));
+        assert_eq!(cipher(text, "cipher AES-256-CBC", ""), expected, "{text}");
+        assert_eq!(cipher(text, "", occ), expected, "{text}");
+        // OpenVPN 3 takes the digest from the server.
+        let pushed = cipher(text, "cipher AES-256-CBC,auth SHA512", occ);
+        assert_eq!(pushed, Ok(Cipher::Aes256Cbc(Digest::Sha512)), "{text}");
+        assert!(cipher(text, "cipher AES-128-CBC", "").is_err(), "{text}");
+    }
+    assert_eq!(cipher("cipher AES-128-CBC", "", ""), Ok(Cipher::Aes128Cbc(Digest::Sha1)));
+    // Not with a list that leaves it out.
+    let left_out = "data-ciphers AES-256-GCM\ncipher AES-256-CBC";
+    let text = cipher(left_out, "", occ).unwrap_err().to_string();
+    assert!(text.contains("add it to data-ciphers"), "{text}");
+    // The remedy is one.
+    assert!(cipher("data-ciphers AES-256-GCM:AES-256-CBC", "", occ).is_ok());
+    let text = cipher("auth MD5\ncipher AES-256-CBC", "", occ).unwrap_err().to_string();
+    assert!(text.contains("SHA256"), "{text}");
+    // Different digests are a silent end of everything, so that they are told.
+    let ignored = |p: &str| of(p, "", occ).unwrap().ignored;
+    assert_eq!(ignored("cipher AES-256-CBC"), [""; 0]);
+    let told = ignored("cipher AES-256-CBC\nauth SHA256");
+    assert!(told.len() == 1 && told[0].contains("set 'auth SHA1'"), "{told:?}");
 }
 
 #[test]
@@ -176,9 +217,26 @@ fn sizes_are_bounded() {
 }
 
 #[test]
+fn epoch_keys() {
+    let flags = "protocol-flags cc-exit aead-epoch";
+    let pushed = |extra: &str, more: &str| {
+        push_to(&profile(extra), &format!("ifconfig 10.8.0.2 10.8.0.1,{flags}{more}"))
+    };
+    let session = pushed("", ",peer-id 0,cipher AES-128-GCM").unwrap();
+    assert_eq!(session.cipher, Cipher::Aes128GcmEpoch);
+    assert_eq!(push("", "cipher AES-128-GCM").unwrap().cipher, Cipher::Aes128Gcm);
+    for (profile, more, reason) in [
+        ("", ",cipher AES-256-GCM", "need a peer-id"),
+        ("", ",cipher AES-256-GCM,peer-id -1", "need a peer-id"),
+        ("data-ciphers AES-256-CBC", ",peer-id 1,cipher AES-256-CBC", "AES-256-CBC cannot have"),
+    ] {
+        let text = pushed(profile, more).unwrap_err().to_string();
+        assert!(text.contains("aead-epoch") && text.contains(reason), "{text}");
+    }
+}
+
+#[test]
 fn unsupported_formats_are_errors() {
-    let text = push("", "protocol-flags cc-exit aead-epoch").unwrap_err().to_string();
-    assert!(text.contains("aead-epoch"));
     assert!(push("", "key-derivation foo").is_err());
     let session = push("", "protocol-flags new-flag,key-derivation tls-ekm").unwrap();
     assert!(session.tls_ekm);

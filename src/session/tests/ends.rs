@@ -22,7 +22,7 @@ use crate::profile::Protocol;
 fn a_server_that_restarts_and_closes() {
     within(|| async {
         let (mut bench, Start { kept, .. }) = bench(Protocol::Tcp, &[]).await;
-        bench.shared.kernel_failure = Some("test".to_owned());
+        bench.shared.offload.failed("test".to_owned(), Instant::now());
         let Far::Tcp(listener) = &bench.far else { panic!("not TCP") };
         let listener = listener.try_clone().unwrap();
         let remote = listener.local_addr().unwrap();
@@ -78,7 +78,7 @@ fn a_server_that_does_not_read() {
         for attached in [true, false] {
             let (mut bench, Start { kept, .. }) =
                 bench(Protocol::Tcp, &["ping 1", "ping-restart 5"]).await;
-            bench.shared.kernel_failure = Some("test".to_owned());
+            bench.shared.offload.failed("test".to_owned(), Instant::now());
             let Far::Tcp(listener) = &bench.far else { panic!("not TCP") };
             let listener = listener.try_clone().unwrap();
             let remote = listener.local_addr().unwrap();

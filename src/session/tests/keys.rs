@@ -1,13 +1,14 @@
 //! Data keys that somebody has lost, or used up.
 
 use std::io::ErrorKind;
+use std::time::Duration;
 
 use ovpn_dco::recording::Call;
 use ovpn_dco::{DataEvent, Error, KeyId, PeerDeletedReason};
 
 use super::super::connected::Stage;
 use super::super::ending::Ending;
-use super::{A_WHILE, LONG, Start, bench, ending, key, soft_reset, within};
+use super::{A_WHILE, Far, LONG, Start, bench, ending, key, soft_reset, within};
 use crate::control::{ControlError, Event};
 use crate::counters::Counter;
 use crate::profile::Protocol;
@@ -47,6 +48,33 @@ fn a_renegotiation_that_fails_with_no_key_left_ends_the_connection() {
         let connected = bench.fall_back(connected, None).await;
         let (ending, _) = ending(bench.hear(connected, failed()).await);
         assert!(matches!(ending, Ending::Lost(_)), "{ending:?}");
+    });
+}
+
+/// The kernel's packets would pass what waits here for room in the stream.
+#[test]
+fn over_tcp_a_key_sends_behind_what_has_the_server_take_it() {
+    within(|| async {
+        let (mut bench, start) = bench(Protocol::Tcp, &[]).await;
+        let mut connected = bench.connect(start).await;
+        let Far::Tcp(listener) = &bench.far else { panic!("not TCP") };
+        let mut far = listener.accept().unwrap().0;
+        let closing = far.try_clone().unwrap();
+        connected.install_key(&mut bench.shared, key(1)).await.unwrap();
+        let transport = &mut connected.link.transport;
+        while transport.has_room() {
+            transport.send(&[0x28; 1000]).unwrap();
+        }
+        let reading = std::thread::spawn(move || {
+            std::thread::sleep(A_WHILE);
+            std::io::copy(&mut far, &mut std::io::sink())
+        });
+        connected.promote_key(&mut bench.shared, key(1).key_id).await.unwrap();
+        let now = tokio::time::timeout(Duration::ZERO, connected.link.flush()).await;
+        assert!(now.is_ok(), "something waits still");
+        closing.shutdown(std::net::Shutdown::Both).unwrap();
+        // What the transport still had to send meets a closed socket.
+        let _ = reading.join().unwrap();
     });
 }
 
@@ -104,6 +132,6 @@ fn a_peer_that_is_gone_is_connected_anew() {
         let installed = connected.install_key(&mut bench.shared, key(1)).await;
         let (ending, _) = ending(bench.go_on(connected, installed).await);
         assert!(matches!(ending, Ending::Lost(_)), "{ending:?}");
-        assert_eq!(bench.shared.kernel_failure, None, "no fault of the kernel's");
+        assert_eq!(bench.shared.offload.failure(), None, "no fault of the kernel's");
     });
 }

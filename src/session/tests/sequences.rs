@@ -144,9 +144,11 @@ impl Told {
         let reason = String::new;
         match self {
             Self::Contacted => Event::ServerContacted,
-            Self::Tls => {
-                Event::TlsEstablished { key_id: key(0).key_id, description: String::new() }
-            }
+            Self::Tls => Event::TlsEstablished {
+                key_id: key(0).key_id,
+                description: String::new(),
+                parameters: None,
+            },
             Self::ConfigRequested => Event::ConfigRequested,
             Self::Pushed => Event::Pushed { options: pushed(), server_occ: String::new() },
             Self::Login => Event::LoginNeeded,

@@ -4,7 +4,7 @@ use std::net::UdpSocket;
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use ovpn_dco::kernel::Report;
@@ -14,6 +14,7 @@ use ovpn_test_support::netns::NetNs;
 
 use super::super::connected::Connected;
 use super::super::ending::Ending;
+use super::super::offload::Offload;
 use super::super::plane::DataPlane;
 use super::super::tunnel::Tunnel;
 use super::super::{SessionEvent, SessionState};
@@ -239,7 +240,8 @@ fn a_dead_tunnel_is_not_used_again() {
         let Connected { link, mut tunnel, .. } = bench.connect(start).await;
         bench.recorder.tell(DataEvent::Failed("the module was removed".to_owned()));
         tunnel.next_event().await;
-        bench.shared.kernel = Report { kernel: String::new(), apis: Vec::new() };
+        let none = Report { kernel: String::new(), apis: Vec::new() };
+        bench.shared.offload = Offload::new(none, Instant::now());
         let connected = bench.bring_up(link, Some(tunnel)).await;
         assert!(bench.recorder.is_closed());
         assert_eq!(connected.tunnel.plane().path().name(), "userspace");
@@ -248,7 +250,8 @@ fn a_dead_tunnel_is_not_used_again() {
         let (mut bench, Start { link, .. }) = bench(Protocol::Udp, &[]).await;
         let (channel, recorder) = RecordingDataChannel::new("gone0", true);
         let kept = Tunnel::new(DataPlane::recording(channel));
-        bench.shared.kernel = Report { kernel: String::new(), apis: Vec::new() };
+        let none = Report { kernel: String::new(), apis: Vec::new() };
+        bench.shared.offload = Offload::new(none, Instant::now());
         let connected = bench.bring_up(link, Some(kept)).await;
         assert!(recorder.is_closed());
         assert_eq!(recorder.calls(), [Call::Close], "nothing was asked of it");
@@ -261,7 +264,7 @@ fn a_dead_tunnel_is_not_used_again() {
 fn a_deleted_device_is_made_anew() {
     within(|| async {
         let (mut bench, Start { link, kept }) = bench(Protocol::Udp, &[]).await;
-        bench.shared.kernel_failure = Some("test".to_owned());
+        bench.shared.offload.failed("test".to_owned(), Instant::now());
         let Connected { link, mut tunnel, .. } = bench.bring_up(link, Some(kept)).await;
         tunnel.del_peer().await;
         let interface = tunnel.interface().clone();

@@ -12,9 +12,11 @@ use pkcs12::kdf::{Pkcs12KeyType, derive_key_utf8};
 use sha1::Sha1;
 use zeroize::Zeroizing;
 
+use super::error::KeyError;
 use super::traditional::cbc;
-use super::{config, cost, looks_like_der, wrong_passphrase};
-use crate::tls::session::TlsError;
+use super::{cost, looks_like_der};
+
+const WRONG_PASSPHRASE: KeyError = KeyError::WrongPassphrase { option: "key" };
 
 const PBES2: &str = "1.2.840.113549.1.5.13";
 const PBE_MD5_DES: &str = "1.2.840.113549.1.5.3";
@@ -22,30 +24,32 @@ const PBE_SHA1_DES: &str = "1.2.840.113549.1.5.10";
 const PBE_SHA1_3DES: &str = "1.2.840.113549.1.12.1.3";
 
 /// Decrypts `EncryptedPrivateKeyInfo` to `PrivateKeyInfo`.
-pub(super) fn decrypt(der: &[u8], passphrase: &str) -> Result<Zeroizing<Vec<u8>>, TlsError> {
-    let damaged = |error| config(format!("key: the encrypted private key is damaged ({error})"));
-    let (algorithm, data) = SliceReader::new(der)
-        .and_then(|mut reader| {
-            reader.sequence(|reader| {
-                Ok((AlgorithmIdentifierRef::decode(reader)?, <&OctetStringRef>::decode(reader)?))
-            })
+pub(super) fn decrypt(der: &[u8], passphrase: &str) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+    let (algorithm, data) = SliceReader::new(der).and_then(|mut reader| {
+        reader.sequence(|reader| {
+            Ok((AlgorithmIdentifierRef::decode(reader)?, <&OctetStringRef>::decode(reader)?))
         })
-        .map_err(damaged)?;
+    })?;
     let scheme = algorithm.oid.to_string();
     let plain = match scheme.as_str() {
         PBES2 => {
-            let info = EncryptedPrivateKeyInfoRef::from_der(der).map_err(damaged)?;
+            let info = EncryptedPrivateKeyInfoRef::from_der(der)?;
             if let Some(parameters) = info.encryption_algorithm.pbes2() {
                 cost::check(&parameters.kdf)?;
             }
             match info.encryption_algorithm.decrypt(passphrase.as_bytes(), data.as_bytes()) {
                 Ok(plain) => Some(Zeroizing::new(plain)),
                 Err(pkcs8::pkcs5::Error::DecryptFailed) => None,
-                Err(error) => return Err(unsupported(&error.to_string())),
+                Err(error) => {
+                    return Err(KeyError::Scheme {
+                        scheme: error.to_string(),
+                        source: Some(error),
+                    });
+                }
             }
         }
         PBE_MD5_DES | PBE_SHA1_DES | PBE_SHA1_3DES => {
-            let (salt, rounds) = parameters(&algorithm).map_err(damaged)?;
+            let (salt, rounds) = parameters(&algorithm)?;
             cost::check_rounds(i64::from(rounds))?;
             match scheme.as_str() {
                 PBE_MD5_DES => {
@@ -60,7 +64,7 @@ pub(super) fn decrypt(der: &[u8], passphrase: &str) -> Result<Zeroizing<Vec<u8>>
                     let derive = |kind, length| {
                         derive_key_utf8::<Sha1>(passphrase, salt, kind, rounds, length)
                             .map(Zeroizing::new)
-                            .map_err(|_| wrong_passphrase("key"))
+                            .map_err(|_| WRONG_PASSPHRASE)
                     };
                     let key = derive(Pkcs12KeyType::EncryptionKey, 24)?;
                     let iv = derive(Pkcs12KeyType::Iv, 8)?;
@@ -68,9 +72,9 @@ pub(super) fn decrypt(der: &[u8], passphrase: &str) -> Result<Zeroizing<Vec<u8>>
                 }
             }
         }
-        other => return Err(unsupported(other)),
+        other => return Err(KeyError::Scheme { scheme: other.to_owned(), source: None }),
     };
-    plain.filter(|plain| looks_like_der(plain)).ok_or_else(|| wrong_passphrase("key"))
+    plain.filter(|plain| looks_like_der(plain)).ok_or(WRONG_PASSPHRASE)
 }
 
 /// `PBEParameter ::= SEQUENCE { salt OCTET STRING, iterationCount INTEGER }`
@@ -92,11 +96,4 @@ fn pbkdf1<D: Digest>(passphrase: &[u8], salt: &[u8], rounds: i32) -> Zeroizing<V
         block = Zeroizing::new(D::digest(&*block).to_vec());
     }
     block
-}
-
-fn unsupported(scheme: &str) -> TlsError {
-    config(format!(
-        "key: the encryption of the private key is not supported ({scheme}); convert it with \
-         `openssl pkcs8 -topk8 -v2 aes-256-cbc -in OLD -out NEW`"
-    ))
 }

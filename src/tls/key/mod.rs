@@ -2,6 +2,7 @@
 
 mod cost;
 mod encrypted;
+mod error;
 mod pkcs12;
 mod traditional;
 
@@ -14,9 +15,10 @@ use x509_parser::prelude::{ASN1Time, FromDer, X509Certificate};
 use x509_parser::x509::SubjectPublicKeyInfo;
 use zeroize::Zeroizing;
 
+pub(super) use self::error::KeyError;
 use super::external::{ExternalIdentity, ExternalSigner};
 use super::pem::{self, Section};
-use super::session::{TlsError, TlsErrorKind};
+use super::rsa;
 use crate::profile::{KeySource, OpenedKey, TlsOptions};
 use crate::secret::Secret;
 
@@ -30,14 +32,28 @@ pub(super) struct Identity {
 }
 
 impl ClientKey {
-    /// What the server will probably object to, for the log: it does not always say so itself.
-    pub(super) fn warning(&self) -> Option<String> {
+    fn leaf(&self) -> Option<X509Certificate<'_>> {
         let leaf = match self {
             Self::None => return None,
             Self::Own(key) => key.cert.first()?,
             Self::External(identity) => identity.leaf()?,
         };
-        let (_, leaf) = X509Certificate::from_der(leaf).ok()?;
+        X509Certificate::from_der(leaf).ok().map(|(_, leaf)| leaf)
+    }
+
+    /// That its key is too short to rely on, for the log.
+    pub(super) fn weakness(&self) -> Option<String> {
+        let bits = rsa::bits(self.leaf()?.public_key()).filter(|bits| *bits < rsa::STRONG_BITS)?;
+        Some(format!(
+            "cert: the client certificate has an RSA key of {bits} bits, too short to be safe: get \
+             one with a key of {} bits or more",
+            rsa::STRONG_BITS
+        ))
+    }
+
+    /// What the server will probably object to, for the log: it does not always say so itself.
+    pub(super) fn warning(&self) -> Option<String> {
+        let leaf = self.leaf()?;
         let validity = leaf.validity();
         let now = ASN1Time::now();
         if now > validity.not_after {
@@ -78,7 +94,7 @@ impl Identity {
         options: &TlsOptions,
         passphrase: Option<&Secret<String>>,
         signer: Option<&Arc<dyn ExternalSigner>>,
-    ) -> Result<Self, TlsError> {
+    ) -> Result<Self, KeyError> {
         let read = |option, text: &Option<String>| match text {
             Some(text) => pem::certificates(option, text),
             None => Ok(Vec::new()),
@@ -89,10 +105,10 @@ impl Identity {
         let (mut chain, key) = match &options.key {
             None if cert.is_empty() => return Ok(Self { key: ClientKey::None, ca, extra }),
             None => {
-                return Err(config("the profile has cert but no key; add the private key"));
+                return Err(KeyError::NoKey);
             }
             Some(KeySource::Pem(_) | KeySource::Opened(_)) if cert.is_empty() => {
-                return Err(config("the profile has key but no cert; add the certificate"));
+                return Err(KeyError::NoCertificate);
             }
             Some(KeySource::Pem(text)) => {
                 let key = from_pem(text.expose(), passphrase)?;
@@ -109,14 +125,10 @@ impl Identity {
                 (vec![bundle.leaf], signing(&bundle.key)?)
             }
             Some(KeySource::External) if cert.is_empty() => {
-                return Err(config(
-                    "the private key is external but the profile has no cert; add the certificate",
-                ));
+                return Err(KeyError::NoCertificateOfExternal);
             }
             Some(KeySource::External) => {
-                let signer = signer.ok_or_else(|| {
-                    config("the private key is external and nobody is there to sign with it")
-                })?;
+                let signer = signer.ok_or(KeyError::NoSigner)?;
                 let mut chain = cert;
                 complete_chain(&mut chain, &ca, &extra);
                 let identity = ExternalIdentity::new(chain, Arc::clone(signer))?;
@@ -138,7 +150,7 @@ pub fn key_needs_passphrase(options: &TlsOptions) -> bool {
         Some(KeySource::Pem(text)) => key_section(text.expose())
             .is_ok_and(|section| section.label == ENCRYPTED_PKCS8 || is_encrypted(&section)),
         Some(KeySource::Pkcs12(der)) => pkcs12::open(der.expose(), None)
-            .is_err_and(|error| error.kind == TlsErrorKind::PassphraseNeeded),
+            .is_err_and(|error| matches!(error, KeyError::PassphraseNeeded)),
         Some(KeySource::Opened(_) | KeySource::External) | None => false,
     }
 }
@@ -179,7 +191,7 @@ const ENCRYPTED_PKCS8: &str = "ENCRYPTED PRIVATE KEY";
 fn from_pem(
     text: &str,
     passphrase: Option<&Secret<String>>,
-) -> Result<Zeroizing<PrivateKeyDer<'static>>, TlsError> {
+) -> Result<Zeroizing<PrivateKeyDer<'static>>, KeyError> {
     let section = key_section(text)?;
     let plain = if section.label == ENCRYPTED_PKCS8 {
         encrypted::decrypt(&section.der, demand(passphrase)?)?
@@ -196,23 +208,14 @@ fn from_pem(
 }
 
 /// The first block that is a private key.
-fn key_section(text: &str) -> Result<Section, TlsError> {
+fn key_section(text: &str) -> Result<Section, KeyError> {
     let section = pem::sections("key", text)?
         .into_iter()
         .find(|section| section.label.ends_with("PRIVATE KEY"))
-        .ok_or_else(|| {
-            config(
-                "key: no private key found; it must hold a PEM block \
-                 \"-----BEGIN PRIVATE KEY-----\"",
-            )
-        })?;
+        .ok_or(KeyError::NotFound)?;
     match section.label.as_str() {
         "PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY" | ENCRYPTED_PKCS8 => Ok(section),
-        other => Err(config(format!(
-            "key: a key of the form \"{}\" is not supported; convert it with `openssl pkcs8 \
-             -topk8 -in OLD -out NEW` (RSA, ECDSA or Ed25519)",
-            name(other).unwrap_or("?")
-        ))),
+        other => Err(KeyError::Form(name(other).unwrap_or("?").to_owned())),
     }
 }
 
@@ -226,22 +229,8 @@ fn is_encrypted(section: &Section) -> bool {
     section.proc_type.as_deref().is_some_and(|value| value.contains("ENCRYPTED"))
 }
 
-fn demand(passphrase: Option<&Secret<String>>) -> Result<&str, TlsError> {
-    passphrase.map(|passphrase| passphrase.expose().as_str()).ok_or_else(|| {
-        TlsError::new(
-            TlsErrorKind::PassphraseNeeded,
-            "key: the private key is encrypted; its passphrase is needed (or askpass FILE in the \
-             profile)",
-        )
-    })
-}
-
-/// Upstream's front ends look for the word in braces.
-fn wrong_passphrase(option: &str) -> TlsError {
-    TlsError::new(
-        TlsErrorKind::WrongPassphrase,
-        format!("{option}: the passphrase of the private key is wrong {{PEM_PASSWORD_FAIL}}"),
-    )
+fn demand(passphrase: Option<&Secret<String>>) -> Result<&str, KeyError> {
+    passphrase.map(|passphrase| passphrase.expose().as_str()).ok_or(KeyError::PassphraseNeeded)
 }
 
 /// Whether decrypted bytes can be a key at all: one SEQUENCE and nothing else. A wrong passphrase
@@ -252,40 +241,33 @@ fn looks_like_der(plain: &[u8]) -> bool {
 }
 
 /// The key as the TLS library signs with it.
-fn signing(key: &PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, TlsError> {
-    any_supported_type(key).map_err(|_| {
-        config(
-            "key: the private key cannot be used; supported are RSA of 2048 to 8192 bits, ECDSA on \
-             P-256, P-384 and P-521, and Ed25519",
-        )
-    })
+fn signing(key: &PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, KeyError> {
+    supported(key).ok_or(KeyError::Kind)
+}
+
+fn supported(key: &PrivateKeyDer<'static>) -> Option<Arc<dyn SigningKey>> {
+    any_supported_type(key).ok().or_else(|| rsa::signing_key(key))
 }
 
 /// Checks that key and certificate belong together.
 fn certified(
     chain: Vec<CertificateDer<'static>>,
     key: Arc<dyn SigningKey>,
-) -> Result<Arc<CertifiedKey>, TlsError> {
+) -> Result<Arc<CertifiedKey>, KeyError> {
     check_match(&chain, key.as_ref())?;
     Ok(Arc::new(CertifiedKey::new(chain, key)))
 }
 
-fn check_match(chain: &[CertificateDer<'_>], key: &dyn SigningKey) -> Result<(), TlsError> {
-    let mismatch = || {
-        config(
-            "cert and key do not belong together; use the private key that this certificate was \
-             issued for",
-        )
-    };
+fn check_match(chain: &[CertificateDer<'_>], key: &dyn SigningKey) -> Result<(), KeyError> {
     let (Some(leaf), Some(spki)) = (chain.first(), key.public_key()) else {
-        return Err(mismatch());
+        return Err(KeyError::Mismatch);
     };
-    let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| mismatch())?;
-    let (_, key) = SubjectPublicKeyInfo::from_der(&spki).map_err(|_| mismatch())?;
+    let (_, leaf) = X509Certificate::from_der(leaf).map_err(|_| KeyError::Mismatch)?;
+    let (_, key) = SubjectPublicKeyInfo::from_der(&spki).map_err(|_| KeyError::Mismatch)?;
     if leaf.public_key().subject_public_key.data == key.subject_public_key.data {
         Ok(())
     } else {
-        Err(mismatch())
+        Err(KeyError::Mismatch)
     }
 }
 
@@ -318,8 +300,4 @@ fn complete_chain(
             None => return,
         }
     }
-}
-
-fn config(message: impl std::fmt::Display) -> TlsError {
-    TlsError::new(TlsErrorKind::Config, message)
 }

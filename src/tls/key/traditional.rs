@@ -9,17 +9,16 @@ use des::{Des, TdesEde3};
 use md5::{Digest, Md5};
 use zeroize::Zeroizing;
 
-use super::{config, looks_like_der, name, wrong_passphrase};
+use super::error::KeyError;
+use super::{looks_like_der, name};
 use crate::tls::pem::Section;
-use crate::tls::session::TlsError;
 
 /// Decrypts a block.
-pub(super) fn decrypt(section: &Section, passphrase: &str) -> Result<Zeroizing<Vec<u8>>, TlsError> {
-    let damaged = || config("key: the DEK-Info header of the private key is damaged");
-    let info = section.dek_info.as_deref().ok_or_else(damaged)?;
-    let (cipher, iv) = info.split_once(',').ok_or_else(damaged)?;
-    let iv = from_hex(iv.trim()).ok_or_else(damaged)?;
-    let salt = iv.get(..8).ok_or_else(damaged)?;
+pub(super) fn decrypt(section: &Section, passphrase: &str) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+    let info = section.dek_info.as_deref().ok_or(KeyError::DekInfo)?;
+    let (cipher, iv) = info.split_once(',').ok_or(KeyError::DekInfo)?;
+    let iv = from_hex(iv.trim()).ok_or(KeyError::DekInfo)?;
+    let salt = iv.get(..8).ok_or(KeyError::DekInfo)?;
     let cipher = cipher.trim().to_ascii_uppercase();
     let length = match cipher.as_str() {
         "DES-CBC" => 8,
@@ -28,10 +27,7 @@ pub(super) fn decrypt(section: &Section, passphrase: &str) -> Result<Zeroizing<V
         "AES-256-CBC" => 32,
         other => {
             let other = name(other).unwrap_or("an unknown cipher");
-            return Err(config(format!(
-                "key: the private key is encrypted with {other}, which is not supported; convert \
-                 it with `openssl pkcs8 -topk8 -in OLD -out NEW`"
-            )));
+            return Err(KeyError::Cipher(other.to_owned()));
         }
     };
     let key = bytes_to_key(passphrase.as_bytes(), salt, length);
@@ -42,7 +38,9 @@ pub(super) fn decrypt(section: &Section, passphrase: &str) -> Result<Zeroizing<V
         "AES-192-CBC" => cbc::<Decryptor<Aes192>>(&key, &iv, &section.der),
         _ => cbc::<Decryptor<Aes256>>(&key, &iv, &section.der),
     };
-    decrypted.filter(|plain| looks_like_der(plain)).ok_or_else(|| wrong_passphrase("key"))
+    decrypted
+        .filter(|plain| looks_like_der(plain))
+        .ok_or(KeyError::WrongPassphrase { option: "key" })
 }
 
 /// CBC with PKCS#7 padding. `None`: wrong key, IV of the wrong length, or damaged data.

@@ -410,7 +410,7 @@ fn cert_profiles() {
                     let refused_by_server =
                         matches!(profile, P::SuiteB) && error.kind == TlsErrorKind::Alert;
                     assert!(refused_by_server || error.kind == TlsErrorKind::CertVerify, "{error}");
-                    assert!(error.message.contains("tls-cert-profile"), "{error}");
+                    assert!(error.to_string().contains("tls-cert-profile"), "{error}");
                 }
             }
         }
@@ -437,6 +437,56 @@ fn key_types_of_servers() {
                 panic!("{name}: {error}");
             }
         }
+    }
+}
+
+/// PSS signatures of an ordinary key, with every salt that tools write.
+#[test]
+fn salts_of_pss() {
+    let made = |hash: &str, salt: &str| {
+        openssl_pki(
+            "-newkey rsa:2048",
+            "-newkey ec -pkeyopt ec_paramgen_curve:P-256",
+            &format!(
+                "-days 9 -extfile v3.cnf -{hash} -sigopt rsa_padding_mode:pss \
+                 -sigopt rsa_pss_saltlen:{salt}"
+            ),
+        )
+    };
+    for hash in ["sha256", "sha384", "sha512"] {
+        for salt in ["0", "20", "digest", "max"] {
+            let made = made(hash, salt);
+            if let Err(error) = made.try_with(&options(&made.ca), &BOTH) {
+                panic!("{hash}, {salt}: {error}");
+            }
+        }
+    }
+    let made = made("sha256", "17");
+    let error = made.try_with(&options(&made.ca), &BOTH).unwrap_err();
+    check(&error, TlsErrorKind::CertVerify, &["RSASSA-PSS", "salt", "not supported"]);
+    assert!(!error.to_string().contains("SHA-1"), "{error}");
+}
+
+/// What cannot be verified is called by its name.
+#[test]
+fn algorithms_that_nobody_here_knows() {
+    for (ca, sign, words) in [
+        ("-newkey ed448", "", ["ED448", "not supported"]),
+        ("-newkey rsa:2048", "-md5", ["md5WithRSAEncryption", "not supported"]),
+        ("-newkey rsa:2048", "-sha1", ["sha1WithRSAEncryption", "tls-cert-profile insecure"]),
+        (
+            "-newkey ec -pkeyopt ec_paramgen_curve:P-256",
+            "-sha1",
+            ["ecdsa-with-SHA1", "not supported"],
+        ),
+    ] {
+        let made = openssl_pki(
+            ca,
+            "-newkey ec -pkeyopt ec_paramgen_curve:P-256",
+            &format!("-days 9 -extfile v3.cnf {sign}"),
+        );
+        let error = made.try_with(&options(&made.ca), &BOTH).unwrap_err();
+        check(&error, TlsErrorKind::CertVerify, &words);
     }
 }
 

@@ -1,5 +1,6 @@
 //! TLS against an in-memory rustls server.
 
+mod causes;
 mod chain;
 mod crl;
 mod easyrsa;

@@ -141,16 +141,73 @@ fn alerts() {
 }
 
 #[test]
-fn server_with_a_small_rsa_key() {
+fn small_rsa_keys() {
     let (directory, mut options) = pki("-newkey rsa:1024");
-    (options.cert, options.key) = (None, None);
-    let server = SServer::start(directory.path(), "-cipher DEFAULT:@SECLEVEL=0");
-    let error = server.talk(&options).unwrap_err();
-    check(&error, TlsErrorKind::CertVerify, &["1024 bits", "tls-cert-profile insecure"]);
-    options.cert_profile = CertProfile::Insecure;
-    options.version_max = TlsVersion::V1_2;
-    server.talk(&options).unwrap();
+    let server = SServer::start(directory.path(), LENIENT);
+    let warnings = TlsConfig::new(&options, None).unwrap().warnings().to_vec();
+    assert!(
+        warnings.iter().any(|warning| warning.contains("RSA key of 1024 bits")),
+        "{warnings:?}"
+    );
+    for profile in [CertProfile::Legacy, CertProfile::Insecure] {
+        options.cert_profile = profile;
+        for version in [TlsVersion::V1_2, TlsVersion::V1_3] {
+            options.version_max = version;
+            server.talk(&options).unwrap();
+        }
+    }
     options.cert_profile = CertProfile::Preferred;
     let error = server.talk(&options).unwrap_err();
     check(&error, TlsErrorKind::CertVerify, &["1024 bits", "2048", "tls-cert-profile"]);
+    // Of the same name, with another key.
+    options.cert_profile = CertProfile::Legacy;
+    let (other, _) = pki("-newkey rsa:1024");
+    options.ca = Some(read(other.path(), "ca.crt"));
+    let error = server.talk(&options).unwrap_err();
+    check(&error, TlsErrorKind::CertVerify, &["another key", "use the ca of this server"]);
+    // The key of somebody else.
+    let (other, _) = pki("-newkey rsa:1024");
+    options.key = Some(KeySource::Pem(read(other.path(), "c.key").into()));
+    let error = TlsConfig::new(&options, None).unwrap_err();
+    check(&error, TlsErrorKind::Config, &["do not belong together"]);
+}
+
+/// Asks for the client's certificate, whatever its key.
+const LENIENT: &str = "-Verify 1 -verify_return_error -cipher DEFAULT:@SECLEVEL=0";
+
+const BOUND_SHA256: &str =
+    "-pkeyopt rsa_pss_keygen_md:sha256 -pkeyopt rsa_pss_keygen_mgf1_md:sha256";
+const BOUND_SHA384: &str = "-pkeyopt rsa_pss_keygen_md:sha384 -pkeyopt \
+                            rsa_pss_keygen_mgf1_md:sha384 -pkeyopt rsa_pss_keygen_saltlen:48";
+
+/// Both sides and the CA have keys for RSA-PSS only, of any hash and of one.
+#[test]
+fn rsa_pss_keys() {
+    for bound in ["", BOUND_SHA256, BOUND_SHA384] {
+        let (directory, mut options) =
+            pki(&format!("-newkey rsa-pss -pkeyopt rsa_keygen_bits:2048 {bound}"));
+        let server = SServer::start(directory.path(), LENIENT);
+        let negotiated = server.talk(&options).unwrap_or_else(|error| panic!("{bound}: {error}"));
+        assert!(negotiated.starts_with("TLSv1.3"), "{negotiated}");
+        // rustls knows no such server keys in TLS 1.2.
+        let server = SServer::start(directory.path(), "-tls1_2");
+        let error = server.talk(&options).unwrap_err();
+        check(&error, TlsErrorKind::Protocol, &["RSA-PSS key", "TLS 1.3", "ordinary RSA key"]);
+        options.version_max = TlsVersion::V1_2;
+        let error = server.talk(&options).unwrap_err();
+        check(&error, TlsErrorKind::Alert, &["RSA-PSS"]);
+    }
+    // A client's key alone, with TLS 1.2, too.
+    let (directory, mut options) = pki("-newkey rsa:2048");
+    let path = directory.path();
+    openssl(path, "genpkey -algorithm rsa-pss -pkeyopt rsa_keygen_bits:2048 -out c.key");
+    openssl(path, "req -new -key c.key -out c.csr -subj /CN=c");
+    openssl(path, "x509 -req -in c.csr -CA ca.crt -CAkey ca.key -days 9 -out c.crt");
+    options.cert = Some(read(path, "c.crt"));
+    options.key = Some(KeySource::Pem(read(path, "c.key").into()));
+    let server = SServer::start(path, LENIENT);
+    for version in [TlsVersion::V1_2, TlsVersion::V1_3] {
+        options.version_max = version;
+        server.talk(&options).unwrap();
+    }
 }

@@ -297,7 +297,7 @@ pub(super) fn refused(options: &TlsOptions, identity: &Identity, words: &[&str])
 pub(super) fn check(error: &TlsError, kind: TlsErrorKind, words: &[&str]) {
     assert_eq!(error.kind, kind, "{error}");
     for word in words {
-        assert!(error.message.contains(word), "\"{word}\" is not in: {error}");
+        assert!(error.to_string().contains(word), "\"{word}\" is not in: {error}");
     }
 }
 

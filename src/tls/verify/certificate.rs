@@ -7,10 +7,9 @@ use webpki::RawPublicKeyEntity;
 use x509_parser::der_parser::asn1_rs::{Any, FromDer};
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::prelude::{ASN1Time, X509Certificate};
-use x509_parser::public_key::PublicKey;
 
 use super::defect::Defect;
-use crate::tls::name;
+use crate::tls::{name, rsa};
 
 /// `id-kp-serverAuth`
 pub(super) const SERVER_AUTH: &str = "1.3.6.1.5.5.7.3.1";
@@ -79,8 +78,10 @@ pub(super) struct Signed {
 /// Why a signature is not accepted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum SignatureError {
-    /// The profile allows no such algorithm, or not with this kind of key.
+    /// The profile allows no such algorithm.
     Algorithm,
+    /// It is not one for this kind of key.
+    OtherKey,
     /// Made with another key, or with a key too small for the profile.
     Invalid,
 }
@@ -126,10 +127,7 @@ impl Certificate {
             .iter_extensions()
             .find(|e| e.critical && !KNOWN_EXTENSIONS.contains(&e.oid.to_id_string().as_str()))
             .map(|e| e.oid.to_id_string());
-        let rsa_bits = match x509.public_key().parsed() {
-            Ok(PublicKey::RSA(key)) => Some(key.key_size()),
-            _ => None,
-        };
+        let rsa_bits = rsa::bits(x509.public_key());
         Ok(Self {
             der: der.to_vec(),
             subject: name::distinguished_name(x509.subject()),
@@ -215,11 +213,18 @@ impl Certificate {
             }
             match key.verify_signature(*algorithm, &signed.message, &signed.signature) {
                 Ok(()) => return Ok(()),
-                Err(webpki::Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_)) => {}
-                Err(_) => result = SignatureError::Invalid,
+                Err(webpki::Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_)) => {
+                    result = SignatureError::OtherKey;
+                }
+                Err(_) => return Err(SignatureError::Invalid),
             }
         }
         Err(result)
+    }
+
+    /// The algorithm of its signature, DER without the SEQUENCE.
+    pub(super) fn signature_algorithm(&self) -> &[u8] {
+        &self.signed.algorithm
     }
 
     /// The public key.

@@ -15,10 +15,10 @@ use rustls::crypto::WebPkiSupportedAlgorithms;
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter};
 
+use super::algorithms;
 use super::certificate::{ANY_USAGE, Certificate, GATED_CRYPTO, SERVER_AUTH, SignatureError};
-use super::{algorithms, refused};
+use super::error::{Objection, PolicyError};
 use crate::profile::CertProfile;
-use crate::tls::session::{TlsError, TlsErrorKind};
 
 /// The CA certificates of a profile and the intermediates that go with them.
 pub(super) struct TrustStore {
@@ -35,12 +35,11 @@ impl TrustStore {
         ca: &[CertificateDer<'static>],
         extra: &[CertificateDer<'static>],
         profile: CertProfile,
-    ) -> Result<Self, TlsError> {
+    ) -> Result<Self, PolicyError> {
         let mut roots = Vec::new();
         let mut others = Vec::new();
         for der in ca {
-            let certificate = Certificate::parse(der)
-                .map_err(|why| config(format!("ca: a certificate {why}; replace it")))?;
+            let certificate = Certificate::parse(der).map_err(PolicyError::Ca)?;
             if certificate.self_issued() { &mut roots } else { &mut others }.push(certificate);
         }
         if roots.is_empty() {
@@ -51,11 +50,9 @@ impl TrustStore {
             .map(|root| {
                 webpki::anchor_from_trusted_cert(&CertificateDer::from(root.der.as_slice()))
                     .map(|anchor| anchor.to_owned())
-                    .map_err(|error| {
-                        config(format!(
-                            "ca: certificate \"{}\" cannot be used ({error:?}); replace it",
-                            root.subject
-                        ))
+                    .map_err(|source| PolicyError::UnusableCa {
+                        subject: root.subject.clone(),
+                        source,
                     })
             })
             .collect::<Result<_, _>>()?;
@@ -73,13 +70,8 @@ impl TrustStore {
         leaf: &Certificate,
         presented: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<Vec<Certificate>, TlsError> {
-        leaf.check_time(now).map_err(|why| {
-            refused(
-                leaf,
-                format!("{why}; the server needs a new one, or this machine's clock is wrong"),
-            )
-        })?;
+    ) -> Result<Vec<Certificate>, Objection> {
+        leaf.check_time(now).map_err(Objection::Validity)?;
         if leaf.self_issued() && self.roots.iter().any(|root| root.der == leaf.der) {
             return Ok(vec![leaf.clone()]);
         }
@@ -96,25 +88,22 @@ impl TrustStore {
         &self,
         leaf: &Certificate,
         now: UnixTime,
-    ) -> Result<Vec<Certificate>, TlsError> {
+    ) -> Result<Vec<Certificate>, Objection> {
         if let Some(oid) = &leaf.unknown_critical {
-            return Err(refused(leaf, format!("has the unknown critical extension {oid}")));
+            return Err(Objection::UnknownCritical(oid.clone()));
         }
         let mut last = self.unknown_issuer(leaf);
         for root in self.roots.iter().filter(|root| root.subject_raw == leaf.issuer_raw) {
             let checked = leaf
                 .check_signature(root, self.allowed())
-                .map_err(|error| self.signature_error(leaf, Some(root), error))
+                .map_err(|error| {
+                    self.signature_error(Some(root), error, leaf.signature_algorithm())
+                })
                 .and_then(|()| {
                     if root.name_constraints {
-                        return Err(refused(
-                            leaf,
-                            "has version 1 or the CA flag and an issuer with name constraints, \
-                             which cannot be checked; have it issued again as a version 3 \
-                             certificate without CA flag",
-                        ));
+                        return Err(Objection::NameConstraintsUnchecked);
                     }
-                    check_root(root, leaf, &[], now)
+                    check_root(root, &[], now)
                 });
             match checked {
                 Ok(()) => return Ok(vec![leaf.clone(), root.clone()]),
@@ -129,12 +118,12 @@ impl TrustStore {
         leaf: &Certificate,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<Vec<Certificate>, TlsError> {
+    ) -> Result<Vec<Certificate>, Objection> {
         let der = CertificateDer::from(leaf.der.as_slice());
         let end_entity = EndEntityCert::try_from(&der)
             .map_err(|error| self.path_error(leaf, intermediates, now, &error))?;
         // webpki asks about each complete path; the answer's details stay here.
-        let verdict: RefCell<Result<Vec<Certificate>, Option<TlsError>>> = RefCell::new(Err(None));
+        let verdict: RefCell<Result<Vec<Certificate>, Option<Objection>>> = RefCell::new(Err(None));
         let judge = |path: &webpki::VerifiedPath<'_>| {
             let judged = self.judge(leaf, path, now);
             let accepted = judged.is_ok();
@@ -166,13 +155,12 @@ impl TrustStore {
         leaf: &Certificate,
         path: &webpki::VerifiedPath<'_>,
         now: UnixTime,
-    ) -> Result<Vec<Certificate>, TlsError> {
+    ) -> Result<Vec<Certificate>, Objection> {
         let mut intermediates = Vec::new();
         for intermediate in path.intermediate_certificates() {
-            let certificate = Certificate::parse(&intermediate.der())
-                .map_err(|why| refused(leaf, format!("has an issuer that {why}")))?;
+            let certificate = Certificate::parse(&intermediate.der()).map_err(Objection::Issuer)?;
             if !certificate.may_sign_certificates() {
-                return Err(not_a_ca(leaf, &certificate));
+                return Err(Objection::NotACa(certificate.subject));
             }
             intermediates.push(certificate);
         }
@@ -182,7 +170,7 @@ impl TrustStore {
         let root = position
             .and_then(|position| self.roots.get(position))
             .ok_or_else(|| self.unknown_issuer(leaf))?;
-        check_root(root, leaf, &intermediates, now)?;
+        check_root(root, &intermediates, now)?;
         let mut chain = vec![leaf.clone()];
         chain.append(&mut intermediates);
         chain.push(root.clone());
@@ -193,51 +181,31 @@ impl TrustStore {
         algorithms::allowed(self.profile)
     }
 
-    fn unknown_issuer(&self, leaf: &Certificate) -> TlsError {
+    fn unknown_issuer(&self, leaf: &Certificate) -> Objection {
         let known: Vec<_> = self.roots.iter().map(|root| format!("\"{}\"", root.subject)).collect();
-        refused(
-            leaf,
-            format!(
-                "was issued by \"{}\" and no path leads from there to a CA of the profile ({}); \
-                 use the ca of this server, or add the missing intermediate to ca",
-                leaf.issuer,
-                known.join(", ")
-            ),
-        )
+        Objection::UnknownIssuer { issuer: leaf.issuer.clone(), known: known.join(", ") }
     }
 
     fn signature_error(
         &self,
-        leaf: &Certificate,
         issuer: Option<&Certificate>,
         error: SignatureError,
-    ) -> TlsError {
+        algorithm: &[u8],
+    ) -> Objection {
         let small = issuer
             .and_then(|issuer| Some((issuer, issuer.rsa_bits?)))
             .zip(algorithms::minimum_rsa_bits(self.profile))
             .filter(|((_, bits), minimum)| bits < minimum);
         if let Some(((issuer, bits), minimum)) = small {
-            return refused(
-                leaf,
-                format!(
-                    "was signed by \"{}\" with an RSA key of {bits} bits; tls-cert-profile demands \
-                     {minimum}",
-                    issuer.subject
-                ),
-            );
+            return Objection::ShortIssuerKey { issuer: issuer.subject.clone(), bits, minimum };
         }
         match error {
-            SignatureError::Algorithm => refused(
-                leaf,
-                "has a signature algorithm that tls-cert-profile does not allow (SHA-1 needs \
-                 `tls-cert-profile insecure`) or that is not supported; have it issued again with \
-                 SHA-256",
-            ),
-            SignatureError::Invalid => refused(
-                leaf,
-                "has an issuer of the right name in ca, but its signature was made with another \
-                 key (or one too small for tls-cert-profile); use the ca of this server",
-            ),
+            SignatureError::Algorithm => Objection::Algorithm {
+                name: algorithms::name(algorithm),
+                known: algorithms::is_known(algorithm),
+            },
+            SignatureError::OtherKey => Objection::OtherKey(algorithms::name(algorithm)),
+            SignatureError::Invalid => Objection::Signature,
         }
     }
 
@@ -247,20 +215,15 @@ impl TrustStore {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
         error: &webpki::Error,
-    ) -> TlsError {
+    ) -> Objection {
         use webpki::Error as E;
         let parsed = || intermediates.iter().filter_map(|der| Certificate::parse(der).ok());
         match error {
             E::UnknownIssuer => self.unknown_issuer(leaf),
             E::CertExpired { .. } | E::CertNotValidYet { .. } => {
                 match parsed().find_map(|c| c.check_time(now).err().map(|why| (c.subject, why))) {
-                    Some((subject, why)) => refused(
-                        leaf,
-                        format!(
-                            "has the issuer \"{subject}\", whose certificate {why}; the server needs a new chain, or this machine's clock is wrong"
-                        ),
-                    ),
-                    None => refused(leaf, format!("has an issuer outside its validity: {error}")),
+                    Some((issuer, source)) => Objection::IssuerValidity { issuer, source },
+                    None => Objection::SomeIssuersValidity(error.clone()),
                 }
             }
             E::InvalidSignatureForPublicKey => {
@@ -273,33 +236,26 @@ impl TrustStore {
                             .zip(algorithms::minimum_rsa_bits(self.profile))
                             .is_some_and(|(bits, minimum)| bits < minimum)
                 });
-                self.signature_error(leaf, issuer, SignatureError::Invalid)
+                self.signature_error(issuer, SignatureError::Invalid, &[])
             }
-            E::UnsupportedSignatureAlgorithmContext(_)
-            | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
-                self.signature_error(leaf, None, SignatureError::Algorithm)
+            E::UnsupportedSignatureAlgorithmContext(context) => {
+                let algorithm = &context.signature_algorithm_id;
+                self.signature_error(None, SignatureError::Algorithm, algorithm)
             }
-            E::RequiredEkuNotFoundContext(_) | E::EmptyEkuExtension => refused(
-                leaf,
-                "or one of its issuers has an extended key usage that does not allow TLS servers \
-                 (serverAuth); have it issued again for a server",
-            ),
+            E::UnsupportedSignatureAlgorithmForPublicKeyContext(context) => {
+                let algorithm = &context.signature_algorithm_id;
+                self.signature_error(None, SignatureError::OtherKey, algorithm)
+            }
+            E::RequiredEkuNotFoundContext(_) | E::EmptyEkuExtension => Objection::PathPurpose,
             E::EndEntityUsedAsCa => match parsed().find(|c| !c.may_sign_certificates()) {
-                Some(issuer) => not_a_ca(leaf, &issuer),
-                None => refused(leaf, "was issued by a certificate without CA flag"),
+                Some(issuer) => Objection::NotACa(issuer.subject),
+                None => Objection::IssuerWithoutCaFlag,
             },
-            E::PathLenConstraintViolated => refused(
-                leaf,
-                "has more intermediates than the path length of one of its CAs allows",
-            ),
-            E::MaximumPathDepthExceeded => refused(leaf, "has more than six intermediate CAs"),
-            E::NameConstraintViolation => {
-                refused(leaf, "has a name that the name constraints of its CA do not allow")
-            }
-            E::UnsupportedCriticalExtension => {
-                refused(leaf, "or one of its issuers has an unknown critical extension")
-            }
-            other => refused(leaf, format!("or its chain is not acceptable ({other})")),
+            E::PathLenConstraintViolated => Objection::PathLength,
+            E::MaximumPathDepthExceeded => Objection::Depth,
+            E::NameConstraintViolation => Objection::NameConstraints,
+            E::UnsupportedCriticalExtension => Objection::PathCritical,
+            other => Objection::Path(other.clone()),
         }
     }
 }
@@ -307,50 +263,25 @@ impl TrustStore {
 /// Checks the CA certificate at the end of a path as OpenSSL does.
 fn check_root(
     root: &Certificate,
-    leaf: &Certificate,
     intermediates: &[Certificate],
     now: UnixTime,
-) -> Result<(), TlsError> {
-    root.check_time(now).map_err(|why| {
-        refused(
-            leaf,
-            format!("was issued under the CA \"{}\" of the profile, whose certificate {why}; the profile needs a new ca, or this machine's clock is wrong", root.subject),
-        )
-    })?;
+) -> Result<(), Objection> {
+    let name = || root.subject.clone();
+    root.check_time(now).map_err(|source| Objection::RootValidity { root: name(), source })?;
     if !root.may_sign_certificates() {
-        return Err(not_a_ca(leaf, root));
+        return Err(Objection::NotACa(name()));
     }
-    if let Some(oid) = &root.unknown_critical {
-        return Err(refused(
-            leaf,
-            format!(
-                "was issued under the CA \"{}\", which has the unknown critical extension {oid}",
-                root.subject
-            ),
-        ));
+    if let Some(extension) = root.unknown_critical.clone() {
+        return Err(Objection::RootCritical { root: name(), extension });
     }
-    if let Some(usages) = &root.extended_key_usage
-        && !allows_server(usages)
-    {
-        return Err(refused(
-            leaf,
-            format!(
-                "was issued under the CA \"{}\", whose extended key usage does not allow TLS servers",
-                root.subject
-            ),
-        ));
+    if root.extended_key_usage.as_ref().is_some_and(|usages| !allows_server(usages)) {
+        return Err(Objection::RootPurpose(name()));
     }
     let below = intermediates.iter().filter(|intermediate| !intermediate.self_issued()).count();
     if let Some((_, Some(limit))) = root.basic_constraints
         && below > limit as usize
     {
-        return Err(refused(
-            leaf,
-            format!(
-                "has more intermediates than the path length {limit} of the CA \"{}\" allows",
-                root.subject
-            ),
-        ));
+        return Err(Objection::RootPathLength { root: name(), limit });
     }
     Ok(())
 }
@@ -385,19 +316,4 @@ impl ExtendedKeyUsageValidator for ServerPurpose {
         }
         if none { Ok(()) } else { Err(webpki::Error::EmptyEkuExtension) }
     }
-}
-
-fn not_a_ca(leaf: &Certificate, issuer: &Certificate) -> TlsError {
-    refused(
-        leaf,
-        format!(
-            "was issued by \"{}\", which is not a CA (basic constraints without CA flag, or key \
-             usage without keyCertSign); have the CA certificate issued again",
-            issuer.subject
-        ),
-    )
-}
-
-fn config(message: impl std::fmt::Display) -> TlsError {
-    TlsError::new(TlsErrorKind::Config, message)
 }

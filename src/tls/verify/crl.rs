@@ -10,8 +10,8 @@ use x509_parser::prelude::{ASN1Time, CertificateRevocationList, FromDer};
 
 use super::certificate::{Certificate, Signed};
 use super::defect::Defect;
+use super::error::{Objection, PolicyError};
 use crate::tls::pem;
-use crate::tls::session::{TlsError, TlsErrorKind};
 
 /// Extensions that do not narrow what a list covers: CRL number, authority key identifier,
 /// issuer's alternative name.
@@ -34,7 +34,7 @@ struct RevocationList {
 
 impl RevocationLists {
     /// Reads PEM text. What is passed over is told in `warnings`.
-    pub(super) fn parse(text: &str, warnings: &mut Vec<String>) -> Result<Self, TlsError> {
+    pub(super) fn parse(text: &str, warnings: &mut Vec<String>) -> Result<Self, PolicyError> {
         let mut lists = Vec::new();
         for (der, number) in pem::crls(text)?.iter().zip(1..) {
             let list = RevocationList::parse(der).or_else(|why| {
@@ -47,14 +47,7 @@ impl RevocationLists {
                 // What was signed is the list as it came.
                 Ok(RevocationList { signed: Signed::parse(der).ok_or(Defect::Signature)?, ..list })
             });
-            lists.push(list.map_err(|why: Defect| {
-                TlsError::new(
-                    TlsErrorKind::Config,
-                    format!(
-                        "crl-verify: revocation list {number} {why}; get a new one from the CA"
-                    ),
-                )
-            })?);
+            lists.push(list.map_err(|source| PolicyError::List { number, source })?);
         }
         Ok(Self(lists))
     }
@@ -65,8 +58,7 @@ impl RevocationLists {
         chain: &[Certificate],
         allowed: &WebPkiSupportedAlgorithms,
         now: UnixTime,
-    ) -> Result<(), TlsError> {
-        let Some(leaf) = chain.first() else { return Ok(()) };
+    ) -> Result<(), Objection> {
         for (position, certificate) in chain.iter().enumerate() {
             let issuer = chain.get(position + 1).unwrap_or(certificate);
             if issuer.subject_raw != certificate.issuer_raw {
@@ -86,34 +78,23 @@ impl RevocationLists {
                     }
                 }
                 if list.serials.contains(&certificate.serial) {
-                    return Err(revoked(leaf, chain, position));
+                    return Err(revoked(chain, position));
                 }
             }
-            if let (false, Some(why)) = (current, stale) {
-                return Err(super::refused_by(
-                    "crl-verify",
-                    leaf,
-                    format!(
-                        "cannot be checked: the revocation list of \"{}\" {why}; get a new one from \
-                     the CA",
-                        issuer.subject
-                    ),
-                ));
+            if let (false, Some(source)) = (current, stale) {
+                return Err(Objection::List { issuer: issuer.subject.clone(), source });
             }
         }
         Ok(())
     }
 }
 
-/// The refusal of `leaf`, since the certificate at this place of its chain is revoked.
-pub(super) fn revoked(leaf: &Certificate, chain: &[Certificate], position: usize) -> TlsError {
-    let why = match chain.get(position) {
-        Some(issuer) if position > 0 => {
-            format!("was issued under \"{}\", which is revoked", issuer.subject)
-        }
-        _ => "is revoked; the server needs a new certificate".to_owned(),
-    };
-    super::refused_by("crl-verify", leaf, why)
+/// That the certificate at this place of a chain is revoked.
+pub(super) fn revoked(chain: &[Certificate], position: usize) -> Objection {
+    match chain.get(position) {
+        Some(issuer) if position > 0 => Objection::RevokedIssuer(issuer.subject.clone()),
+        _ => Objection::Revoked,
+    }
 }
 
 /// The same DER with a `Z` behind each time that lacks it. `None`: there is none such, or this is no

@@ -5,7 +5,7 @@ use x509_parser::prelude::{ASN1Time, X509Error};
 
 /// Why it cannot be used.
 #[derive(Clone, PartialEq, Debug, thiserror::Error)]
-pub(super) enum Defect {
+pub(in crate::tls) enum Defect {
     /// It is not what it says.
     #[error("cannot be read ({0})")]
     Unreadable(#[source] x509_parser::nom::Err<X509Error>),

@@ -5,6 +5,7 @@ mod certificate;
 mod chain;
 mod crl;
 mod defect;
+mod error;
 mod rules;
 
 use std::collections::BTreeSet;
@@ -20,9 +21,13 @@ use webpki::RawPublicKeyEntity;
 use self::certificate::Certificate;
 use self::chain::TrustStore;
 use self::crl::RevocationLists;
+#[cfg(test)]
+pub(super) use self::defect::Defect;
+use self::error::{Objection, PolicyError, Refusal};
 use self::rules::Rules;
 use super::errors::certificate_error;
-use super::session::{PeerCertificate, TlsError, TlsErrorKind};
+use super::rsa;
+use super::session::PeerCertificate;
 use crate::profile::{CertProfile, TlsOptions};
 
 /// Verifies servers for one connection: after the first complete handshake the certificate chain
@@ -61,22 +66,15 @@ impl ServerVerifier {
         ca: &[CertificateDer<'static>],
         extra: &[CertificateDer<'static>],
         warnings: &mut Vec<String>,
-    ) -> Result<Self, TlsError> {
-        let config = |message: &str| Err(TlsError::new(TlsErrorKind::Config, message));
+    ) -> Result<Self, PolicyError> {
         if ca.is_empty() && options.peer_fingerprints.is_empty() {
-            return config(
-                "the profile has neither ca nor peer-fingerprint: the server cannot be verified; \
-                 add one of them",
-            );
+            return Err(PolicyError::NoTrust);
         }
         if ca.is_empty() && options.verify_hash.is_some() {
-            return config("verify-hash needs a ca; use peer-fingerprint instead");
+            return Err(PolicyError::HashWithoutCa);
         }
         if ca.is_empty() && options.crl.is_some() {
-            return config(
-                "crl-verify needs a ca to check the list with, and the profile has \
-                 peer-fingerprint only; add the ca, or remove crl-verify",
-            );
+            return Err(PolicyError::ListWithoutCa);
         }
         let store = match ca {
             [] => None,
@@ -104,12 +102,20 @@ impl ServerVerifier {
     pub(super) fn established(
         &self,
         leaf: &CertificateDer<'_>,
-    ) -> Result<PeerCertificate, TlsError> {
+    ) -> Result<PeerCertificate, Refusal> {
         let leaf = parse_leaf(leaf)?;
         let fingerprint = leaf.fingerprint();
         let mut chain = self.chain.lock().unwrap_or_else(PoisonError::into_inner);
         if chain.locked.is_none() && chain.seen.first() == Some(&fingerprint) {
             chain.locked = Some(chain.seen.clone());
+            if let Some(bits) = leaf.rsa_bits.filter(|bits| *bits < rsa::STRONG_BITS) {
+                tracing::warn!(
+                    "the server's certificate \"{}\" has an RSA key of {bits} bits, too short to be \
+                     safe: the server needs one with a key of {} bits or more",
+                    leaf.subject,
+                    rsa::STRONG_BITS
+                );
+            }
         }
         Ok(PeerCertificate { subject: leaf.subject, fingerprint, common_name: leaf.common_name })
     }
@@ -119,33 +125,37 @@ impl ServerVerifier {
         leaf: &CertificateDer<'_>,
         presented: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<(), TlsError> {
+    ) -> Result<(), Refusal> {
         let leaf = parse_leaf(leaf)?;
+        self.judge(&leaf, presented, now).map_err(|objection| Refusal::new(&leaf, objection))
+    }
+
+    fn judge(
+        &self,
+        leaf: &Certificate,
+        presented: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Objection> {
         let chain = match &self.policy.store {
             Some(store) => {
-                let chain = store.verify(&leaf, presented, now)?;
-                Rules::check_purpose(&leaf)?;
+                let chain = store.verify(leaf, presented, now)?;
+                Rules::check_purpose(leaf)?;
                 chain
             }
             None => vec![leaf.clone()],
         };
-        self.policy.rules.check(&leaf, &chain)?;
+        self.policy.rules.check(leaf, &chain)?;
         if let Some(crls) = &self.policy.crls {
             crls.check(&chain, self.allowed(), now)?;
         }
         let serials = &self.policy.revoked_serials;
         if let Some(position) = chain.iter().position(|c| serials.contains(&c.serial_number)) {
-            return Err(crl::revoked(&leaf, &chain, position));
+            return Err(crl::revoked(&chain, position));
         }
         let path: Path = chain.iter().map(Certificate::fingerprint).collect();
         let mut chain = self.chain.lock().unwrap_or_else(PoisonError::into_inner);
         if chain.locked.as_ref().is_some_and(|locked| *locked != path) {
-            return Err(refused_by(
-                "renegotiation",
-                &leaf,
-                "is not the one (or not issued the way) this connection started with; connect \
-                 again if the server's certificate was renewed",
-            ));
+            return Err(Objection::Changed);
         }
         chain.seen = path;
         Ok(())
@@ -162,13 +172,13 @@ impl ServerVerifier {
         leaf: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
         any_curve: bool,
-    ) -> Result<HandshakeSignatureValid, TlsError> {
+    ) -> Result<HandshakeSignatureValid, Refusal> {
         let leaf = parse_leaf(leaf)?;
         let algorithms = algorithms::for_scheme(self.allowed(), signed.scheme);
-        let algorithms =
-            if any_curve { algorithms } else { &algorithms[..algorithms.len().min(1)] };
+        let first_only = !any_curve && leaf.rsa_bits.is_none();
+        let algorithms = if first_only { algorithms.get(..1).unwrap_or(&[]) } else { algorithms };
         let key = RawPublicKeyEntity::try_from(leaf.public_key())
-            .map_err(|error| refused(&leaf, format!("has a bad public key ({error})")))?;
+            .map_err(|error| Refusal::new(&leaf, Objection::PublicKey(error)))?;
         let verified = algorithms
             .iter()
             .any(|algorithm| key.verify_signature(*algorithm, message, signed.signature()).is_ok());
@@ -176,29 +186,11 @@ impl ServerVerifier {
             return Ok(HandshakeSignatureValid::assertion());
         }
         let demanded = algorithms::minimum_rsa_bits(self.policy.profile);
-        Err(match (leaf.rsa_bits, demanded) {
-            (Some(bits), Some(minimum)) if bits < minimum => refused_by(
-                "tls-cert-profile",
-                &leaf,
-                format!(
-                    "has an RSA key of {bits} bits, {minimum} are demanded; the server needs a larger key"
-                ),
-            ),
-            (Some(bits), _) if bits < 2048 => refused(
-                &leaf,
-                format!(
-                    "has an RSA key of {bits} bits, with which {:?} signatures cannot be verified; \
-                     the server needs a key of 2048 bits or more (for the time being: \
-                     `tls-cert-profile insecure` and `tls-version-max 1.2`)",
-                    signed.scheme
-                ),
-            ),
-            _ => refused(
-                &leaf,
-                "does not fit the handshake signature: the server does not hold its private key, \
-                 or tls-cert-profile does not allow the algorithm",
-            ),
-        })
+        let objection = match (leaf.rsa_bits, demanded) {
+            (Some(bits), Some(minimum)) if bits < minimum => Objection::ShortKey { bits, minimum },
+            _ => Objection::HandshakeSignature,
+        };
+        Err(Refusal::new(&leaf, objection))
     }
 }
 
@@ -213,7 +205,7 @@ impl ServerCertVerifier for ServerVerifier {
     ) -> Result<ServerCertVerified, Error> {
         self.verify(end_entity, intermediates, now)
             .map(|()| ServerCertVerified::assertion())
-            .map_err(certificate_error)
+            .map_err(|refusal| certificate_error(refusal.into()))
     }
 
     fn verify_tls12_signature(
@@ -222,7 +214,8 @@ impl ServerCertVerifier for ServerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.verify_handshake(message, cert, dss, true).map_err(certificate_error)
+        self.verify_handshake(message, cert, dss, true)
+            .map_err(|refusal| certificate_error(refusal.into()))
     }
 
     fn verify_tls13_signature(
@@ -236,7 +229,8 @@ impl ServerCertVerifier for ServerVerifier {
         if matches!(dss.scheme, S::RSA_PKCS1_SHA256 | S::RSA_PKCS1_SHA384 | S::RSA_PKCS1_SHA512) {
             return Err(rustls::PeerMisbehaved::SignedHandshakeWithUnadvertisedSigScheme.into());
         }
-        self.verify_handshake(message, cert, dss, false).map_err(certificate_error)
+        self.verify_handshake(message, cert, dss, false)
+            .map_err(|refusal| certificate_error(refusal.into()))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -257,25 +251,8 @@ pub(super) fn handshake_algorithms(
     algorithms::for_scheme(algorithms::allowed(CertProfile::Insecure), scheme)
 }
 
-fn parse_leaf(der: &CertificateDer<'_>) -> Result<Certificate, TlsError> {
-    Certificate::parse(der).map_err(|why| {
-        TlsError::new(TlsErrorKind::CertVerify, format!("the server's certificate {why}"))
-    })
-}
-
-/// A refusal that names the certificate and the reason.
-fn refused(leaf: &Certificate, why: impl fmt::Display) -> TlsError {
-    let subject = &leaf.subject;
-    TlsError::new(TlsErrorKind::CertVerify, format!("the server's certificate \"{subject}\" {why}"))
-}
-
-/// The same, and the option of the profile that demands it.
-fn refused_by(rule: &str, leaf: &Certificate, why: impl fmt::Display) -> TlsError {
-    let subject = &leaf.subject;
-    TlsError::new(
-        TlsErrorKind::CertVerify,
-        format!("{rule}: the server's certificate \"{subject}\" {why}"),
-    )
+fn parse_leaf(der: &CertificateDer<'_>) -> Result<Certificate, Refusal> {
+    Certificate::parse(der).map_err(Refusal::Unreadable)
 }
 
 /// `AA:BB:..`

@@ -4,10 +4,10 @@ use aws_lc_rs::digest;
 
 use super::certificate::{ANY_USAGE, CLIENT_AUTH, Certificate, SERVER_AUTH};
 use super::chain::allows_server;
-use super::{hex, refused, refused_by};
+use super::error::{Objection, PolicyError, WrongPurpose};
+use super::hex;
 use crate::profile::{CertUsage, TlsOptions, VerifyHash, X509Name};
 use crate::tls::name;
-use crate::tls::session::{TlsError, TlsErrorKind};
 
 /// Names of extended key usages as `remote-cert-eku` knows them, long and short.
 const USAGE_NAMES: [(&str, &str, &str); 9] = [
@@ -41,7 +41,7 @@ pub(super) struct Rules {
 
 impl Rules {
     /// Takes the rules out of `options`.
-    pub(super) fn new(options: &TlsOptions) -> Result<Self, TlsError> {
+    pub(super) fn new(options: &TlsOptions) -> Result<Self, PolicyError> {
         let remote_cert_eku = match &options.remote_cert_eku {
             Some(wanted) => Some((wanted.clone(), usage_oid(wanted)?)),
             None => None,
@@ -58,15 +58,12 @@ impl Rules {
     }
 
     /// OpenSSL's server purpose, which goes with a chain to a CA.
-    pub(super) fn check_purpose(leaf: &Certificate) -> Result<(), TlsError> {
-        match purpose(leaf) {
-            Ok(()) => Ok(()),
-            Err(why) => Err(refused(leaf, format!("{why}; have it issued again for a server"))),
-        }
+    pub(super) fn check_purpose(leaf: &Certificate) -> Result<(), Objection> {
+        Ok(purpose(leaf)?)
     }
 
     /// Checks everything else; `chain` starts with the leaf.
-    pub(super) fn check(&self, leaf: &Certificate, chain: &[Certificate]) -> Result<(), TlsError> {
+    pub(super) fn check(&self, leaf: &Certificate, chain: &[Certificate]) -> Result<(), Objection> {
         self.check_hash(leaf, chain)?;
         self.check_fingerprint(leaf)?;
         self.check_ns_cert_type(leaf)?;
@@ -75,7 +72,7 @@ impl Rules {
         self.check_name(leaf)
     }
 
-    fn check_hash(&self, leaf: &Certificate, chain: &[Certificate]) -> Result<(), TlsError> {
+    fn check_hash(&self, leaf: &Certificate, chain: &[Certificate]) -> Result<(), Objection> {
         let Some(expected) = &self.hash else { return Ok(()) };
         // A self-signed certificate is its own issuer.
         let issuer = chain.get(1).unwrap_or(leaf);
@@ -87,33 +84,18 @@ impl Rules {
         if actual.as_ref() == expected {
             return Ok(());
         }
-        Err(refused_by(
-            "verify-hash",
-            leaf,
-            format!(
-                "was issued by \"{}\" with the fingerprint {}; use the hash of the CA you trust",
-                issuer.subject,
-                hex(actual.as_ref())
-            ),
-        ))
+        Err(Objection::Hash { issuer: issuer.subject.clone(), fingerprint: hex(actual.as_ref()) })
     }
 
-    fn check_fingerprint(&self, leaf: &Certificate) -> Result<(), TlsError> {
+    fn check_fingerprint(&self, leaf: &Certificate) -> Result<(), Objection> {
         let actual = leaf.fingerprint();
         if self.fingerprints.is_empty() || self.fingerprints.contains(&actual) {
             return Ok(());
         }
-        Err(refused_by(
-            "peer-fingerprint",
-            leaf,
-            format!(
-                "has the fingerprint {}, which is not listed; add it if this is your server",
-                hex(&actual)
-            ),
-        ))
+        Err(Objection::Fingerprint(hex(&actual)))
     }
 
-    fn check_ns_cert_type(&self, leaf: &Certificate) -> Result<(), TlsError> {
+    fn check_ns_cert_type(&self, leaf: &Certificate) -> Result<(), Objection> {
         let bit = match self.ns_cert_type {
             None => return Ok(()),
             Some(CertUsage::Server) => NETSCAPE_SERVER,
@@ -127,48 +109,23 @@ impl Rules {
         if by_bit || by_purpose {
             return Ok(());
         }
-        Err(refused_by(
-            "ns-cert-type",
-            leaf,
-            "is not marked for this use; have it issued again, or use remote-cert-tls instead",
-        ))
+        Err(Objection::NetscapeType)
     }
 
-    fn check_key_usage(&self, leaf: &Certificate) -> Result<(), TlsError> {
+    fn check_key_usage(&self, leaf: &Certificate) -> Result<(), Objection> {
         if let (Some(usage), None) = (self.remote_cert_tls, leaf.key_usage) {
-            return Err(refused_by(
-                "remote-cert-tls",
-                leaf,
-                format!(
-                    "has no key usage extension; have it issued again for a {} (EasyRSA: \
-                     build-{0}-full)",
-                    usage_word(usage)
-                ),
-            ));
+            return Err(Objection::NoTlsKeyUsage(usage));
         }
         let Some(masks) = &self.remote_cert_ku else { return Ok(()) };
-        let Some(usage) = leaf.key_usage else {
-            return Err(refused_by(
-                "remote-cert-ku",
-                leaf,
-                "has no key usage extension; have it issued again with one",
-            ));
-        };
+        let Some(usage) = leaf.key_usage else { return Err(Objection::NoKeyUsage) };
         if masks.is_empty() || masks.iter().any(|mask| usage & mask == *mask) {
             return Ok(());
         }
         let wanted: Vec<_> = masks.iter().map(|mask| format!("{mask:02x}")).collect();
-        Err(refused_by(
-            "remote-cert-ku",
-            leaf,
-            format!(
-                "has the key usage {usage:02x}, wanted is one of {}; have it issued again",
-                wanted.join(", ")
-            ),
-        ))
+        Err(Objection::KeyUsage { usage, wanted: wanted.join(", ") })
     }
 
-    fn check_extended_key_usage(&self, leaf: &Certificate) -> Result<(), TlsError> {
+    fn check_extended_key_usage(&self, leaf: &Certificate) -> Result<(), Objection> {
         let has = |oid: &str| {
             leaf.extended_key_usage.as_ref().is_some_and(|all| all.iter().any(|one| one == oid))
         };
@@ -178,28 +135,16 @@ impl Rules {
                 CertUsage::Client => CLIENT_AUTH,
             };
             if !has(oid) {
-                return Err(refused_by(
-                    "remote-cert-tls",
-                    leaf,
-                    format!(
-                        "lacks the extended key usage of a TLS {}; have it issued again for a \
-                         {0} (EasyRSA: build-{0}-full)",
-                        usage_word(usage)
-                    ),
-                ));
+                return Err(Objection::NoTlsUsage(usage));
             }
         }
         match &self.remote_cert_eku {
-            Some((written, oid)) if !has(oid) => Err(refused_by(
-                "remote-cert-eku",
-                leaf,
-                format!("lacks the extended key usage \"{written}\"; have it issued again with it"),
-            )),
+            Some((written, oid)) if !has(oid) => Err(Objection::NoUsage(written.clone())),
             _ => Ok(()),
         }
     }
 
-    fn check_name(&self, leaf: &Certificate) -> Result<(), TlsError> {
+    fn check_name(&self, leaf: &Certificate) -> Result<(), Objection> {
         let common_name = leaf.common_name.as_deref().map(name::remapped);
         let (matches, wanted) = match &self.name {
             None => return Ok(()),
@@ -219,24 +164,20 @@ impl Rules {
         if matches {
             return Ok(());
         }
-        Err(refused_by(
-            "verify-x509-name",
-            leaf,
-            format!("is another server's: {wanted}; correct the option if this is your server"),
-        ))
+        Err(Objection::Name(wanted))
     }
 }
 
 /// OpenSSL's `check_purpose_ssl_server`.
-fn purpose(leaf: &Certificate) -> Result<(), &'static str> {
+fn purpose(leaf: &Certificate) -> Result<(), WrongPurpose> {
     if leaf.extended_key_usage.as_deref().is_some_and(|usages| !allows_server(usages)) {
-        return Err("has an extended key usage that does not allow TLS servers (serverAuth)");
+        return Err(WrongPurpose::ExtendedKeyUsage);
     }
     if leaf.netscape_type.is_some_and(|bits| bits & NETSCAPE_SERVER == 0) {
-        return Err("has a Netscape certificate type that does not allow TLS servers");
+        return Err(WrongPurpose::NetscapeType);
     }
     if leaf.key_usage.is_some_and(|usage| usage & DIGITAL_SIGNATURE_OR_KEY_EXCHANGE == 0) {
-        return Err("has a key usage that allows neither signatures nor key exchange");
+        return Err(WrongPurpose::KeyUsage);
     }
     Ok(())
 }
@@ -249,14 +190,7 @@ fn client_purpose(leaf: &Certificate) -> bool {
         && leaf.key_usage.is_none_or(|usage| usage & (0x80 | 0x08) != 0)
 }
 
-const fn usage_word(usage: CertUsage) -> &'static str {
-    match usage {
-        CertUsage::Server => "server",
-        CertUsage::Client => "client",
-    }
-}
-
-fn usage_oid(wanted: &str) -> Result<String, TlsError> {
+fn usage_oid(wanted: &str) -> Result<String, PolicyError> {
     let dotted = wanted.contains('.')
         && wanted
             .split('.')
@@ -265,13 +199,5 @@ fn usage_oid(wanted: &str) -> Result<String, TlsError> {
         return Ok(wanted.to_owned());
     }
     let known = USAGE_NAMES.iter().find(|(_, long, short)| [*long, *short].contains(&wanted));
-    known.map(|(oid, ..)| (*oid).to_owned()).ok_or_else(|| {
-        TlsError::new(
-            TlsErrorKind::Config,
-            format!(
-                "remote-cert-eku: \"{wanted}\" is not known; write it as an object identifier, \
-                 e.g. {SERVER_AUTH} for \"TLS Web Server Authentication\""
-            ),
-        )
-    })
+    known.map(|(oid, ..)| (*oid).to_owned()).ok_or_else(|| PolicyError::Usage(wanted.to_owned()))
 }

@@ -2,13 +2,12 @@
 //! RFC 7616, RFC 7617). NTLM is refused: it is withdrawn, and OpenVPN drops it too.
 
 use std::io;
-use std::time::Duration;
 
 use http_auth::{PasswordClient, PasswordParams};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::{ProxyError, Request};
+use super::{PATIENCE, ProxyError, Request};
 use crate::profile::{HttpProxy, ProxyAuth};
 use crate::secret::{Credentials, Secret};
 use crate::transport::TransportError;
@@ -19,8 +18,6 @@ const NAME: &str = "HTTP proxy";
 /// A proxy's answer may be this long, with this many header lines.
 const MAX_ANSWER: usize = 64 * 1024;
 const MAX_HEADERS: usize = 256;
-/// How long a proxy may take for one answer.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A proxy that wants authentication may close the connection after saying so, so this connects
 /// twice at most.

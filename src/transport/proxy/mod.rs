@@ -2,8 +2,10 @@
 //! [`ProxyKind`].
 
 mod http;
+mod socks5;
 
 use std::io;
+use std::time::Duration;
 
 use tokio::net::TcpStream;
 
@@ -11,6 +13,9 @@ use super::TransportError;
 use super::socket::{Dial, Protect};
 use crate::profile::{Proxy, ProxyKind};
 use crate::secret::Credentials;
+
+/// How long a proxy may take for one answer.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Where a proxy is to connect to, and what to tell it about us.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +35,7 @@ pub(super) async fn open(
 ) -> Result<TcpStream, TransportError> {
     match &proxy.kind {
         ProxyKind::Http(http) => http::open(http, request, dial).await,
+        ProxyKind::Socks5 => socks5::open(request, dial).await,
     }
 }
 

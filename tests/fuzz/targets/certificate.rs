@@ -116,7 +116,7 @@ fn options(rules: u8) -> TlsOptions {
 fn verifier(options: &TlsOptions) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
     let config = TlsConfig::new(options, None);
     if let Err(error) = &config {
-        showable(&error.message, 0);
+        showable(&error.to_string(), 0);
     }
     config.map(|config| config.verifier())
 }

@@ -95,9 +95,15 @@ fn verdict(sim: &mut Sim, honest: bool) {
             sim.fail("over, but not at rest");
         }
         // Losses and strangers cost time, and nothing else.
-        use ControlError::{HandshakeTimeout, KeyExpired, NoLogin, NoPushReply};
-        let late =
-            matches!(error, HandshakeTimeout(_) | NoPushReply(_) | NoLogin(_) | KeyExpired(_));
+        use ControlError as E;
+        let late = matches!(
+            error,
+            E::HandshakeTimeout(_)
+                | E::HelloUnanswered(_)
+                | E::NoPushReply(_)
+                | E::NoLogin(_)
+                | E::KeyExpired(_)
+        );
         if honest && !late {
             sim.fail(&format!("ended by {error}"));
         }

@@ -101,6 +101,7 @@ fn service(lines: mpsc::Receiver<ovpn_client::logging::LogLine>) -> PrivateServi
     // Nobody answers but by method calls.
     let (_, answers) = mpsc::channel(1);
     PrivateService {
+        name: "fuzz".to_owned(),
         settings: Settings {
             network: NetworkMode::Direct,
             runtime_dir: "/nowhere".into(),

@@ -10,7 +10,7 @@ use ovpn_client::network::{
     RouteTarget, Step, diff,
 };
 use ovpn_client::profile::{
-    DnsScope, NetworkOptions, NoFiles, Options, Profile, SessionOptions, split_push,
+    DnsScope, NetworkOptions, NoFiles, Options, Profile, Protocol, SessionOptions, split_push,
 };
 
 /// More routes than this make checking slow, not wrong.
@@ -26,7 +26,9 @@ pub fn run(data: &[u8]) {
     for push in [first, second] {
         let raw = split_push(push);
         let Ok(session) = SessionOptions::from_push(&profile, &raw, "") else { return };
-        plans.extend(plan(host, &session.network, session.tun_mtu));
+        for protocol in [Protocol::Udp, Protocol::Tcp] {
+            plans.extend(plan(host, &session.network, session.tun_mtu, protocol));
+        }
         netcfg(host, &session.network, session.tun_mtu);
     }
     let items: Vec<&[Item]> = plans.iter().map(NetworkPlan::items).collect();
@@ -42,13 +44,19 @@ pub fn run(data: &[u8]) {
     }
 }
 
-fn plan(host: u8, options: &NetworkOptions, tun_mtu: u16) -> Option<NetworkPlan> {
+fn plan(
+    host: u8,
+    options: &NetworkOptions,
+    tun_mtu: u16,
+    protocol: Protocol,
+) -> Option<NetworkPlan> {
     let (gateways, remote) = (gateways(host), remote(host));
     let input = PlanInput {
         options,
         tun_mtu,
         tx_queue_len: None,
         remote,
+        protocol,
         gateways: &gateways,
         dns_scope: DnsScope::Global,
     };
@@ -81,6 +89,18 @@ fn plan(host: u8, options: &NetworkOptions, tun_mtu: u16) -> Option<NetworkPlan>
         assert!(
             matches!(way.target, RouteTarget::Outside(_) | RouteTarget::Gateway(_)),
             "to the server by {way}"
+        );
+    }
+    // Nor does a stream go in when every device but the tunnel has gone.
+    if protocol == Protocol::Tcp {
+        let left = plan.routes().filter(|route| {
+            matches!(route.target, RouteTarget::Tunnel | RouteTarget::Unreachable)
+                && route.destination.contains(remote.to_canonical())
+        });
+        let way = left.max_by_key(|route| route.destination.prefix());
+        assert!(
+            way.is_none_or(|way| way.target == RouteTarget::Unreachable),
+            "to the server: {plan}"
         );
     }
     // Whatever is not excepted goes into the tunnel, or nowhere.

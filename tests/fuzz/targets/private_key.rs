@@ -53,8 +53,8 @@ fn open(options: &TlsOptions, passphrase: Option<&str>) -> Result<(), (TlsErrorK
     let passphrase = passphrase.map(Secret::from);
     let opened = TlsConfig::new(options, passphrase.as_ref());
     opened.map(drop).map_err(|error| {
-        assert!(!error.message.contains(char::is_control), "{}", error.message);
-        (error.kind, error.message)
+        assert!(!error.to_string().contains(char::is_control), "{error}");
+        (error.kind, error.to_string())
     })
 }
 

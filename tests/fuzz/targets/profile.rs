@@ -28,7 +28,7 @@ fn usable(profile: Profile) {
     assert!(!options.data.ciphers.is_empty());
     assert!(options.data.tun_mtu <= options.data.tun_mtu_max);
     for protocol in [Protocol::Udp, Protocol::Tcp] {
-        assert!(occ_string(&options, protocol).starts_with("V4,dev-type tun,"));
+        assert!(occ_string(&options, &options.wrap, protocol).starts_with("V4,dev-type tun,"));
     }
     let info = peer_info(&options, &PeerInfoExtra::default());
     assert!(info.ends_with('\n') && info.len() < 1536);

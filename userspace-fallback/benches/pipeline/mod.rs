@@ -25,7 +25,7 @@ pub(crate) fn super_packet() -> (Header, Vec<u8>) {
 
 /// A peer that opens what it seals.
 pub(crate) fn peer(cipher: Cipher) -> Peer {
-    let direction = || DirectionKey::new(cipher, &[7; 32], [1; 8]).unwrap();
+    let direction = || DirectionKey::new(cipher, &[7; 32], [1; 64]).unwrap();
     let mut peer = Peer::new(PeerId::new(1), Framing::None, None);
     let key =
         KeyConfig { key_id: KeyId::FIRST, cipher, encrypt: direction(), decrypt: direction() };
@@ -38,10 +38,11 @@ pub(crate) fn send(peer: &mut Peer, plan: Plan, packet: &[u8], out: &mut [u8]) -
     let envelope = peer.envelope(packet[0]);
     let (mut at, mut first) = (0, 0);
     for index in 0..plan.segments() {
-        let sealed = envelope.sealed_len(plan.segment_len(index));
+        let len = plan.segment_len(index);
+        let sealed = envelope.sealed_len(len);
         let place = &mut out[at..at + sealed];
-        plan.write_segment(packet, index, &mut place[envelope.inner(sealed)]);
-        peer.seal(envelope, place).unwrap();
+        plan.write_segment(packet, index, &mut place[envelope.inner(len)]);
+        peer.seal(envelope, place, len).unwrap();
         first = first.max(sealed);
         at += sealed;
     }

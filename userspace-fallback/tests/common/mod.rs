@@ -64,7 +64,7 @@ const OUTER_V6: [&str; 2] = ["2001:db8::1", "2001:db8::2"];
 /// A key of the setup's cipher; `mirrored` for the other end.
 pub(crate) fn key(cipher: Cipher, id: u8, mirrored: bool) -> KeyConfig {
     let direction =
-        |n: u8| DirectionKey::new(cipher, &[n ^ id; 32], [n.wrapping_mul(3) ^ id; 8]).unwrap();
+        |n: u8| DirectionKey::new(cipher, &[n ^ id; 32], [n.wrapping_mul(3) ^ id; 64]).unwrap();
     let (encrypt, decrypt) = if mirrored { (0x5b, 0xa4) } else { (0xa4, 0x5b) };
     KeyConfig {
         key_id: KeyId::new(id).unwrap(),
@@ -99,9 +99,9 @@ pub(crate) fn far_peer() -> Peer {
 pub(crate) fn sealed(peer: &mut Peer, inner: &[u8]) -> Vec<u8> {
     let envelope = peer.envelope(inner[0]);
     let mut packet = vec![0; envelope.sealed_len(inner.len())];
-    let range = envelope.inner(packet.len());
+    let range = envelope.inner(inner.len());
     packet[range].copy_from_slice(inner);
-    peer.seal(envelope, &mut packet).unwrap();
+    peer.seal(envelope, &mut packet, inner.len()).unwrap();
     packet
 }
 

@@ -273,9 +273,18 @@ impl Server {
 
     /// Waits until the log has `text`.
     pub fn wait_log(&self, text: &str, limit: Duration) {
+        self.wait_count(text, 1, limit);
+    }
+
+    /// Waits until so many lines of the log have `text`.
+    pub fn wait_count(&self, text: &str, lines: usize, limit: Duration) {
         let deadline = Instant::now() + limit;
-        while self.log_count(text) == 0 {
-            assert!(Instant::now() < deadline, "no {text:?} in the server's log:\n{}", self.log());
+        while self.log_count(text) < lines {
+            assert!(
+                Instant::now() < deadline,
+                "{text:?} not {lines} times in the server's log:\n{}",
+                self.log()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -18,7 +18,7 @@ use ovpn_client::control::{
 use ovpn_client::profile::{ControlOptions, Digest, KeyDirection, WrapOptions};
 use ovpn_client::secret::{Credentials, Secret};
 use ovpn_client::tls::{TlsFactory, TlsSession};
-use ovpn_dco::{Cipher, KeyConfig, KeyId};
+use ovpn_dco::{Cipher, KeyConfig, KeyId, is_data_packet};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -32,6 +32,8 @@ pub const REPLAY_WINDOW: (usize, Duration) = (64, Duration::from_secs(15));
 
 /// Steps of one run, at most: more is a busy loop.
 const MAX_STEPS: u32 = 20_000;
+
+const DATA_V1: u8 = 6;
 
 /// How control packets are wrapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -228,6 +230,8 @@ pub struct Sim {
     pub client_deadline: Option<Instant>,
     /// Keys for which the server sent data that the client's data channel did not know yet.
     pub too_early: Vec<KeyId>,
+    /// Keys under which the client sent data when the server did not know them yet, or any more.
+    pub not_taken: Vec<KeyId>,
     /// What key exchanges that ask for it are given.
     pub login: Option<Credentials>,
     forget_login: bool,
@@ -277,6 +281,7 @@ impl Sim {
             beside: None,
             client_deadline: None,
             too_early: Vec::new(),
+            not_taken: Vec::new(),
             login: Some(setup.login),
             forget_login: setup.forget_login,
             accept: setup.accept,
@@ -369,7 +374,7 @@ impl Sim {
         }
         for (ours, theirs) in client.iter().zip(&self.server.keys) {
             let equal = |a: &ovpn_dco::DirectionKey, b: &ovpn_dco::DirectionKey| {
-                a.cipher_key() == b.cipher_key() && a.nonce_tail() == b.nonce_tail()
+                a.cipher_key() == b.cipher_key() && a.second_key() == b.second_key()
             };
             let same = ours.key_id == theirs.key_id
                 && ours.cipher == theirs.cipher
@@ -427,7 +432,7 @@ impl Sim {
         self.server_receives();
         while let Some(mut packet) = self.down.receive(self.now) {
             // The transport hands data packets to the data plane.
-            if !matches!(packet[0] >> 3, 6 | 9) {
+            if !is_data_packet(packet[0]) {
                 self.client.handle_packet(&mut packet, self.now);
             }
         }
@@ -472,6 +477,10 @@ impl Sim {
 
     fn client_event(&mut self, event: Event) {
         let pushed = matches!(event, Event::Pushed { .. });
+        if let Event::PromoteKey(key) = event {
+            // The data plane has always something to send.
+            self.up.send(vec![DATA_V1 << 3 | key.get(); 100], self.now);
+        }
         if matches!(event, Event::LoginNeeded)
             && let Some(login) = self.login.take()
         {
@@ -491,6 +500,13 @@ impl Sim {
     /// once; what goes to a data channel is not in the way of the control channel's packets.
     fn server_receives(&mut self) {
         while let Some(packet) = self.up.receive(self.now) {
+            if packet[0] >> 3 == DATA_V1 {
+                let key = KeyId::from_first_byte(packet[0]);
+                if self.server.active_key() != Some(key) {
+                    self.not_taken.push(key);
+                }
+                continue;
+            }
             let before = self.server.active_key();
             self.server.handle_packet(packet, self.now);
             if let Some(key) = self.server.active_key().filter(|key| Some(*key) != before)

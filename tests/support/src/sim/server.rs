@@ -388,7 +388,7 @@ impl Server {
                     tls.take_ciphertext(&mut session.ciphertext).unwrap();
                     tls.read_plaintext(&mut session.plaintext).unwrap();
                     if let Err(error) = result {
-                        self.errors.push(error.message);
+                        self.errors.push(error.to_string());
                     }
                 }
             }
