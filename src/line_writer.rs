@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -68,7 +68,14 @@ impl LineWriter {
     /// As duplicating a descriptor and starting a thread.
     pub(crate) fn new(output: &impl AsFd, mark: Mark) -> io::Result<Self> {
         // A descriptor of its own: the lock of the standard library's streams is nobody's here.
-        let output = output.as_fd().try_clone_to_owned()?;
+        Self::to(File::from(output.as_fd().try_clone_to_owned()?), mark)
+    }
+
+    /// As [`LineWriter::new`], to whatever takes a text at once or in parts.
+    ///
+    /// # Errors
+    /// As starting a thread.
+    pub(crate) fn to(output: impl Write + Send + 'static, mark: Mark) -> io::Result<Self> {
         let shared = Arc::new(Shared {
             state: Mutex::default(),
             filled: Condvar::new(),
@@ -150,8 +157,7 @@ impl Shared {
     }
 
     /// The thread's work. Ends with the process.
-    fn write(&self, output: OwnedFd) {
-        let mut output = File::from(output);
+    fn write(&self, mut output: impl Write) {
         // A text was written in part: what follows begins on a line of its own.
         let mut torn = false;
         loop {
@@ -191,7 +197,7 @@ impl State {
 }
 
 /// `Err`: it could not be written; true if a part of it was.
-fn write_all(output: &mut File, text: &[u8]) -> Result<(), bool> {
+fn write_all(output: &mut impl Write, text: &[u8]) -> Result<(), bool> {
     let mut rest = text;
     while !rest.is_empty() {
         match output.write(rest) {

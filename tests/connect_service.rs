@@ -134,6 +134,30 @@ fn it_is_not_ready_before_it_is_connected_and_the_reason_of_its_end_stays() {
     manager.wait("--auth-user-pass FILE, or as the credential login");
 }
 
+/// As while it hangs itself, or is loaded anew.
+#[test]
+fn a_service_manager_that_reads_nothing_keeps_nothing_waiting() {
+    let ns = NetNs::new("service");
+    let (directory, server) = (directory(), RunningServer::start(&ns));
+    let mut manager = Manager::new(directory.path());
+    let text = profile(server.address.port(), "");
+    let mut client = manager.start(&ns, directory.path(), &text, &["--dco", "off"]);
+    client.wait(CONNECTED, SOON).unwrap();
+    // Its socket holds eleven (net.unix.max_dgram_qlen), and three are for it within this.
+    std::thread::sleep(5 * WATCHDOG);
+    client.signal(Signal::SIGUSR1);
+    client.wait(RECONNECTING, SOON).unwrap();
+    client.wait(CONNECTED, SOON).unwrap();
+    assert_eq!(client.stop(Signal::SIGTERM).code, Some(0));
+    // What waits is of that time, not of each moment of it.
+    manager.wait("READY=1");
+    let mut heard = 0;
+    while manager.next(Instant::now()).is_some() {
+        heard += 1;
+    }
+    assert!(heard < 20, "{:?}", manager.told);
+}
+
 /// The other threads go on, as they would with a session that waits for itself.
 #[test]
 fn a_session_that_hangs_shows_no_sign_of_life() {

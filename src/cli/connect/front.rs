@@ -94,7 +94,7 @@ impl Stops {
     }
 }
 
-struct Front {
+struct Front<'a> {
     backend: Backend,
     news: broadcast::Receiver<News>,
     printer: Printer,
@@ -103,7 +103,7 @@ struct Front {
     browser: Browser,
     hook: Option<Hook>,
     signals: Signals,
-    manager: ServiceManager,
+    manager: &'a mut ServiceManager,
     insist_on_dco: bool,
     verbosity: u32,
     /// Since when, and over which device.
@@ -146,7 +146,8 @@ pub(super) async fn run(start: Start<'_>) -> Ended {
     let (errors, helper) = (start.console.clone(), start.helper);
     let mut told = None;
     let mut hook = None;
-    let end = match Front::new(start).await {
+    let mut manager = ServiceManager::of_this_process();
+    let end = match Front::new(start, &mut manager).await {
         Ok(mut front) => {
             let end = tokio::select! {
                 end = front.drive() => end,
@@ -159,9 +160,10 @@ pub(super) async fn run(start: Start<'_>) -> Ended {
         Err(end) => end,
     };
     if let Some(text) = &end.text {
-        ServiceManager::of_this_process().status(without_marker(text));
+        manager.status(without_marker(text));
         errors.complain_once(text, told.as_deref());
     }
+    manager.flush(ending::OUTPUT);
     Ended { reason: end.text, status: end.status, hook }
 }
 
@@ -188,8 +190,8 @@ fn tell(said: Said) {
     }
 }
 
-impl Front {
-    async fn new(start: Start<'_>) -> Result<Self, End> {
+impl<'a> Front<'a> {
+    async fn new(start: Start<'_>, manager: &'a mut ServiceManager) -> Result<Self, End> {
         let Start {
             args, given, verbosity, service, answers, browser, hook, door, console, ..
         } = start;
@@ -213,6 +215,7 @@ impl Front {
             let door = Door { backend: backend.connection(), leave, access };
             tokio::spawn(door.keep(listener, news.resubscribe()));
         }
+        manager.watch();
         Ok(Self {
             backend,
             news,
@@ -222,7 +225,7 @@ impl Front {
             browser,
             hook,
             signals,
-            manager: ServiceManager::of_this_process().watched(),
+            manager,
             insist_on_dco: args.dco == Dco::On,
             verbosity,
             connected: None,
@@ -242,7 +245,7 @@ impl Front {
                 _ = self.signals.restart.recv() => self.restart().await,
                 _ = self.signals.statistics.recv() => self.show_statistics().await,
                 () = self.manager.pulse() => {
-                    show_life(self.backend.clone());
+                    self.manager.show_life(works(self.backend.clone()));
                     Ok(())
                 }
                 news = self.news.recv() => match news {
@@ -388,7 +391,7 @@ impl Front {
                     let show = |printer: &mut Printer| printer.statistics(&counters);
                     self.printer.above(&waiting.borrow(), show);
                 }
-                () = self.manager.pulse() => show_life(self.backend.clone()),
+                () = self.manager.pulse() => self.manager.show_life(works(self.backend.clone())),
                 result = &mut answered => break result?,
             }
         }
@@ -465,14 +468,10 @@ impl Front {
     }
 }
 
-/// Tells the service manager that all of it works: the front end's loop, which came here, and the backend
-/// and the session, which answer. Whoever does not is not waited for.
-fn show_life(backend: Backend) {
-    tokio::spawn(async move {
-        if matches!(backend.is_alive().await, Ok(true)) {
-            ServiceManager::alive();
-        }
-    });
+/// Whether all of it works: the front end's loop, which came here, and the backend and the session, which
+/// answer.
+async fn works(backend: Backend) -> bool {
+    matches!(backend.is_alive().await, Ok(true))
 }
 
 /// Answers every open question: with what is given, or on the terminal, where the prompt that waits is

@@ -163,7 +163,9 @@ pub(super) fn run(args: ConnectArgs) -> ExitCode {
             if json {
                 refuse(&text, status);
             }
-            ServiceManager::of_this_process().status(&text);
+            let manager = ServiceManager::of_this_process();
+            manager.status(&text);
+            manager.flush(ending::OUTPUT);
             complain(&text, status)
         }
     }
