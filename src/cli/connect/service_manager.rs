@@ -38,7 +38,8 @@ impl ServiceManager {
 
     /// Begins to show signs of life, if it watches. Inside a runtime.
     pub(super) fn watch(&mut self) {
-        let limit = sd_notify::watchdog_enabled().filter(|limit| self.listens() && !limit.is_zero());
+        let limit =
+            sd_notify::watchdog_enabled().filter(|limit| self.listens() && !limit.is_zero());
         self.pulse = limit.map(|limit| {
             let mut pulse = interval(limit / PULSES);
             pulse.set_missed_tick_behavior(MissedTickBehavior::Skip);
