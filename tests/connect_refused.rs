@@ -42,6 +42,31 @@ fn offload_that_cannot_be_had_is_refused_before_a_packet_leaves() {
     assert_eq!(received.kind(), std::io::ErrorKind::WouldBlock);
 }
 
+/// Nobody waits for the end of an attempt to learn why it cannot succeed; which it does all the same if
+/// the server comes later, since anybody on the way can say such a thing.
+#[test]
+fn a_server_that_is_not_there_is_named_with_the_hosts_own_reason() {
+    let closed = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let profile = format!(
+        "client\ndev tun\nremote localhost {} udp4\nserver-poll-timeout 3\nconnect-retry-max 1\nsetenv CLIENT_CERT 0\n\
+         peer-fingerprint {}\n",
+        closed.port(),
+        ["00"; 32].join(":"),
+    );
+    let output = ovpn_client(&["connect", "--output", "json"], profile.as_bytes());
+    let lines = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{lines}");
+    let position = |words: &str| {
+        let position = lines.find(words);
+        position.unwrap_or_else(|| panic!("{words:?} is not in: {lines}"))
+    };
+    let begun = position(&format!("Contacting localhost at {closed} over UDP"));
+    let told = position(&format!("a packet did not reach {closed}: Connection refused"));
+    let ended = position("attempt failed: no answer within 3 s: Connection refused");
+    assert!(begun < told && told < ended, "{lines}");
+    assert_eq!(lines.matches("did not reach").count(), 1, "{lines}");
+}
+
 #[test]
 fn what_is_no_profile_is_told_in_one_line() {
     let utf16: Vec<u8> = [0xfeff_u16]

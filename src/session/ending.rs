@@ -31,13 +31,14 @@ pub enum Ending {
     /// No socket or connection.
     #[error(transparent)]
     Transport(#[from] TransportError),
-    /// The server did not answer at all, for so long.
-    #[error(
-        "no answer within {} s (wrong address or port, a firewall, or a tls-auth, tls-crypt or \
-         tls-crypt-v2 key that is not the server's; with tls-auth, key-direction and auth must fit, \
-         too)", .0.as_secs()
-    )]
-    NoAnswer(Duration),
+    /// The server did not answer at all.
+    #[error("no answer within {} s{}", .after.as_secs(), silence(.source.as_ref()))]
+    NoAnswer {
+        /// For how long.
+        after: Duration,
+        /// Why a packet did not reach it, if the host or ICMP said so.
+        source: Option<io::Error>,
+    },
     /// The control channel gave up.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -311,7 +312,7 @@ impl Ending {
     pub fn fault(&self) -> Fault {
         match self {
             Self::NoAddress(_)
-            | Self::NoAnswer(_)
+            | Self::NoAnswer { .. }
             | Self::ServerRestart(..)
             | Self::Halted(_)
             | Self::ServerExit
@@ -346,6 +347,18 @@ pub(super) fn refusal(failed: &AuthFailed) -> String {
         AuthFailed::Permanent { reason } => with_reason("authentication failed", reason),
         AuthFailed::Challenge { text, .. } => with_reason("the server asks", text),
     }
+}
+
+/// What a server that never answers means.
+fn silence(reason: Option<&io::Error>) -> String {
+    reason.map_or_else(
+        || {
+            " (wrong address or port, a firewall, or a tls-auth, tls-crypt or tls-crypt-v2 key that is \
+             not the server's; with tls-auth, key-direction and auth must fit, too)"
+                .to_owned()
+        },
+        |reason| format!(": {reason}"),
+    )
 }
 
 fn token_refusal(failed: &AuthFailed) -> String {

@@ -61,7 +61,8 @@ impl Negotiating {
         tokio::select! {
             moved = self.link.wait() => moved?,
             () = until(self.answer_by) => {
-                return Err(Ending::NoAnswer(shared.config.options.retry.server_poll_timeout).into());
+                let after = shared.config.options.retry.server_poll_timeout;
+                return Err(Ending::NoAnswer { after, source: self.link.transport.take_trouble() }.into());
             }
             change = shared.roaming.changed(index(self.kept.as_ref())) => {
                 Box::pin(self.changed(shared, change)).await?;

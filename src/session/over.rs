@@ -217,7 +217,7 @@ fn counter(ending: &Ending) -> Option<Counter> {
         Ending::Transport(TransportError::Proxy(_)) => Counter::ProxyError,
         Ending::Transport(TransportError::Protect { .. }) => Counter::SocketProtectError,
         Ending::Transport(TransportError::Io { .. }) => Counter::TransportError,
-        Ending::NoAnswer(_) => Counter::ConnectionTimeout,
+        Ending::NoAnswer { .. } => Counter::ConnectionTimeout,
         Ending::Silence { source, .. } => return counter(source),
         Ending::Control(ControlError::HandshakeTimeout(_) | ControlError::HelloUnanswered(_)) => {
             Counter::HandshakeTimeout

@@ -111,7 +111,10 @@ pub(super) fn decide(ending: Ending, situation: Situation, retry: &Retry) -> Dec
         Ending::PingTimeout { exit: false } => again(Advance::Stay, Duration::ZERO, ending),
         Ending::ServerExit => again(Advance::Stay, pause, ending),
         Ending::NetworkChanged(_) => again(Advance::Again, Duration::ZERO, ending),
-        Ending::NoAnswer(_) => again(Advance::Address, Duration::ZERO, ending),
+        // The wait for it was a part of the pause.
+        Ending::NoAnswer { after, .. } => {
+            again(Advance::Address, pause.saturating_sub(after), ending)
+        }
         Ending::Transport(_)
         | Ending::Control(_)
         | Ending::Lost(_)
@@ -306,8 +309,20 @@ mod tests {
 
     #[test]
     fn a_silent_server_makes_room_for_the_next_at_once() {
-        let decision = decide(Ending::NoAnswer(Duration::from_secs(10)), first_attempt(), &retry());
+        let silent = || Ending::NoAnswer { after: Duration::from_secs(10), source: None };
+        let decision = decide(silent(), first_attempt(), &retry());
         assert_eq!(retried(&decision), (Advance::Address, Duration::ZERO, false));
+        // Later it is left alone for as long as one that refuses.
+        let situation = Situation { rounds: 9, ..first_attempt() };
+        let refusal = Ending::Transport(TransportError::Io {
+            operation: "connect to",
+            address: String::new(),
+            source: std::io::ErrorKind::ConnectionRefused.into(),
+        });
+        let refused = retried(&decide(refusal, situation, &retry())).1;
+        let decision = decide(silent(), situation, &retry());
+        assert_eq!(retried(&decision).1, refused.saturating_sub(Duration::from_secs(10)));
+        assert!(refused > Duration::from_secs(10), "{refused:?}");
     }
 
     #[test]

@@ -90,6 +90,9 @@ pub struct Transport {
     remote: SocketAddr,
     options: SocketOptions,
     send_errors: u64,
+    /// Why the first packet over UDP that did not reach the server did not: the host's own reason, or
+    /// what ICMP says, which anybody on the way can forge.
+    trouble: Option<io::Error>,
     /// [`Self::has_room`] has said no.
     full: bool,
 }
@@ -151,7 +154,16 @@ enum Attached {
 impl Transport {
     fn new(io: Io, protocol: Protocol, remote: SocketAddr, options: &SocketOptions) -> Self {
         let options = options.clone();
-        Self { io, protocol, port: None, remote, options, send_errors: 0, full: false }
+        Self {
+            io,
+            protocol,
+            port: None,
+            remote,
+            options,
+            send_errors: 0,
+            trouble: None,
+            full: false,
+        }
     }
 
     /// A UDP socket connected to `remote`. Connecting filters packets from elsewhere, which also
@@ -265,7 +277,7 @@ impl Transport {
                         return Ok(());
                     }
                     // ICMP errors of earlier sends: the server may not be there yet.
-                    Err(e) => tracing::debug!("receive from {}: {e}", self.remote),
+                    Err(error) => note(&mut self.trouble, self.remote, error),
                 }
             },
             (_, Io::Tcp(tcp)) => tcp.recv(packet, self.full).await?,
@@ -327,10 +339,15 @@ impl Transport {
         match self.protocol {
             Protocol::Tcp if error.kind() != io::ErrorKind::WouldBlock => Err(error),
             Protocol::Tcp | Protocol::Udp => {
-                tracing::debug!("send to {}: {error}", self.remote);
+                note(&mut self.trouble, self.remote, error);
                 Ok(())
             }
         }
+    }
+
+    /// Why the first packet did not reach the server, over UDP.
+    pub const fn take_trouble(&mut self) -> Option<io::Error> {
+        self.trouble.take()
     }
 
     /// How many packets could not be sent.
@@ -415,6 +432,17 @@ impl Transport {
             tcp.set_one_packet_per_read(false);
         }
         Ok(())
+    }
+}
+
+/// What becomes of a packet that is sent again anyway: the first one is told of.
+fn note(trouble: &mut Option<io::Error>, remote: SocketAddr, error: io::Error) {
+    // No room is no reason.
+    if trouble.is_some() || error.kind() == io::ErrorKind::WouldBlock {
+        tracing::debug!("{remote}: {error}");
+    } else {
+        tracing::warn!("a packet did not reach {remote}: {error}; it is sent again");
+        *trouble = Some(error);
     }
 }
 

@@ -76,8 +76,8 @@ impl Machine {
         let State::Running(run) = &mut self.state else { return };
         match state {
             SessionState::Resolving { host } => trace!("Resolving {}", printable(&host)),
-            SessionState::Waiting { host, .. } => {
-                debug!("Waiting for server response");
+            SessionState::Waiting { host, address, protocol } => {
+                info!("Contacting {} at {address} over {protocol}", printable(&host));
                 self.session_name = Some((host, false));
             }
             SessionState::Authenticating => {
