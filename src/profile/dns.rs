@@ -201,6 +201,11 @@ pub(super) fn dhcp_option(options: &mut DnsOptions, args: &[String], origin: Ori
         [kind, ..] if kind.starts_with("PROXY_") => {
             return Ok(Done::Warned(format!("{kind}: HTTP proxies of the desktop are not set")));
         }
+        ["DOMAIN-ROUTE", ..] => {
+            let reason =
+                "DOMAIN-ROUTE is for a script; 'dns server N resolve-domains' says the same";
+            return Ok(Done::Warned(reason.to_owned()));
+        }
         [kind, ..] => {
             return Ok(Done::Warned(format!("'{kind}' is not a known dhcp-option")));
         }

@@ -37,6 +37,10 @@ pub(super) struct Draft {
     pub cipher: Option<usize>,
     /// `data-ciphers` is there.
     pub lists_ciphers: bool,
+    /// `auth-token`
+    pub token: Option<Secret<String>>,
+    /// `auth-token-user`, decoded.
+    pub token_user: Option<String>,
     /// Line of `auth-nocache`.
     pub nocache: Option<usize>,
     hindsight: Vec<(usize, Done)>,
@@ -132,6 +136,8 @@ impl Draft {
             meta_autologin: None,
             cipher: None,
             lists_ciphers: false,
+            token: None,
+            token_user: None,
             nocache: None,
             hindsight: Vec::new(),
             global: Endpoint::default(),
@@ -226,6 +232,9 @@ impl Draft {
         self.remotes.sort_by_key(|r| (r.block.is_some(), r.line));
         let written = self.remotes.len();
         let mut proxied = None;
+        let own_protocol = self.remotes.iter().any(|r| r.protocol.is_some())
+            || self.blocks.iter().any(|block| block.protocol.is_some())
+            || self.global.protocol.is_some();
         for raw in std::mem::take(&mut self.remotes) {
             let block = raw.block.and_then(|n| self.blocks.get(n));
             let endpoint = match block {
@@ -282,7 +291,14 @@ impl Draft {
                         format!(
                             "{proxy} needs a server that is reached over TCP, and there is none"
                         ),
-                        format!("add 'proto tcp', or remove {proxy}"),
+                        // The protocol of a line of its own stands above that of all.
+                        if own_protocol {
+                            format!(
+                                "write 'tcp' instead of 'udp' with the server, or remove {proxy}"
+                            )
+                        } else {
+                            format!("add 'proto tcp', or remove {proxy}")
+                        },
                     )
                 }
             });
@@ -302,6 +318,12 @@ impl Draft {
             ));
         }
         let auth = &mut self.options.auth;
+        // A token takes the place of both, as one that is pushed.
+        if let Some(token) = self.token.take() {
+            auth.user_pass = true;
+            auth.username = self.token_user.take().or_else(|| auth.username.take());
+            auth.password = Some(token);
+        }
         let both = auth.is_complete();
         if let (true, Some(line)) = (both, self.nocache) {
             auth.nocache = false;

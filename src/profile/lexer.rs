@@ -244,8 +244,11 @@ pub(super) enum TokenError {
 impl TokenError {
     const fn hint(self) -> Option<&'static str> {
         match self {
-            Self::DoubleQuote | Self::SingleQuote => Some(
+            Self::DoubleQuote => Some(
                 "close the quote on the same line, or write a quote inside of the word as \\\"",
+            ),
+            Self::SingleQuote => Some(
+                "close the quote on the same line, or put a word that has one between double quotes",
             ),
             Self::Backslash | Self::TrailingBackslash => {
                 Some("write \\\\ for one backslash, or put the text into single quotes")

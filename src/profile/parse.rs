@@ -70,8 +70,15 @@ impl Profile {
 fn no_profile(text: &str, lexed: &Lexed) -> Option<Problem> {
     const HINT: &str = "a profile is a text file with lines such as 'client' and 'remote HOST', \
                         usually called .ovpn or .conf";
-    if text.contains('\0') {
+    // What follows the last line may be padding.
+    if text.trim_end_matches('\0').contains('\0') {
         return Some(Problem::with_hint("this is no text but a binary file, or UTF-16", HINT));
+    }
+    if text.contains('\r') && !text.contains('\n') {
+        return Some(Problem::with_hint(
+            "its lines end in a carriage return only",
+            r#"convert it with 'tr "\r" "\n" <OLD >NEW'"#,
+        ));
     }
     let lines = lexed.directives.len() + lexed.errors.len();
     let known = lexed.directives.iter().any(|d| directives::find(&d.name).is_some());

@@ -423,3 +423,254 @@ fn revocation_as_list_and_as_directory() {
         assert!(error.contains("crl-verify") && error.contains(words), "{error}");
     }
 }
+
+const CA: &str = concat!("<ca>\n", include_str!("../../tests/profiles/ca.crt"), "</ca>\n");
+const CERT: &str =
+    concat!("<cert>\n", include_str!("../../tests/profiles/client.crt"), "</cert>\n");
+const KEY: &str = concat!("<key>\n", include_str!("../../tests/profiles/client.key"), "</key>\n");
+const STATIC_KEY: &str = include_str!("../../tests/profiles/ta.key");
+const CRL: &str =
+    concat!("<crl-verify>\n", include_str!("../../tests/profiles/crl.pem"), "</crl-verify>\n");
+
+/// The message about `faulty` names each remedy in `words`, and with any of `mended` in its place the
+/// profile can be used.
+#[track_caller]
+fn remedied(base: &str, faulty: &str, words: &[&str], mended: &[&str]) {
+    let errors = parse(&format!("{base}{faulty}\n")).expect_err(faulty).to_string();
+    for word in words {
+        assert!(errors.contains(word), "{faulty}: {word}: {errors}");
+    }
+    for text in mended {
+        if let Err(errors) = parse(&format!("{base}{text}\n")) {
+            panic!("{faulty}: what should have helped: {text}: {errors}");
+        }
+    }
+}
+
+#[test]
+fn what_the_errors_of_one_line_advise_helps() {
+    let both =
+        format!("<tls-auth>\n{STATIC_KEY}</tls-auth>\n<tls-crypt>\n{STATIC_KEY}</tls-crypt>");
+    let auth = format!("<tls-auth>\n{STATIC_KEY}</tls-auth>\n");
+    let crypt = format!("<tls-crypt>\n{STATIC_KEY}</tls-crypt>\n");
+    let digests = ["SHA1", "SHA224", "SHA256", "SHA384", "SHA512"];
+    let digests = digests.map(|name| format!("{auth}auth {name}"));
+    let rows: &[(&str, &[&str], &[&str])] = &[
+        ("mode server", &["remove the line"], &[""]),
+        ("local my-host", &["this host's addresses"], &["local 192.0.2.1", "local fd00::1"]),
+        ("proto tcp-server", &["write 'tcp'"], &["proto tcp"]),
+        ("port telnet", &["the service's number"], &["port 23"]),
+        (
+            "data-ciphers BF-CBC",
+            &["AES-256-GCM, AES-128-GCM, AES-192-GCM and CHACHA20-POLY1305", "AES-256-CBC"],
+            &[
+                "data-ciphers AES-256-GCM",
+                "data-ciphers AES-128-GCM",
+                "data-ciphers AES-192-GCM",
+                "data-ciphers CHACHA20-POLY1305",
+                "data-ciphers AES-256-CBC",
+            ],
+        ),
+        ("fragment 1300", &["remove it", "mssfix and tun-mtu"], &["mssfix 1300\ntun-mtu 1400"]),
+        ("dev tap0", &["use 'dev tun'"], &["dev tun"]),
+        ("dev-type tap", &["use 'dev tun'"], &["dev tun"]),
+        ("dev office", &["add 'dev-type tun'"], &["dev office\ndev-type tun"]),
+        (
+            "pull-filter ignore route 10.",
+            &["into quotes"],
+            &["pull-filter ignore \"route 10.\"", "pull-filter ignore 'route 10.'"],
+        ),
+        ("tls-version-max 1.1", &["remove the line"], &["", "tls-version-max 1.2"]),
+        ("remote-cert-ku zz", &["for example a0 or 88"], &["remote-cert-ku a0 88"]),
+        (&both, &["keep the one"], &[&auth, &crypt]),
+        ("auth-token-user ?", &["base64", "auth-user-pass"], &["auth-token-user am9l", ""]),
+        (
+            "http-proxy p 1\nsocks-proxy s",
+            &["keep the one"],
+            &["proto tcp\nhttp-proxy p 1", "proto tcp\nsocks-proxy s"],
+        ),
+        (
+            "http-proxy p 1",
+            &["add 'proto tcp'", "remove http-proxy"],
+            &["proto tcp\nhttp-proxy p 1"],
+        ),
+        (
+            "tls-remote x",
+            &["'verify-x509-name NAME name'", "'verify-x509-name \"C=.., CN=..\"'"],
+            &["verify-x509-name NAME name", "verify-x509-name \"C=.., CN=..\""],
+        ),
+        (
+            "tls-verify x",
+            &["verify-x509-name, peer-fingerprint or remote-cert-tls", "'setenv opt tls-verify'"],
+            &["verify-x509-name x name", "remote-cert-tls server", "setenv opt tls-verify x"],
+        ),
+        ("x509-username-field CN", &["verify-x509-name"], &["verify-x509-name x name"]),
+        ("capath certs", &["use 'ca'"], &[CA]),
+        ("secret x", &["certificates", "peer-fingerprint"], &[CA, ""]),
+        ("cryptoapicert x", &["'key'"], &[&format!("{CERT}{KEY}")]),
+        ("frobnicate x", &["remove it", "'setenv opt'"], &["", "setenv opt frobnicate x"]),
+        ("prot udp", &["did you mean 'proto'?"], &["proto udp"]),
+        ("Remote b", &["write 'remote'"], &["remote b"]),
+        ("<verb>\n3\n</verb>", &["'verb VALUE' on one line"], &["verb 3"]),
+        ("<connection>\nremote b\nverb 3\n</connection>", &["outside of the block"], &["verb 3"]),
+        (
+            "setenv V \"a",
+            &["close the quote", "as \\\""],
+            &["setenv V \"a\"", "setenv V \"a \\\" b\""],
+        ),
+        (
+            "setenv V 'a",
+            &["close the quote", "between double quotes"],
+            &["setenv V 'a'", "setenv V \"'a\""],
+        ),
+        (r"log C:\dir", &[r"\\ for one", "single quotes"], &[r"log C:\\dir", r"log 'C:\dir'"]),
+        (r"log C:\", &[r"\\ for one", "single quotes"], &[r"log C:\\", r"log 'C:\'"]),
+        ("<ca>\nx", &["its end tag on a line of its own"], &[CA]),
+        (STATIC_KEY.trim_start_matches('#'), &["between its tags"], &[&auth]),
+        ("<key>\nx\n</key>", &["must be in PEM form"], &[&format!("{CERT}{KEY}")]),
+        ("<tls-crypt>\nx\n</tls-crypt>", &["an OpenVPN static key"], &[&crypt]),
+        (
+            "dns server 1 dnssec yes",
+            &["add 'dns server 1 address ...'"],
+            &["dns server 1 dnssec yes\ndns server 1 address 10.8.0.1"],
+        ),
+        (
+            "dns something else",
+            &["'dns search-domains NAME...'", "'dns server N address|resolve-domains|"],
+            &["dns search-domains example.com", "dns server 1 address 10.8.0.1"],
+        ),
+        ("peer-id 4", &["remove the line"], &[""]),
+        ("server 10.8.0.0 255.255.255.0", &["client profile"], &[""]),
+        ("no-replay", &["remove the line"], &[""]),
+        ("show-tls", &["remove the line"], &[""]),
+        ("client-nat snat 10.0.0.0 255.0.0.0 10.1.0.0", &["remove it"], &[""]),
+        ("config other.ovpn", &["everything into one profile"], &[""]),
+        ("route-table 7", &["remove the line", "route-nopull"], &["", "route-nopull"]),
+    ];
+    let base = format!("{}remote a\n", base());
+    for (faulty, words, mended) in rows {
+        remedied(&base, faulty, words, mended);
+    }
+    let digests: Vec<_> = digests.iter().map(String::as_str).collect();
+    remedied(
+        &base,
+        &format!("{auth}auth MD5"),
+        &["SHA1, SHA224, SHA256, SHA384 and SHA512"],
+        &digests,
+    );
+}
+
+#[test]
+fn what_the_errors_of_the_whole_advise_helps() {
+    let fingerprint = format!("peer-fingerprint {}\n", ["00"; 32].join(":"));
+    let login = "auth-user-pass\n";
+    let server = "client\nremote a\n";
+    let (cert, key) = (CERT, KEY);
+    let external = format!("{cert}# OVPN_ACCESS_SERVER_EXTERNAL_PKI=1");
+    remedied(
+        &format!("client\n{login}{fingerprint}"),
+        "",
+        &["add 'remote HOST [PORT] [PROTO]'"],
+        &["remote HOST", "remote HOST 1194", "remote HOST 443 tcp"],
+    );
+    remedied(
+        &format!("remote a\n{login}{fingerprint}"),
+        "",
+        &["add the line 'client'"],
+        &["client"],
+    );
+    remedied(&format!("{server}{login}"), "", &["<ca>", "'peer-fingerprint'"], &[CA, &fingerprint]);
+    remedied(
+        &format!("{server}{fingerprint}"),
+        "",
+        &["add <cert> and <key>", "auth-user-pass", "'setenv CLIENT_CERT 0'"],
+        &[&format!("{cert}{key}"), login, "setenv CLIENT_CERT 0"],
+    );
+    remedied(
+        &format!("{server}{fingerprint}"),
+        cert,
+        &["add the private key", "'# OVPN_ACCESS_SERVER_EXTERNAL_PKI=1'"],
+        &[&format!("{cert}{key}"), &external],
+    );
+    remedied(
+        &format!("{server}{fingerprint}"),
+        key,
+        &["add the certificate"],
+        &[&format!("{cert}{key}")],
+    );
+    // `proto tcp` would not change what the server's own line says.
+    let proxy = "http-proxy p 1\n";
+    remedied(
+        &format!("client\n{login}{fingerprint}{proxy}"),
+        "remote a 1194 udp",
+        &["write 'tcp' instead of 'udp' with the server"],
+        &["remote a 1194 tcp"],
+    );
+    remedied(
+        &format!("client\n{login}{fingerprint}"),
+        &format!("remote a 1194 udp\n{proxy}"),
+        &["remove http-proxy"],
+        &["remote a 1194 udp"],
+    );
+}
+
+/// A file that is not there may be put into the profile, where that has a form for it.
+#[test]
+fn what_is_advised_for_a_missing_file_helps() {
+    let base = format!("{}remote a\nproto tcp\n", base());
+    let block = |name: &str, content: &str| format!("<{name}>\n{content}</{name}>\n");
+    for (name, content) in [
+        ("tls-auth", STATIC_KEY),
+        ("tls-crypt", STATIC_KEY),
+        ("auth-user-pass", "joe\nsecret\n"),
+        ("askpass", "secret\n"),
+        ("extra-certs", include_str!("../../tests/profiles/ca.crt")),
+    ] {
+        let words = [format!("between <{name}> and </{name}>")];
+        let words: Vec<_> = words.iter().map(String::as_str).collect();
+        remedied(&base, &format!("{name} none"), &words, &[&block(name, content)]);
+    }
+    remedied(&base, "ca none", &["between <ca> and </ca>"], &[CA]);
+    remedied(&base, "crl-verify none", &["between <crl-verify>"], &[CRL]);
+    remedied(&base, "crl-verify none dir", &["use a list"], &[CRL]);
+    remedied(&base, &format!("{KEY}cert none"), &["between <cert>"], &[&format!("{CERT}{KEY}")]);
+    remedied(&base, &format!("{CERT}key none"), &["between <key>"], &[&format!("{CERT}{KEY}")]);
+    let login = block("http-proxy-user-pass", "joe\nsecret\n");
+    remedied(
+        &base,
+        "http-proxy p 1 absent",
+        &["remove its name", "<http-proxy-user-pass>"],
+        &[&format!("http-proxy p 1\n{login}")],
+    );
+    let socks = error("proto tcp\nsocks-proxy p 1 absent").hint.unwrap();
+    assert!(!socks.contains('<'), "there is no block for it: {socks}");
+    let pkcs12 = include_bytes!("../../tests/profiles/gw-udp-1194.p12");
+    let packed = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, pkcs12);
+    let packed = block("pkcs12", &format!("{packed}\n"));
+    remedied(&base, "pkcs12 none", &["what 'base64 none' prints"], &[&packed]);
+    remedied(&base, "<pkcs12>\n?\n</pkcs12>", &["'base64 FILE'"], &[&packed]);
+}
+
+/// As some firewalls write it: the server refuses this login with a challenge.
+#[test]
+fn a_token_in_the_profile_is_the_first_login() {
+    let auth = with("auth-token-user am9l\nauth-token TOTP").options.auth;
+    assert_eq!(auth.username.as_deref(), Some("joe"));
+    assert_eq!(auth.password.unwrap().expose(), "TOTP");
+    let own = with("<auth-user-pass>\njoe\nsecret\n</auth-user-pass>\nauth-token T").options.auth;
+    assert_eq!(
+        (own.username.as_deref(), own.password.unwrap().expose().as_str()),
+        (Some("joe"), "T")
+    );
+}
+
+/// As some editors and some tools leave a file.
+#[test]
+fn ends_of_lines_and_of_the_text() {
+    let text = format!("{}remote a\n", base());
+    assert!(parse(&format!("{text}\0\0\0")).is_ok());
+    assert!(parse(&format!("{text}\0verb 3\n")).unwrap_err().to_string().contains("binary file"));
+    let error = parse(&text.replace('\n', "\r")).unwrap_err().to_string();
+    assert!(error.contains("carriage return") && error.contains(r#"tr "\r" "\n""#), "{error}");
+    assert!(parse(&text.replace('\n', "\r\n")).is_ok());
+}

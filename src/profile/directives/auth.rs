@@ -1,5 +1,8 @@
 //! User name, password and challenges.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 use super::{Call, Entry};
 use crate::profile::draft::Draft;
 use crate::profile::options::StaticChallenge;
@@ -15,6 +18,22 @@ const BLANK_PASSWORD: &str = "[[BLANK]]";
 
 pub(super) const TABLE: &[Entry] = &[
     Entry::apply("auth-user-pass", 0, 1, auth_user_pass),
+    // In a profile they spare the first question, where the server answers with a challenge.
+    Entry::apply("auth-token", 1, 1, |d, c| {
+        d.token = Some(c.word(0)?.into());
+        Ok(Done::Noted("sent as the password".to_owned()))
+    }),
+    Entry::apply("auth-token-user", 1, 1, |d, c| {
+        let decoded =
+            STANDARD.decode(c.word(0)?).ok().and_then(|name| String::from_utf8(name).ok());
+        d.token_user = Some(decoded.ok_or_else(|| {
+            Problem::with_hint(
+                "not a user name in base64",
+                "write what 'printf %s NAME | base64' prints, or use auth-user-pass",
+            )
+        })?);
+        Ok(Done::Noted("the user name for auth-token".to_owned()))
+    }),
     Entry::apply("auth-nocache", 0, 0, |d, c| {
         d.options.auth.nocache = true;
         d.nocache = Some(c.line);

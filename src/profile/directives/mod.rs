@@ -183,13 +183,20 @@ impl<'a> Call<'a> {
         }
         let path = self.word(0)?;
         self.files.read(path).map_err(|why| {
-            Problem::with_hint(
-                format!("cannot read '{path}': {why}"),
-                format!(
-                    "put the file next to the profile, or its content between <{0}> and </{0}>",
-                    self.name
+            let here = "put the file next to the profile";
+            let hint = match self.name {
+                "socks-proxy" => here.to_owned(),
+                // Its block has another name.
+                "http-proxy" => format!(
+                    "{here}, or remove its name and put its content between \
+                     <http-proxy-user-pass> and </http-proxy-user-pass>"
                 ),
-            )
+                "pkcs12" => {
+                    format!("{here}, or what 'base64 {path}' prints between <pkcs12> and </pkcs12>")
+                }
+                name => format!("{here}, or its content between <{name}> and </{name}>"),
+            };
+            Problem::with_hint(format!("cannot read '{path}': {why}"), hint)
         })
     }
 

@@ -67,8 +67,6 @@ pub(super) const TABLE: &[Entry] = &[
     Entry::refuse("management-external-key", TOKEN, TOKEN_HINT),
     Entry::refuse("management-external-cert", TOKEN, TOKEN_HINT),
     // Pushed only.
-    Entry::refuse("auth-token", PUSHED, PUSHED_HINT),
-    Entry::refuse("auth-token-user", PUSHED, PUSHED_HINT),
     Entry::refuse("key-derivation", PUSHED, PUSHED_HINT),
     Entry::refuse("parameter", PUSHED, PUSHED_HINT),
     Entry::refuse("peer-id", PUSHED, PUSHED_HINT),
