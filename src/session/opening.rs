@@ -21,6 +21,7 @@ use crate::control::{ControlChannel, ControlConfig, TransportKind};
 use crate::data_path::Decision;
 use crate::network::RouteQuery;
 use crate::profile::{PeerInfoExtra, Protocol, Remote, occ_string, peer_info};
+use crate::text::printable;
 use crate::transport::{SocketOptions, Transport, TransportError};
 
 /// `IV_SSL`
@@ -37,6 +38,9 @@ impl Opening {
         };
         shared.enter(SessionState::Resolving { host: remote.host.clone() });
         let address = self.address(shared, &remote).await?;
+        // Here, before anything that is said of the packets.
+        let (host, protocol) = (printable(&remote.host), remote.protocol);
+        tracing::info!("Contacting {host} at {address} over {protocol}");
         shared.enter(SessionState::Waiting {
             host: remote.host.clone(),
             address,

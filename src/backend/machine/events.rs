@@ -76,10 +76,7 @@ impl Machine {
         let State::Running(run) = &mut self.state else { return };
         match state {
             SessionState::Resolving { host } => trace!("Resolving {}", printable(&host)),
-            SessionState::Waiting { host, address, protocol } => {
-                info!("Contacting {} at {address} over {protocol}", printable(&host));
-                self.session_name = Some((host, false));
-            }
+            SessionState::Waiting { host, .. } => self.session_name = Some((host, false)),
             SessionState::Authenticating => {
                 if run.phase == (Phase::Connecting { contacted: false }) {
                     run.phase = Phase::Connecting { contacted: true };
