@@ -1,23 +1,29 @@
-//! The command line of `ovpn-client`.
+//! The command line of `ovpn-client`, and of the backend.
 
+mod backend;
 mod check;
 mod cleanup;
+mod completions;
 mod connect;
 mod doctor;
 mod helper;
 mod journald;
 mod journals;
+mod manual;
 mod metrics;
 mod tunnels;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, Parser, Subcommand};
 
+pub use backend::BackendArgs;
 pub use check::{CheckArgs, ReportFormat};
 pub use cleanup::CleanupArgs;
+pub use completions::CompletionsArgs;
 pub use connect::ConnectArgs;
 pub use doctor::DoctorArgs;
+pub use manual::ManualArgs;
 pub use metrics::MetricsArgs;
 pub use tunnels::{ListArgs, LogsArgs, OneArgs, StatusArgs, Where};
 
@@ -87,12 +93,11 @@ enum Command {
         #[arg(long)]
         inode: Option<u64>,
     },
+    /// Write what a shell completes of a command line
+    Completions(CompletionsArgs),
     /// Write the manual pages into a directory
     #[command(hide = true)]
-    Man {
-        /// Where to
-        directory: std::path::PathBuf,
-    },
+    Man(ManualArgs),
 }
 
 /// Runs the command line. Must be called before any thread exists.
@@ -124,15 +129,8 @@ pub fn run() -> ExitCode {
         }
         Command::OpenPages => connect::open_pages(),
         Command::RunOnEvents { program } => connect::run_on_events(&program),
-        Command::Man { directory } => write_manual(&directory),
-    }
-}
-
-fn write_manual(directory: &std::path::Path) -> ExitCode {
-    use clap::CommandFactory as _;
-    match clap_mangen::generate_to(Cli::command(), directory) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => complain(&format!("{}: {error}", directory.display()), EXIT_USAGE),
+        Command::Completions(args) => completions::run(&args, &Cli::command()),
+        Command::Man(args) => manual::run(&args, Cli::command()),
     }
 }
 
