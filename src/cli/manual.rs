@@ -5,7 +5,7 @@
 //! Heading:
 //!   term  its description,
 //!         which may go on
-//! Sentences of a paragraph.
+//! A paragraph in one line.
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -109,6 +109,10 @@ Examples:
 ";
 
 const METRICS: &str = "\
+Exit status:
+  0  done; of a tunnel that is named and does not answer, 'up' is 0
+  1  it failed
+  2  the command line cannot be used
 Examples:
   ovpn-client metrics --textfile /var/lib/prometheus/node-exporter/ovpn.prom  for node_exporter; a timer \
 calls it
@@ -200,7 +204,8 @@ fn pages(command: Command, date: &str) -> io::Result<Vec<Page>> {
         pages.push(Page::new(command, file, date, more(command.get_name()))?);
     }
     let backend = "ovpn-client-backend.8".to_owned();
-    pages.push(Page::new(&BackendArgs::command(), backend, date, &[BACKEND])?);
+    let command = BackendArgs::command().display_name("ovpn-client-backend");
+    pages.push(Page::new(&command, backend, date, &[BACKEND])?);
     Ok(pages)
 }
 
@@ -212,40 +217,40 @@ fn more(command: &str) -> &'static [&'static str] {
         "doctor" => &[DOCTOR],
         "completions" => &[COMPLETIONS],
         "status" => &[ASKS, STATUS],
-        "metrics" => &[ASKS, METRICS],
+        "metrics" => &[METRICS],
         _ => &[ASKS],
     }
 }
 
 /// Lines of the notation that this module's documentation shows.
 fn sections(roff: &mut Roff, text: &str) {
-    // Whether the line before belongs to a term: a sentence after it is a paragraph of its own.
-    let mut term_before = false;
+    // What stands right below a heading begins a paragraph anyway.
+    let mut below_heading = false;
     for line in text.lines().filter(|line| !line.is_empty()) {
         let rest = line.trim_start();
         match line.len() - rest.len() {
             0 => {
                 if let Some(heading) = line.strip_suffix(':') {
                     roff.control("SH", [heading.to_uppercase().as_str()]);
-                } else {
-                    if term_before {
-                        roff.control("PP", []);
-                    }
-                    roff.text([roman(line)]);
+                    below_heading = true;
+                    continue;
                 }
-                term_before = false;
+                if !below_heading {
+                    roff.control("PP", []);
+                }
+                roff.text([roman(line)]);
             }
             2 => {
                 let (term, description) = rest.split_once("  ").unwrap_or((rest, ""));
                 roff.control("TP", []);
                 roff.text([bold(term)]);
                 roff.text([roman(description.trim_start())]);
-                term_before = true;
             }
             _ => {
                 roff.text([roman(rest)]);
             }
         }
+        below_heading = false;
     }
 }
 
@@ -275,9 +280,9 @@ mod tests {
         let mut roff = Roff::new();
         sections(
             &mut roff,
-            "Files:\n  /a b  is it,\n        or not\nAnd so on.\n\nSignals:\n  A, B      x\n",
+            "Files:\n  /a b  is it,\n        or not\nAnd so on.\nEnd.\n\nSignals:\n  A, B      x\n",
         );
-        let expected = ".SH FILES\n.TP\n\\fB/a b\\fR\nis it,\nor not\n.PP\nAnd so on.\n.SH SIGNALS\n.TP\n\
+        let expected = ".SH FILES\n.TP\n\\fB/a b\\fR\nis it,\nor not\n.PP\nAnd so on.\n.PP\nEnd.\n.SH SIGNALS\n.TP\n\
                         \\fBA, B\\fR\nx\n";
         assert_eq!(roff.to_roff(), expected);
     }
