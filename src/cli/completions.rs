@@ -30,6 +30,13 @@ pub(super) fn run(args: &CompletionsArgs, command: &Command) -> ExitCode {
 fn script(shell: Shell, command: &Command) -> Vec<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut shown(command), NAME, &mut script);
+    if shell == Shell::Bash {
+        // clap calls a command with a hyphen in two ways, so that nothing below it is completed
+        // (clap-rs/clap#6421).
+        script = String::from_utf8_lossy(&script)
+            .replace("ovpn__subcmd__client", "ovpn__client")
+            .into_bytes();
+    }
     script
 }
 
@@ -62,6 +69,10 @@ mod tests {
                 // In the others a hidden command's name may be a word of a description.
                 if !hidden || shell == Shell::Bash {
                     assert_eq!(words.contains(&name), !hidden, "{shell}: {name}");
+                }
+                if !hidden && shell == Shell::Bash {
+                    let options = format!("ovpn__client__subcmd__{name})");
+                    assert!(script.contains(&options), "options of {name}");
                 }
             }
             for option in ["auth-user-pass", "textfile", "runtime-dir"] {
