@@ -154,3 +154,26 @@ fn groups() {
     bench.options.groups = list("X448");
     bench.fails(&["tls-groups", "X25519MLKEM768", "secp256r1"]);
 }
+
+/// Every name that such an error lists is one that helps.
+#[test]
+fn names_that_errors_list_are_taken() {
+    type Set = fn(&mut TlsOptions, Option<Vec<String>>);
+    let options: [(Set, usize); 3] = [
+        (|o, names| (o.version_max, o.ciphers) = (TlsVersion::V1_2, names), 6),
+        (|o, names| o.ciphersuites = names, 3),
+        (|o, names| o.groups = names, 8),
+    ];
+    for (set, count) in options {
+        let mut bench = bench();
+        set(&mut bench.options, list("nonsense"));
+        let error = TlsConfig::new(&bench.options, None).unwrap_err().to_string();
+        let (_, names) = error.split_once("supported are ").unwrap();
+        let names: Vec<_> = names.split(", ").collect();
+        assert_eq!(names.len(), count, "{error}");
+        for name in names {
+            set(&mut bench.options, list(name));
+            assert!(bench.warnings().is_empty(), "{name}");
+        }
+    }
+}
