@@ -61,8 +61,7 @@ fn reports_are_as_expected() {
     assert!(seen >= 60, "only {seen} profiles found");
 }
 
-/// Those that cannot be used. Of them OpenVPN 2.7 starts the one that asks for fragments; of the others
-/// it starts all but those with options that it has given up itself or has for Windows only.
+/// Those that cannot be used. Of them OpenVPN 2.7 starts the one that asks for fragments.
 #[test]
 fn only_these_are_refused() {
     const REFUSED: [&str; 3] = ["provider-fragment", "refused-everything", "refused-static-key"];
